@@ -1,0 +1,294 @@
+"""What may stand in ``popproxy.yaml``. Every default is here and nowhere else; the descriptions go into the JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from popproxy.config.units import Duration, IpNetwork, ListenAddress, ServerAddress, Size
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Check = Literal["users", "passthrough"]
+LoginStrategy = Literal["forward", "apop", "stored"]
+
+
+class Model(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class SecretSource(Model):
+    """Where a secret comes from: exactly one of the three."""
+
+    file: Path | None = None
+    """A file that holds the secret and nothing else; a final line end is dropped."""
+    env: str | None = None
+    """The name of an environment variable."""
+    credential: str | None = None
+    """The name of a systemd credential (LoadCredential=)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SecretSource:
+        if sum(value is not None for value in (self.file, self.env, self.credential)) != 1:
+            raise ValueError("needs exactly one of file, env, credential; write for example {file: /etc/popproxy/vault.key}")
+        return self
+
+
+class Certificate(Model):
+    """A certificate chain in PEM and its private key."""
+
+    cert: Path
+    """The certificate, followed by its intermediates."""
+    key: Path | None = None
+    """The private key; left out when it stands in the same file."""
+
+
+class Listener(Model):
+    """A place where clients connect."""
+
+    name: Name
+    """Label in logs and metrics."""
+    listen: list[ListenAddress] = Field(min_length=1)
+    """Addresses and ports; ":110" means every IPv4 and IPv6 address of the machine."""
+    tls: Literal["stls", "implicit", "none"] = "stls"
+    """stls: plain text that can be raised to TLS (port 110). implicit: TLS from the first octet (port 995). none: never TLS."""
+    certificates: list[Certificate] = []
+    """Certificates of this listener; if empty, those of the top-level section tls."""
+    cleartext_networks: list[IpNetwork] = []
+    """Networks from which passwords are accepted without TLS. Empty: from nowhere."""
+    apop: bool = False
+    """Offer APOP (needs the vault)."""
+    authenticate: list[Check] = Field(default=["passthrough"], min_length=1)
+    """Who decides about a password: the users file, the backend (passthrough), or one after the other."""
+    proxy_protocol: list[IpNetwork] = []
+    """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others refused."""
+    banner: str = Field(default="POP3 ready", max_length=200, pattern=r"^[ -;=?-~]*$")
+    """Text of the greeting, printable ASCII without < and >."""
+
+
+class Tls(Model):
+    """TLS towards clients."""
+
+    certificates: list[Certificate] = []
+    """Certificates for all listeners; chosen by the name that the client asks for (SNI), the first one otherwise."""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    """Oldest TLS version accepted."""
+
+
+class Users(Model):
+    """Accounts that popproxy checks itself."""
+
+    file: Path
+    """One user a line: name:hash. Make hashes with `popproxy hash-password`."""
+
+
+class Vault(Model):
+    """Secrets that must be known in clear (APOP, stored backend passwords), encrypted at rest."""
+
+    file: Path
+    """The encrypted vault; edit it with `popproxy vault`."""
+    key: SecretSource
+    """The key that opens it: 32 octets in base64, made by `popproxy vault init`."""
+
+
+class Authentication(Model):
+    """What holds for every login."""
+
+    failure_delay: Duration = 2.0
+    """A failed login is answered this long after it was sent, whatever the reason."""
+    tries: int = Field(default=3, ge=1, le=100)
+    """Failed logins before the connection is closed."""
+    default_domain: str | None = None
+    """Added to user names without a domain: alice becomes alice@example.com."""
+    case: Literal["fold", "keep"] = "fold"
+    """fold: user names are compared in lower case. keep: as the client sent them."""
+    hash_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that verify password hashes; each may use as much memory as one hash asks for (argon2id: 64 MiB)."""
+    hash_queue: int = Field(default=200, ge=1)
+    """Logins that may wait for such a thread; more are answered [SYS/TEMP]."""
+
+
+class Rule(Model):
+    """Sends some users to a pool. Exactly one of user, domain, regex, file; rules are tried in order, the first match decides."""
+
+    user: str | None = None
+    """This user alone."""
+    domain: str | None = None
+    """Every user of this domain."""
+    regex: str | None = None
+    """Every user whose whole name matches this regular expression."""
+    file: Path | None = None
+    """A file with a line per user: user, pool, and the backend's name for the user if it differs, separated by spaces."""
+    pool: Name | None = None
+    """The pool; with file: the pool for lines that name none."""
+    backend_user: str | None = Field(default=None, min_length=1)
+    """The user's name at the backend: text with {user}, {local} and {domain}; with regex also \\1 or \\g<name>."""
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}; escape special characters with a backslash") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Rule:
+        given = [name for name in ("user", "domain", "regex", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of user, domain, regex, file, but has {' and '.join(given) or 'none'}")
+        if self.pool is None and self.file is None:
+            raise ValueError("needs a pool; write for example pool: main")
+        return self
+
+
+class Routing(Model):
+    """Which pool serves which user."""
+
+    rules: list[Rule] = []
+    """Tried in order; the first match decides."""
+    default: Name | None = None
+    """Pool for everybody else. Without it, users that no rule matches are refused."""
+    default_backend_user: str | None = Field(default=None, min_length=1)
+    """The user's name at the default pool: text with {user}, {local} and {domain}."""
+
+
+class Pool(Model):
+    """One backend, or several that serve the same maildrops."""
+
+    servers: list[ServerAddress] = Field(min_length=1)
+    """host or host:port (port 110, or 995 with tls: implicit), tried in order."""
+    shared: bool = False
+    """Say true if all servers serve the same maildrops. Only then may there be more than one."""
+    tls: Literal["stls", "implicit", "none"] = "stls"
+    """How the link is protected. stls never falls back to plain text."""
+    ca: Path | None = None
+    """CA certificates to trust for this pool, instead of the system's."""
+    server_name: str | None = None
+    """The name the server's certificate must carry, if it is not the host's."""
+    verify: bool = True
+    """Verify the server's certificate and name. Switch off only in a laboratory."""
+    allow_cleartext: bool = False
+    """Say true to send passwords over a link without TLS. Needed with tls: none."""
+    login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
+    """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from the vault)."""
+    capabilities: list[str] = ["TOP", "UIDL"]
+    """What every server of the pool can do, as it would stand in CAPA: TOP, UIDL, "EXPIRE 30", "LOGIN-DELAY 60". Verified by `popproxy check`."""
+    pipelining: Literal["auto", "yes", "no"] = "auto"
+    """Send several commands at once? auto: if the server's CAPA says so."""
+
+
+class Limits(Model):
+    """How much one client, and all of them, may use."""
+
+    connections: int = Field(default=10000, ge=1)
+    """Connections in all."""
+    connections_per_address: int = Field(default=100, ge=1)
+    """Connections from one address (IPv6: from one /64)."""
+    bad_commands: int = Field(default=10, ge=1)
+    """Commands refused before the login until the connection is closed."""
+
+
+class Timeouts(Model):
+    """How long to wait for what."""
+
+    handshake: Duration = 10.0
+    """TLS handshake or PROXY header."""
+    login: Duration = 60.0
+    """Greeting to login, in total."""
+    connect: Duration = 3.0
+    """One attempt to reach a server."""
+    connect_total: Duration = 10.0
+    """All attempts."""
+    backend_login: Duration = 60.0
+    """Greeting to login at the backend."""
+    idle: Duration = 600.0
+    """Inactivity after the login; POP3 asks for ten minutes at least (RFC 1939 section 3)."""
+    stall: Duration = 300.0
+    """A backend that does not answer, or a client that does not read."""
+    update: Duration = 300.0
+    """The backend's answer to QUIT."""
+    drain: Duration = 30.0
+    """Running sessions may go on this long after SIGTERM."""
+
+    @field_validator("*")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be more than nothing; write for example 30s")
+        return value
+
+
+class Audit(Model):
+    """The record of who fetched and deleted what."""
+
+    file: Path | None = None
+    """JSON lines are appended here; without it they go to standard output."""
+    on_error: Literal["closed", "open"] = "closed"
+    """If the record cannot be written: closed refuses new logins, open lets them go on and counts."""
+    log_unknown_users: bool = False
+    """Write the names of users that could not log in. People type passwords there; off writes a keyed hash."""
+    flush: Duration = 0.05
+    """Records of fetches and deletions are written together, at the latest after this time."""
+
+
+class Logging(Model):
+    """The operational log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug names every connection."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON otherwise."""
+
+
+class Http(Model):
+    """Metrics and health."""
+
+    listen: ListenAddress | None = Field(default="127.0.0.1:9110", validate_default=True)
+    """/metrics, /livez and /readyz; null switches them off."""
+
+
+class Process(Model):
+    """What the process becomes after it has bound its ports."""
+
+    user: str | None = None
+    """Run as this user. Needed when started as root."""
+    group: str | None = None
+    """Run as this group; by default the user's."""
+
+
+class Config(Model):
+    """The whole file."""
+
+    listeners: list[Listener] = Field(min_length=1)
+    """Where clients connect."""
+    pools: dict[Name, Pool] = Field(min_length=1)
+    """The backends."""
+    routing: Routing = Routing()
+    """Which pool serves which user. With one pool and no routing, it serves everybody."""
+    tls: Tls = Tls()
+    """TLS towards clients."""
+    users: Users | None = None
+    """Accounts that popproxy checks itself."""
+    vault: Vault | None = None
+    """Secrets for APOP and stored backend passwords."""
+    authentication: Authentication = Authentication()
+    """What holds for every login."""
+    limits: Limits = Limits()
+    """How much one client, and all of them, may use."""
+    timeouts: Timeouts = Timeouts()
+    """How long to wait for what."""
+    audit: Audit = Audit()
+    """The record of who fetched and deleted what."""
+    logging: Logging = Logging()
+    """The operational log."""
+    http: Http = Http()
+    """Metrics and health."""
+    process: Process = Process()
+    """What the process becomes after it has bound its ports."""

@@ -1,0 +1,136 @@
+"""Small values that every layer speaks of. No input or output, no policy."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType, NoReturn
+
+SessionId = NewType("SessionId", str)
+"""Random and unique per session; in the audit log, the operational log and later towards the backend."""
+
+
+class Secret:
+    """A password, key or digest that must never be printed.
+
+    Compares in constant time, hides itself from ``repr`` and ``str``, cannot be pickled, copied into a log or hashed.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes | str) -> None:
+        self._value = value.encode() if isinstance(value, str) else bytes(value)
+
+    def reveal(self) -> bytes:
+        """The value itself. Call it only where the bytes are used."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address (or a host name, where one is allowed) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsInfo:
+    """What a finished TLS handshake agreed on. `version` as Python names it: ``TLSv1.3``."""
+
+    version: str
+    cipher: str
+    server_name: str | None = None
+
+
+class Mechanism(StrEnum):
+    """How a client proved who it is. Also the label of the authentication metrics."""
+
+    USER = "USER"
+    APOP = "APOP"
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The one value that says who is logged in, from authentication onwards.
+
+    `user` is the authorisation identity in canonical form; `authcid` what the client claimed to be. `proven` is False
+    until the backend has confirmed a passed-through password.
+    """
+
+    user: str
+    authcid: str
+    mechanism: Mechanism
+    proven: bool = True
+
+
+class Outcome(StrEnum):
+    """ECS ``event.outcome``."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
+
+
+class CloseReason(StrEnum):
+    """Why a session ended: closed set, in the ``session_end`` record and the metric ``sessions_ended_total``."""
+
+    LOGOUT = "logout"  # QUIT answered in TRANSACTION, UPDATE done
+    QUIT_BEFORE_LOGIN = "quit_before_login"
+    UPDATE_REFUSED = "update_refused"  # the backend answered -ERR to QUIT
+    UPDATE_UNKNOWN = "update_unknown"  # QUIT was sent, no answer came
+    CLIENT_LOST = "client_lost"  # FIN or RST without QUIT
+    CLIENT_STALL = "client_stall"  # did not read for too long
+    BACKEND_LOST = "backend_lost"
+    BACKEND_STALL = "backend_stall"
+    BACKEND_UNAVAILABLE = "backend_unavailable"  # never reached, or refused the proxy
+    BACKEND_PROTOCOL = "backend_protocol"  # sent what POP3 does not allow
+    IDLE = "idle"  # inactivity timer in TRANSACTION (RFC 1939 section 3)
+    LOGIN_TIMEOUT = "login_timeout"
+    TOO_MANY_FAILURES = "too_many_failures"
+    TOO_MANY_ERRORS = "too_many_errors"
+    PROTOCOL = "protocol"  # the client sent what may not be sent (pipelined STLS, endless line, HTTP)
+    TLS = "tls"
+    PROXY_HEADER = "proxy_header"
+    REFUSED = "refused"  # connection limits
+    AUDIT = "audit"  # the audit log could not be written
+    SHUTDOWN = "shutdown"
+    INTERNAL = "internal"  # a bug of ours, logged
+
+
+class AuthFailure(StrEnum):
+    """Why a login did not succeed: closed set, in the audit record and in ``auth_attempts_total{reason}``."""
+
+    NONE = "none"
+    BAD_CREDENTIALS = "bad_credentials"  # unknown user, wrong password: told apart nowhere
+    CONTROL_CHARACTER = "control_character"
+    EMPTY = "empty"
+    MALFORMED = "malformed"
+    AUTHZID = "authzid"
+    NO_ROUTE = "no_route"
+    UNAVAILABLE = "unavailable"
+    BACKEND_REFUSED_PROXY = "backend_refused_proxy"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    IN_USE = "in_use"
+    LOGIN_DELAY = "login_delay"
+    AUDIT = "audit"
