@@ -1,0 +1,37 @@
+# Everything a fresh Debian 12 machine needs is installed by the targets themselves, once; what is there is skipped.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check runtime development peers
+
+help:
+	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
+	@echo "make setup   install everything for development: .venv with the tools, mail servers and clients from Debian"
+	@echo "make check   style, types, layers and the unit tests; under a minute"
+	@echo "make test    make check, then every test, with real mail servers and clients; needs root"
+	@echo
+	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
+
+runtime:
+	@tests/setup/venv.sh runtime
+
+development:
+	@tests/setup/venv.sh development
+
+peers:
+	@tests/setup/debian.sh
+
+setup: development peers
+
+demo: runtime
+	@$(BIN)/popproxy demo $(ARGS)
+
+check: development
+	@tests/setup/check.sh
+
+test: setup
+	@tests/setup/check.sh
+	@$(BIN)/pytest -q -n 2 --dist loadgroup $(ARGS)

@@ -1,0 +1,11 @@
+#!/bin/sh
+# check.sh: everything that can be said without another program: style, types, layers, unit tests.
+set -eu
+cd "$(dirname "$0")/../.."
+PATH=$PWD/.venv/bin:$PATH
+
+ruff check -q .
+ruff format -q --check .
+lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+mypy --no-error-summary
+pytest -q -n 2 -m "not real"
