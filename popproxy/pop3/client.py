@@ -1,0 +1,281 @@
+"""The backend-facing core: from a server's greeting to a maildrop that is open. Octets in, events and octets out.
+
+Greeting, STLS if the pool asks for it, CAPA if it is not known yet, then the first login that can be used. Strict where a
+hostile or broken server could lead us on: one greeting line, nothing unread behind STLS, no answer that was not asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from popproxy.errors import BackendError, LocalProtocolError, RemoteProtocolError
+from popproxy.pop3 import capabilities
+from popproxy.pop3.commands import COMMAND_LIMIT
+from popproxy.pop3.lines import LineSplitter, LineTooLong
+from popproxy.pop3.replies import REPLY_LINE_LIMIT, Status, parse_status
+from popproxy.sasl import apop
+from popproxy.types import Secret
+
+CAPA_LINES_LIMIT = 100
+# servers older than RFC 2449 say in words that the maildrop is locked; shown as a wrong password it drives users mad
+_LOCKED_IN_WORDS = re.compile(rb"\block(?:ed)?\b|\bin use\b|\bbusy\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UserPass:
+    """Log in by USER and PASS. `users_own`: the password is the one the client sent, so a refusal is the client's."""
+
+    user: str
+    password: Secret
+    users_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Apop:
+    """Log in by APOP, if the greeting has a timestamp."""
+
+    user: str
+    secret: Secret
+
+
+Login = UserPass | Apop
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The server is ready for TLS: start it, then call `upgrade_to_tls`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The maildrop is open. `learned` is the server's CAPA if it was asked for in this session, {} if it has none."""
+
+    login: Login
+    learned: capabilities.Capabilities | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server does not open the maildrop. `code` as the server gave it (or as its words mean it), None if it gave none."""
+
+    login: Login
+    code: str | None
+
+
+Event = StartTls | LoggedIn | Refused
+
+
+class _Step(Enum):
+    GREETING = auto()
+    STLS = auto()
+    TLS = auto()
+    CAPA = auto()
+    CAPA_BODY = auto()
+    USER = auto()
+    PASS = auto()
+    APOP = auto()
+    DONE = auto()
+
+
+class ClientConnection:
+    """One login at one backend.
+
+    `logins` in order of preference; `known` is the server's CAPA from an earlier session, or None to ask for it.
+    Every method that takes octets raises BackendError when the server cannot be used.
+    """
+
+    def __init__(
+        self, logins: Sequence[Login], *, stls: bool = False, known: capabilities.Capabilities | None = None
+    ) -> None:
+        if not logins:
+            raise LocalProtocolError("no way to log in")
+        self._logins = logins
+        self._stls = stls
+        self._known = known
+        self._learned: capabilities.Capabilities | None = None
+        self._step = _Step.GREETING
+        self._lines = LineSplitter(REPLY_LINE_LIMIT)
+        self._body: list[bytes] = []
+        self._timestamp: bytes | None = None
+        self._login: Login = logins[0]
+        self._user_refused: Status | None = None  # of a USER that was sent together with its PASS
+        self._pipelined = False
+        self._out: list[bytes] = []
+        self._events: list[Event] = []
+        self.credential_sent = False  # from here on nothing is retried elsewhere
+
+    @property
+    def stage(self) -> str:
+        """Where it stands, as a metric label: greeting, tls, capa or login."""
+        return {
+            _Step.GREETING: "greeting", _Step.STLS: "tls", _Step.TLS: "tls", _Step.CAPA: "capa", _Step.CAPA_BODY: "capa",
+        }.get(self._step, "login")  # fmt: skip
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take octets from the server. Raises BackendError."""
+        self._lines.feed(data)
+        try:
+            while self._step is not _Step.TLS and self._step is not _Step.DONE:
+                line = self._lines.next_line()
+                if line is None:
+                    break
+                self._line(line)
+        except LineTooLong:
+            raise BackendError("endless line", self.stage, "protocol") from None
+        except RemoteProtocolError as error:
+            raise BackendError(str(error), self.stage, "protocol") from None
+        if self._step is _Step.DONE and len(self._lines) and any(isinstance(event, LoggedIn) for event in self._events):
+            raise BackendError("octets that answer nothing", "login", "protocol")
+
+    def receive_eof(self) -> None:
+        """The server closed. Raises BackendError unless all is done."""
+        if self._step is not _Step.DONE:
+            raise BackendError("connection closed", self.stage, "eof")
+
+    def events_received(self) -> list[Event]:
+        """Events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def data_to_send(self) -> bytes:
+        """Octets for the server since the last call. They may hold a password: never log them."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def upgrade_to_tls(self) -> None:
+        """TLS has started (RFC 2595); what the server said before is forgotten. Raises LocalProtocolError."""
+        if self._step is not _Step.TLS or len(self._lines):
+            raise LocalProtocolError("TLS was not agreed on")
+        self._after_tls()
+
+    # ---- dialogue ----
+
+    def _line(self, line: bytes) -> None:
+        if self._step is _Step.CAPA_BODY:
+            self._capa_line(line)
+            return
+        status = parse_status(line)
+        match self._step:
+            case _Step.GREETING:
+                self._greeting(line, status)
+            case _Step.STLS:
+                self._stls_answered(status)
+            case _Step.CAPA:
+                self._capa_answered(status)
+            case _Step.USER:
+                self._user_answered(status)
+            case _:
+                self._login_answered(status)
+
+    def _greeting(self, line: bytes, status: Status) -> None:
+        if not status.ok:
+            code = "SYS/PERM" if status.code == "SYS/PERM" else "SYS/TEMP"
+            raise BackendError("the server refuses connections", "greeting", "rejected", code)
+        if len(self._lines):
+            raise BackendError("more than one greeting", "greeting", "protocol")
+        self._timestamp = apop.find_timestamp(line)
+        if self._stls:
+            self._send(b"STLS\r\n", _Step.STLS)
+        else:
+            self._after_tls()
+
+    def _stls_answered(self, status: Status) -> None:
+        if not status.ok:
+            raise BackendError("the server refuses STLS", "tls", "rejected")  # never on in plain text
+        if len(self._lines):
+            raise BackendError("plain text behind the answer to STLS", "tls", "protocol")
+        self._step = _Step.TLS
+        self._events.append(StartTls())
+
+    def _after_tls(self) -> None:
+        if self._known is None:
+            self._send(b"CAPA\r\n", _Step.CAPA)
+        else:
+            self._start_login()
+
+    def _capa_answered(self, status: Status) -> None:
+        if status.ok:
+            self._step = _Step.CAPA_BODY
+        else:
+            self._learned = {}
+            self._start_login()
+
+    def _capa_line(self, line: bytes) -> None:
+        if line == b".":
+            self._learned = capabilities.parse(self._body)
+            self._start_login()
+        elif len(self._body) >= CAPA_LINES_LIMIT:
+            raise BackendError("endless CAPA", "capa", "protocol")
+        else:
+            self._body.append(line)
+
+    def _start_login(self) -> None:
+        usable = (login for login in self._logins if isinstance(login, UserPass) or self._timestamp is not None)
+        login = next(usable, None)
+        if login is None:
+            raise BackendError("the server offers no APOP", "login", "rejected", "SYS/PERM")
+        self._login = login
+        if isinstance(login, Apop):
+            assert self._timestamp is not None
+            answer = apop.digest(self._timestamp, login.secret).reveal()
+            self._credential(b"APOP " + _word(login.user) + b" " + answer + b"\r\n", _Step.APOP)
+            return
+        able = self._known if self._learned is None else self._learned
+        self._pipelined = able is not None and "PIPELINING" in able
+        user = b"USER " + _word(login.user) + b"\r\n"
+        if self._pipelined:
+            self._credential(user + self._pass_line(login), _Step.USER)
+        else:
+            self._send(user, _Step.USER)
+
+    def _pass_line(self, login: UserPass) -> bytes:
+        line = b"PASS " + login.password.reveal() + b"\r\n"
+        if len(line) > COMMAND_LIMIT or any(octet < 0x20 or octet == 0x7F for octet in line[:-2]):
+            raise BackendError("a password that cannot be sent by PASS", "login", "protocol", "SYS/PERM")
+        return line
+
+    def _user_answered(self, status: Status) -> None:
+        assert isinstance(self._login, UserPass)
+        if self._pipelined:
+            self._user_refused = None if status.ok else status
+            self._step = _Step.PASS
+        elif status.ok:
+            self._credential(self._pass_line(self._login), _Step.PASS)
+        else:
+            self._refused(status)
+
+    def _login_answered(self, status: Status) -> None:
+        if self._user_refused is not None:
+            self._refused(self._user_refused)
+        elif status.ok:
+            self._step = _Step.DONE
+            self._events.append(LoggedIn(self._login, self._learned))
+        else:
+            self._refused(status)
+
+    def _refused(self, status: Status) -> None:
+        code = status.code
+        if code is None and _LOCKED_IN_WORDS.search(status.text):
+            code = "IN-USE"
+        self._step = _Step.DONE
+        self._events.append(Refused(self._login, code))
+
+    def _send(self, data: bytes, step: _Step) -> None:
+        self._out.append(data)
+        self._step = step
+
+    def _credential(self, data: bytes, step: _Step) -> None:
+        self.credential_sent = True
+        self._send(data, step)
+
+
+def _word(name: str) -> bytes:
+    """A user name for a command line. Raises BackendError: routing must not have made a name that cannot be sent."""
+    raw = name.encode("utf-8", "surrogateescape")
+    if not raw or len(raw) > 255 or any(octet < 0x20 or octet == 0x7F for octet in raw):
+        raise BackendError("a user name that cannot be sent", "login", "protocol", "SYS/PERM")
+    return raw

@@ -1,0 +1,382 @@
+"""TRANSACTION and UPDATE: pairs the client's commands with the backend's replies and finds where each reply ends.
+
+Octets of the backend are handed on as they came; the core only says when it must not be so (`receive_from_backend` returns
+None for "hand the whole chunk on unchanged", the normal case). That is what keeps a relay that understands every reply as
+cheap as one that understands none:
+
+* a multi-line reply ends at the first CRLF.CRLF, and the CRLF of the status line counts as its beginning, so that an empty
+  body needs no special case;
+* `rfind` of that mark is several times faster than `find`. If the last mark in a chunk is the chunk's tail and there is no
+  earlier one, the reply ends with the chunk; if there is none at all, the chunk is all body. Only else do we search forward;
+* a mark that straddles two chunks is found in the last four octets kept from the first.
+"""
+
+from __future__ import annotations
+
+from popproxy.errors import LocalProtocolError, RemoteProtocolError
+from popproxy.pop3 import capabilities, replies
+from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse, serialise
+from popproxy.pop3.lines import LineSplitter, LineTooLong
+from popproxy.pop3.states import NEXT, RELAYED, State
+
+TERMINATOR = b"\r\n.\r\n"
+PENDING_LIMIT = 256
+"""Commands parsed ahead of their replies; what a client pipelines beyond that stays in its buffer, then in its socket."""
+LISTING_LIMIT = 256 * 1024
+"""Octets of a UIDL listing remembered, to name unique-ids in the audit record."""
+CAPA_LIMIT = 16 * 1024
+"""Octets of a backend's CAPA answer."""
+MULTILINE = frozenset({"RETR", "TOP", "CAPA"})
+LISTINGS = frozenset({"LIST", "UIDL"})  # multi-line without a message number
+
+
+class Exchanged:
+    """One command and what became of it. `octets` is the body as it went over the wire, without the final dot line."""
+
+    __slots__ = ("answer", "line", "multiline", "number", "octets", "ok", "reply", "top_lines", "verb")
+
+    def __init__(
+        self, verb: str, number: int | None, top_lines: int | None, line: bytes | None, answer: bytes | None
+    ) -> None:
+        self.verb = verb
+        self.number = number
+        self.top_lines = top_lines
+        self.line = line  # for the backend; None if the proxy answers itself
+        self.answer = answer  # the proxy's own answer; None until its turn for LAST
+        self.multiline = verb in MULTILINE or (number is None and verb in LISTINGS)
+        self.ok = False
+        self.octets = 0
+        self.reply = b""  # QUIT only: the backend's answer, kept back until the audit record is written
+
+    def __repr__(self) -> str:
+        return f"Exchanged({self.verb} {self.number} ok={self.ok} octets={self.octets})"
+
+
+class Exchange:
+    """The dialogue of one session after its login.
+
+    `pipelining`: the backend takes several commands at once. `before` is the capability list promised before the login,
+    `declared` what the pool says its servers can do (used where the backend knows no CAPA).
+    """
+
+    __slots__ = (
+        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_listing", "_outstanding", "_partial",
+        "_pipelining", "_tail", "_uids", "_unsent", "_waiting_for", "deleted", "events", "highest", "state", "violation",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, pipelining: bool, before: capabilities.Capabilities, declared: capabilities.Capabilities
+    ) -> None:
+        self.state = State.TRANSACTION
+        self.events: list[Exchanged] = []  # completed; the relay empties it
+        self.violation: RemoteProtocolError | None = (
+            None  # the backend broke the protocol; what came before it still counts
+        )
+        self.deleted: dict[int, bytes | None] = {}  # marked and not unmarked: message number → unique-id if it was seen
+        self.highest = 0  # for LAST
+        self._pipelining = pipelining
+        self._before = before
+        self._declared = declared
+        self._lines = LineSplitter(COMMAND_LIMIT)
+        self._unsent: list[Exchanged] = []  # parsed, not yet handed to the backend
+        self._outstanding: list[Exchanged] = []  # their replies are due, in this order
+        self._waiting_for = 0  # how many of those are the backend's to answer
+        self._client_eof = False
+        self._in_body = False
+        self._body_octets = 0
+        self._tail = b""  # the last octets of the body so far, four at most
+        self._partial = b""  # the beginning of a status line
+        self._keep: bytearray | None = None  # a body wanted whole: UIDL, CAPA
+        self._listing = b""
+        self._uids: dict[int, bytes] | None = None
+
+    # ---- from the client ----
+
+    def receive_from_client(self, data: bytes | bytearray | memoryview) -> None:
+        """Take octets from the client."""
+        self._lines.feed(data)
+        self._parse()
+
+    def receive_client_eof(self) -> None:
+        """The client will send no more."""
+        self._client_eof = True
+
+    def commands_to_send(self, *, client_drained: bool) -> bytes:
+        """Octets for the backend now. `client_drained`: all earlier replies are in the client's socket.
+
+        QUIT is a barrier: it leaves only when every earlier reply has been handed over in full, since it makes deletions
+        final that the client may not have the messages for.
+        """
+        self._parse()
+        if not self._unsent:
+            return b""
+        out = []
+        sent = 0
+        for command in self._unsent:
+            if command.line is not None:
+                if command.verb == "QUIT":
+                    if self._outstanding or not client_drained:
+                        break
+                    self._move(State.UPDATE)
+                elif self._waiting_for and not self._pipelining:
+                    break
+                self._waiting_for += 1
+                out.append(command.line)
+            self._outstanding.append(command)
+            sent += 1
+        del self._unsent[:sent]
+        return b"".join(out)
+
+    def local_answers(self) -> bytes:
+        """The proxy's own answers whose turn has come."""
+        if not self._outstanding or self._outstanding[0].line is not None:
+            return b""
+        out = []
+        while self._outstanding and self._outstanding[0].line is None:
+            command = self._outstanding.pop(0)
+            command.ok = command.answer is None
+            out.append(replies.ok(f"{self.highest}") if command.answer is None else command.answer)
+            self.events.append(command)
+        return b"".join(out)
+
+    @property
+    def backlogged(self) -> bool:
+        """True while the client should not be read."""
+        return len(self._unsent) + len(self._outstanding) >= PENDING_LIMIT or self.state is not State.TRANSACTION
+
+    @property
+    def awaiting(self) -> Exchanged | None:
+        """The command whose reply is due from the backend, if any."""
+        return next((command for command in self._outstanding if command.line is not None), None)
+
+    @property
+    def inside_body(self) -> bool:
+        """True between the status line and the final dot of a multi-line reply that is handed on as it comes."""
+        return self._in_body and self._outstanding[0].verb != "CAPA"
+
+    @property
+    def quit_waiting(self) -> bool:
+        """True if the client has said QUIT and it has not gone to the backend."""
+        return bool(self._unsent) and self._unsent[-1].verb == "QUIT"
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is under way: no command unsent, no reply due."""
+        return not self._outstanding and not self._unsent
+
+    @property
+    def client_finished(self) -> bool:
+        """True if the client has closed its side and all it asked for is answered."""
+        return self._client_eof and self.idle
+
+    def unique_id(self, number: int) -> bytes | None:
+        """The unique-id of a message, if a UIDL reply has named it in this session."""
+        if self._uids and number in self._uids:
+            return self._uids[number]
+        if not self._listing:
+            return None
+        mark = b"\n%d " % number
+        at = self._listing.find(mark)
+        return self._listing[at + len(mark) :].partition(b"\n")[0].strip()[:70] if at >= 0 else None
+
+    def _parse(self) -> None:
+        while not self.backlogged and not self.quit_waiting:
+            try:
+                line = self._lines.next_line()
+            except LineTooLong:
+                self._refuse("OTHER", "line too long")
+                continue
+            if line is None:
+                return
+            try:
+                self._accept(parse(line))
+            except BadCommand as error:
+                self._refuse(keyword_of(line), str(error))
+
+    def _accept(self, command: Command) -> None:
+        verb = command.verb
+        if verb in RELAYED:
+            number = command.numbers[0] if command.numbers else None
+            top_lines = command.numbers[1] if verb == "TOP" else None
+            self._unsent.append(Exchanged(verb, number, top_lines, serialise(command), None))
+        elif verb == "LAST":
+            self._unsent.append(Exchanged(verb, None, None, None, None))
+        else:
+            raise BadCommand("already logged in")
+
+    def _refuse(self, verb: str, text: str) -> None:
+        self._unsent.append(Exchanged(verb, None, None, None, replies.err(text)))
+
+    # ---- from the backend ----
+
+    def receive_from_backend(self, buffer: bytes | bytearray, end: int) -> bytes | None:
+        """Take ``buffer[:end]`` from the backend. Returns what goes to the client; None means just that, unchanged.
+
+        After it look at `events` (replies now complete), `violation`, `local_answers` and `commands_to_send`.
+        """
+        if (
+            self._in_body
+            and self._keep is None
+            and buffer.rfind(TERMINATOR, 0, end) < 0
+            and self._straddling(buffer, 0, end) < 0
+        ):
+            self._body_octets += end
+            self._remember_tail(buffer, 0, end)
+            return None
+        out: list[bytes | memoryview] = []
+        changed = False
+        view = memoryview(buffer)
+        pos = 0
+        while pos < end and self.violation is None:
+            if not self._waiting_for:
+                self.violation = RemoteProtocolError("octets that answer nothing", reason="unsolicited")
+                break
+            head = self._outstanding[0]
+            if self._in_body:
+                stop = self._find_end(buffer, pos, end)
+                start, pos = pos, end if stop < 0 else stop
+                self._take_body(buffer, start, pos)
+                if head.verb == "CAPA":
+                    changed = True
+                else:
+                    out.append(view[start:pos])
+                complete = stop >= 0
+            else:
+                newline = buffer.find(b"\n", pos, end)
+                start, pos = pos, end if newline < 0 else newline + 1
+                shown = self._status_octets(head, bytes(view[start:pos]), whole=newline >= 0)
+                if shown is None:
+                    out.append(view[start:pos])
+                else:
+                    changed = True
+                    out.append(shown)
+                complete = newline >= 0 and not self._in_body
+            if complete and self.violation is None:
+                answers = self._complete(head)
+                if answers:
+                    changed = True
+                    out.append(answers)
+        return b"".join(out) if changed or self.violation else None
+
+    def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
+        """Take (the beginning of) a status line. Returns what the client sees instead of it, None for the line itself."""
+        partial, self._partial = self._partial, b""
+        line = partial + octets
+        if len(line) > replies.REPLY_LINE_LIMIT:
+            self.violation = RemoteProtocolError("endless status line", reason="oversize")
+            return b""
+        if not whole:
+            self._partial = line
+            return b""
+        bare = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        try:
+            status = replies.parse_status(bare)
+        except RemoteProtocolError as error:
+            self.violation = error
+            return b""
+        head.ok = status.ok
+        if status.ok and head.multiline:
+            self._in_body = True
+            self._body_octets = 0
+            self._tail = b"\r\n"
+            # b"\n" before the first line, so that a look-up finds each number at the beginning of a line
+            self._keep = bytearray(b"\n") if head.verb in ("UIDL", "CAPA") else None
+        elif status.ok and head.verb == "UIDL":
+            self._note_unique_id(status.text)
+        shown = replies.clean(bare, status)
+        if head.verb == "QUIT":
+            head.reply = shown
+            return b""
+        if head.verb == "CAPA":
+            return b""
+        return None if shown == line and not partial else shown
+
+    def _note_unique_id(self, text: bytes) -> None:
+        words = text.split(None, 2)
+        if (
+            len(words) >= 2
+            and words[0].isdigit()
+            and len(words[0]) <= 10
+            and len(self._uids or ()) < PENDING_LIMIT * 16
+        ):
+            self._uids = self._uids or {}
+            self._uids[int(words[0])] = words[1][:70]
+
+    def _take_body(self, buffer: bytes | bytearray, start: int, stop: int) -> None:
+        self._body_octets += stop - start
+        if self._keep is not None:
+            capa = self._outstanding[0].verb == "CAPA"
+            room = (CAPA_LIMIT if capa else LISTING_LIMIT) - len(self._keep)
+            self._keep += buffer[start : min(stop, start + room)] if room > 0 else b""
+            if capa and stop - start > room:
+                self.violation = RemoteProtocolError("endless CAPA", reason="oversize")
+                return
+        self._remember_tail(buffer, start, stop)
+
+    def _find_end(self, buffer: bytes | bytearray, pos: int, end: int) -> int:
+        """Where the body ends (behind its final dot line) in ``buffer[pos:end]``, or -1."""
+        stop = self._straddling(buffer, pos, end)
+        if stop >= 0:
+            return stop
+        last = buffer.rfind(TERMINATOR, pos, end)
+        if last < 0:
+            return -1
+        if last + 5 == end and buffer.rfind(TERMINATOR, pos, end - 1) < 0:
+            return end
+        return buffer.find(TERMINATOR, pos, end) + 5
+
+    def _straddling(self, buffer: bytes | bytearray, pos: int, end: int) -> int:
+        """Where the body ends if its mark began in earlier octets, or -1."""
+        tail = self._tail
+        at = (tail + bytes(buffer[pos : min(pos + 4, end)])).find(TERMINATOR)
+        return pos + at + 5 - len(tail) if at >= 0 else -1
+
+    def _remember_tail(self, buffer: bytes | bytearray, start: int, stop: int) -> None:
+        if stop - start >= 4:
+            self._tail = bytes(buffer[stop - 4 : stop])
+        else:
+            self._tail = (self._tail + bytes(buffer[start:stop]))[-4:]
+
+    def _complete(self, head: Exchanged) -> bytes:
+        """The reply to `head` has ended. Returns what the client gets besides: a merged CAPA, the proxy's own answers."""
+        del self._outstanding[0]
+        self._waiting_for -= 1
+        answers = b""
+        if self._in_body:
+            self._in_body = False
+            head.octets = self._body_octets - 3  # the final dot and its CRLF
+        verb, number = head.verb, head.number
+        if verb == "CAPA":
+            own = capabilities.parse_body(bytes(self._keep)) if head.ok and self._keep else None
+            answers = capabilities.render(
+                capabilities.after_login(self._before, self._declared if own is None else own)
+            )
+            head.ok = True
+        elif verb == "UIDL" and self._keep is not None:
+            self._listing = bytes(self._keep)
+        elif head.ok:
+            if number is not None and verb in ("RETR", "DELE"):
+                self.highest = max(self.highest, number)
+            if verb == "DELE" and number is not None:
+                self.deleted[number] = self.unique_id(number)
+            elif verb == "RSET":
+                self.deleted.clear()
+                self.highest = 0
+        self._keep = None
+        self.events.append(head)
+        if verb == "QUIT":
+            self._move(State.CLOSED)
+        return answers + self.local_answers()
+
+    def cut(self) -> Exchanged | None:
+        """The backend is gone: the reply under way, with the octets that came of it, or None between replies."""
+        if not self.inside_body:
+            return None
+        head = self._outstanding[0]
+        head.octets = self._body_octets
+        return head
+
+    def _move(self, state: State) -> None:
+        if state not in NEXT[self.state]:
+            raise LocalProtocolError(f"no way from {self.state.name} to {state.name}")
+        self.state = state
