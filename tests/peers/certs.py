@@ -1,0 +1,108 @@
+"""A certificate authority for the tests, and the server certificates that go right or wrong under it."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """A chain and its private key, as PEM files."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """Issues certificates into one directory. `ca` is the file that clients are told to trust."""
+
+    def __init__(self, directory: Path, name: str = "popproxy test authority") -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        now = datetime.datetime.now(datetime.UTC)
+        self._certificate = (
+            x509.CertificateBuilder(self._name, self._name, self._key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - 30 * _DAY)
+            .not_valid_after(now + 30 * _DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.ca = directory / f"{name.replace(' ', '-')}.pem"
+        self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, *names: str, valid_days: tuple[float, float] = (-1, 20), file: str | None = None) -> CertificateFiles:
+        """A server certificate for host names and addresses, valid from and until so many days from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder(
+                self._name,
+                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]),
+                key.public_key(),
+                x509.random_serial_number(),
+            )
+            .not_valid_before(now + valid_days[0] * _DAY)
+            .not_valid_after(now + valid_days[1] * _DAY)
+            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        stem = file or names[0]
+        files = CertificateFiles(self._directory / f"{stem}.crt", self._directory / f"{stem}.key")
+        files.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        files.key.chmod(0o600)
+        return files
+
+    def server(self) -> CertificateFiles:
+        """What every peer on loopback shows."""
+        return self.issue("localhost", "127.0.0.1", "::1", file="server")
+
+    def expired(self) -> CertificateFiles:
+        """Right names, ended yesterday."""
+        return self.issue("localhost", "127.0.0.1", valid_days=(-10, -1), file="expired")
+
+    def wrong_host(self) -> CertificateFiles:
+        """Valid, but for somebody else."""
+        return self.issue("mail.elsewhere.example", file="wrong-host")
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

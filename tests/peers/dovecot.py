@@ -1,0 +1,159 @@
+"""A real Dovecot with a Maildir for each user: the backend that can do everything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from tests.peers.canaries import canary
+from tests.peers.certs import CertificateFiles
+from tests.peers.process import Process, accepts, free_port, public_directory, require
+
+_CONFIGURATION = """\
+base_dir = {directory}/run
+state_dir = {directory}/state
+log_path = {directory}/dovecot.log
+instance_name = popproxy-test-{port}
+protocols = pop3
+listen = 127.0.0.1
+default_login_user = {login_user}
+default_internal_user = {internal_user}
+default_internal_group = {internal_group}
+disable_plaintext_auth = no
+auth_mechanisms = {mechanisms}
+auth_failure_delay = 0
+auth_verbose = yes
+first_valid_uid = {uid}
+mail_location = maildir:{directory}/mail/%u
+mail_max_userip_connections = 0
+pop3_no_flag_updates = yes
+pop3_uidl_format = %08Xu%08Xv
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {directory}/users
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={gid} home={directory}/mail/%u
+}}
+service anvil {{
+  chroot =
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service stats {{
+  chroot =
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = {port}
+  }}
+  inet_listener pop3s {{
+    port = {tls_port}
+    ssl = {implicit}
+  }}
+}}
+{tls}
+{extra}
+"""
+
+
+class Dovecot:
+    """Listens on `port` (STLS if it has a certificate) and `tls_port`. `users` maps names to passwords."""
+
+    def __init__(
+        self,
+        directory: Path,
+        users: Iterable[str] = ("alice", "bob"),
+        certificate: CertificateFiles | None = None,
+        *,
+        mechanisms: str = "plain login",
+        extra: str = "",
+    ) -> None:
+        self.directory = directory
+        self.users: dict[str, str] = {user: canary(user) for user in users}
+        self.port = free_port()
+        self.tls_port = free_port() if certificate else 0
+        self._owner = _mail_owner()
+        (directory / "users").write_text("".join(f"{user}:{{PLAIN}}{secret}\n" for user, secret in self.users.items()))
+        (directory / "mail").mkdir()
+        for user in self.users:
+            self.deliver(user, [])
+        configuration = directory / "dovecot.conf"
+        root = os.geteuid() == 0
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        configuration.write_text(
+            _CONFIGURATION.format(
+                directory=directory,
+                port=self.port,
+                tls_port=self.tls_port,
+                implicit="yes" if certificate else "no",
+                login_user="dovenull" if root else me,
+                internal_user="dovecot" if root else me,
+                internal_group="dovecot" if root else str(os.getegid()),
+                mechanisms=mechanisms,
+                uid=self._owner[0],
+                gid=self._owner[1],
+                tls=_tls(certificate),
+                extra=extra,
+            )
+        )
+        self._process = Process("dovecot", [require("dovecot"), "-F", "-c", configuration], directory / "dovecot.log", directory)
+        self._process.wait_for(lambda: accepts(self.port), "Dovecot's greeting")
+
+    def deliver(self, user: str, messages: Iterable[bytes]) -> None:
+        """Replaces the user's maildrop by `messages`, byte for byte."""
+        maildir = self.directory / "mail" / user
+        shutil.rmtree(maildir, ignore_errors=True)
+        for part in ("new", "tmp", "cur"):
+            (maildir / part).mkdir(parents=True)
+        for number, message in enumerate(messages, 1):
+            (maildir / "cur" / f"{1_700_000_000 + number}.M{number}.test:2,").write_bytes(message)
+        for path in (maildir, *maildir.rglob("*")):
+            os.chown(path, *self._owner)
+
+    def maildrop(self, user: str) -> list[bytes]:
+        """The messages that are still there, in the order of delivery."""
+        maildir = self.directory / "mail" / user
+        files = [*(maildir / "cur").iterdir(), *(maildir / "new").iterdir()]
+        return [path.read_bytes() for path in sorted(files, key=lambda path: int(path.name.split(".")[0]))]
+
+    def stop(self) -> None:
+        """Ends the master process, and with it all others."""
+        self._process.stop()
+
+
+def _mail_owner() -> tuple[int, int]:
+    """Dovecot refuses to open mail as root."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    nobody = pwd.getpwnam("nobody")
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _tls(certificate: CertificateFiles | None) -> str:
+    if certificate is None:
+        return "ssl = no"
+    return f"ssl = yes\nssl_min_protocol = TLSv1.2\nssl_cert = <{certificate.cert}\nssl_key = <{certificate.key}"
+
+
+@contextlib.contextmanager
+def dovecot(
+    certificate: CertificateFiles | None = None,
+    users: Mapping[str, str] | Iterable[str] = ("alice", "bob"),
+    mechanisms: str = "plain login",
+    extra: str = "",
+) -> Iterator[Dovecot]:
+    """A Dovecot for the length of a with statement."""
+    with public_directory("dovecot") as directory:
+        server = Dovecot(directory, users, certificate, mechanisms=mechanisms, extra=extra)
+        try:
+            yield server
+        finally:
+            server.stop()

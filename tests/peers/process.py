@@ -1,0 +1,115 @@
+"""What all real peers have in common: free ports, a directory of their own, a process that is stopped by its id, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOGS: dict[str, Path] = {}
+"""Logs of the peers that run at present, by title: shown with a failing test."""
+
+
+class PeerMissingError(Exception):
+    """A real peer is not installed; the text says what installs it."""
+
+
+def require(program: str) -> str:
+    """The path of a program. Raises PeerMissingError, naming the cure: a test never skips for want of its peer."""
+    for path in (shutil.which(program), f"/usr/sbin/{program}", f"/usr/bin/{program}"):
+        if path is not None and Path(path).exists():
+            return path
+    raise PeerMissingError(f"{program} is not installed; run: make setup")
+
+
+_handed_out: set[int] = set()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on, below the range from which the kernel takes source ports where possible."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    """Polls until `condition` holds; AssertionError naming `what` when it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.02)
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def public_directory(name: str) -> Iterator[Path]:
+    """A temporary directory that other users may enter, which the private ones of pytest do not allow."""
+    path = Path(tempfile.mkdtemp(prefix=f"popproxy-{name}-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Process:
+    """A program in the background, standard output and error in a file, stopped by SIGTERM and then SIGKILL."""
+
+    def __init__(
+        self, title: str, command: Sequence[str | Path], log: Path, cwd: Path, env: dict[str, str] | None = None
+    ) -> None:
+        self.title = title
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env
+            )
+        LOGS[title] = log
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+        """Like `wait_until`, but fails at once, with the log, when the process has ended."""
+
+        def met() -> bool:
+            status = self._process.poll()
+            assert status is None, f"{self.title} ended with {status}:\n{self.log.read_text(errors='replace')}"
+            return condition()
+
+        wait_until(met, what, seconds)
+
+    def stop(self, seconds: float = 10.0) -> int:
+        """Asks it to end, insists after `seconds`. Returns the exit status."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        LOGS.pop(self.title, None)
+        return int(self._process.returncode)
