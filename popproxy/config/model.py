@@ -1,16 +1,19 @@
-"""What may stand in ``popproxy.yaml``. Every default is here and nowhere else; the descriptions go into the JSON Schema."""
+"""What may stand in ``popproxy.yaml``. Every default is here and nowhere else; descriptions go into the JSON Schema."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from popproxy.config.units import Duration, IpNetwork, ListenAddress, ServerAddress, Size
+from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
+from popproxy.types import Address
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+BANNER_PATTERN = r"^[ -;=?-~]*$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Check = Literal["users", "passthrough"]
 LoginStrategy = Literal["forward", "apop", "stored"]
 
@@ -20,11 +23,16 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any) -> Any:
+        return {} if value is None else value  # a section whose keys are all commented out
+
 
 class SecretSource(Model):
     """Where a secret comes from: exactly one of the three."""
 
-    file: Path | None = None
+    file: LocalPath | None = None
     """A file that holds the secret and nothing else; a final line end is dropped."""
     env: str | None = None
     """The name of an environment variable."""
@@ -34,28 +42,31 @@ class SecretSource(Model):
     @model_validator(mode="after")
     def _exactly_one(self) -> SecretSource:
         if sum(value is not None for value in (self.file, self.env, self.credential)) != 1:
-            raise ValueError("needs exactly one of file, env, credential; write for example {file: /etc/popproxy/vault.key}")
+            raise ValueError(
+                "needs exactly one of file, env, credential; write for example {file: /etc/popproxy/vault.key}"
+            )
         return self
 
 
 class Certificate(Model):
     """A certificate chain in PEM and its private key."""
 
-    cert: Path
+    cert: LocalPath = Field(examples=["/etc/popproxy/mail.example.com.pem"])
     """The certificate, followed by its intermediates."""
-    key: Path | None = None
+    key: LocalPath | None = None
     """The private key; left out when it stands in the same file."""
 
 
 class Listener(Model):
     """A place where clients connect."""
 
-    name: Name
+    name: Name = Field(examples=["pop3"])
     """Label in logs and metrics."""
-    listen: list[ListenAddress] = Field(min_length=1)
+    listen: list[ListenAddress] = Field(min_length=1, examples=[[":110"]])
     """Addresses and ports; ":110" means every IPv4 and IPv6 address of the machine."""
     tls: Literal["stls", "implicit", "none"] = "stls"
-    """stls: plain text that can be raised to TLS (port 110). implicit: TLS from the first octet (port 995). none: never TLS."""
+    """stls: plain text that can be raised to TLS (port 110). implicit: TLS from the first octet (port 995).
+    none: never TLS."""
     certificates: list[Certificate] = []
     """Certificates of this listener; if empty, those of the top-level section tls."""
     cleartext_networks: list[IpNetwork] = []
@@ -65,8 +76,9 @@ class Listener(Model):
     authenticate: list[Check] = Field(default=["passthrough"], min_length=1)
     """Who decides about a password: the users file, the backend (passthrough), or one after the other."""
     proxy_protocol: list[IpNetwork] = []
-    """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others refused."""
-    banner: str = Field(default="POP3 ready", max_length=200, pattern=r"^[ -;=?-~]*$")
+    """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others
+    refused."""
+    banner: str = Field(default="POP3 ready", max_length=200, pattern=BANNER_PATTERN)
     """Text of the greeting, printable ASCII without < and >."""
 
 
@@ -82,16 +94,16 @@ class Tls(Model):
 class Users(Model):
     """Accounts that popproxy checks itself."""
 
-    file: Path
+    file: LocalPath = Field(examples=["/etc/popproxy/users"])
     """One user a line: name:hash. Make hashes with `popproxy hash-password`."""
 
 
 class Vault(Model):
     """Secrets that must be known in clear (APOP, stored backend passwords), encrypted at rest."""
 
-    file: Path
+    file: LocalPath = Field(examples=["/etc/popproxy/vault"])
     """The encrypted vault; edit it with `popproxy vault`."""
-    key: SecretSource
+    key: SecretSource = Field(examples=[{"file": "/etc/popproxy/vault.key"}])
     """The key that opens it: 32 octets in base64, made by `popproxy vault init`."""
 
 
@@ -113,7 +125,7 @@ class Authentication(Model):
 
 
 class Rule(Model):
-    """Sends some users to a pool. Exactly one of user, domain, regex, file; rules are tried in order, the first match decides."""
+    """Sends some users to a pool: exactly one of user, domain, regex, file. The first rule that matches decides."""
 
     user: str | None = None
     """This user alone."""
@@ -121,8 +133,8 @@ class Rule(Model):
     """Every user of this domain."""
     regex: str | None = None
     """Every user whose whole name matches this regular expression."""
-    file: Path | None = None
-    """A file with a line per user: user, pool, and the backend's name for the user if it differs, separated by spaces."""
+    file: LocalPath | None = None
+    """A file with a line per user: user, pool, and the backend's name for the user if it differs; between spaces."""
     pool: Name | None = None
     """The pool; with file: the pool for lines that name none."""
     backend_user: str | None = Field(default=None, min_length=1)
@@ -135,14 +147,20 @@ class Rule(Model):
             try:
                 re.compile(value)
             except re.error as error:
-                raise ValueError(f"is not a regular expression: {error}; escape special characters with a backslash") from None
+                raise ValueError(
+                    f"is not a regular expression: {error}; "
+                    "correct it, and put a backslash before characters meant literally"
+                ) from None
         return value
 
     @model_validator(mode="after")
     def _one_condition(self) -> Rule:
         given = [name for name in ("user", "domain", "regex", "file") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of user, domain, regex, file, but has {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"needs exactly one of user, domain, regex, file, but has {' and '.join(given) or 'none'}; "
+                + ("make one rule of each" if given else "write for example domain: example.com")
+            )
         if self.pool is None and self.file is None:
             raise ValueError("needs a pool; write for example pool: main")
         return self
@@ -162,13 +180,13 @@ class Routing(Model):
 class Pool(Model):
     """One backend, or several that serve the same maildrops."""
 
-    servers: list[ServerAddress] = Field(min_length=1)
+    servers: list[ServerAddress] = Field(min_length=1, examples=[["mail.example.com"]])
     """host or host:port (port 110, or 995 with tls: implicit), tried in order."""
     shared: bool = False
     """Say true if all servers serve the same maildrops. Only then may there be more than one."""
     tls: Literal["stls", "implicit", "none"] = "stls"
     """How the link is protected. stls never falls back to plain text."""
-    ca: Path | None = None
+    ca: LocalPath | None = None
     """CA certificates to trust for this pool, instead of the system's."""
     server_name: str | None = None
     """The name the server's certificate must carry, if it is not the host's."""
@@ -177,9 +195,11 @@ class Pool(Model):
     allow_cleartext: bool = False
     """Say true to send passwords over a link without TLS. Needed with tls: none."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
-    """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from the vault)."""
+    """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from
+    the vault)."""
     capabilities: list[str] = ["TOP", "UIDL"]
-    """What every server of the pool can do, as it would stand in CAPA: TOP, UIDL, "EXPIRE 30", "LOGIN-DELAY 60". Verified by `popproxy check`."""
+    """What every server of the pool can do, as it would stand in CAPA: TOP, UIDL, "EXPIRE 30", "LOGIN-DELAY 60".
+    Verified by `popproxy check`."""
     pipelining: Literal["auto", "yes", "no"] = "auto"
     """Send several commands at once? auto: if the server's CAPA says so."""
 
@@ -228,7 +248,7 @@ class Timeouts(Model):
 class Audit(Model):
     """The record of who fetched and deleted what."""
 
-    file: Path | None = None
+    file: LocalPath | None = None
     """JSON lines are appended here; without it they go to standard output."""
     on_error: Literal["closed", "open"] = "closed"
     """If the record cannot be written: closed refuses new logins, open lets them go on and counts."""
@@ -250,7 +270,7 @@ class Logging(Model):
 class Http(Model):
     """Metrics and health."""
 
-    listen: ListenAddress | None = Field(default="127.0.0.1:9110", validate_default=True)
+    listen: ListenAddress | None = Address("127.0.0.1", 9110)
     """/metrics, /livez and /readyz; null switches them off."""
 
 
@@ -266,9 +286,9 @@ class Process(Model):
 class Config(Model):
     """The whole file."""
 
-    listeners: list[Listener] = Field(min_length=1)
+    listeners: list[Listener] = Field(min_length=1, examples=[[{"name": "pop3", "listen": [":110"]}]])
     """Where clients connect."""
-    pools: dict[Name, Pool] = Field(min_length=1)
+    pools: dict[Name, Pool] = Field(min_length=1, examples=[{"main": {"servers": ["mail.example.com"]}}])
     """The backends."""
     routing: Routing = Routing()
     """Which pool serves which user. With one pool and no routing, it serves everybody."""
@@ -292,3 +312,10 @@ class Config(Model):
     """Metrics and health."""
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
+
+    @property
+    def effective_default_pool(self) -> str | None:
+        """The pool of users that no rule matches: `routing.default`, or the only pool if there are no rules either."""
+        if self.routing.default is None and not self.routing.rules and len(self.pools) == 1:
+            return next(iter(self.pools))
+        return self.routing.default

@@ -1,0 +1,253 @@
+"""What the sections must agree on: checks that no single field can make.
+
+Every rule is a pure function of the configuration and yields findings; a finding's `because` names the other values
+that it rests on, so that a mistake is told once and not again by its consequences.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+
+from popproxy.config.capabilities import check_capabilities
+from popproxy.config.finding import Finding, KeyPath, dotted
+from popproxy.config.model import Config, Listener, Pool
+from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
+from popproxy.config.units import format_duration
+from popproxy.types import Address
+
+RFC_1939_IDLE = 600.0
+"""Seconds: the least that RFC 1939 section 3 allows for the inactivity timer."""
+
+Rule = Callable[[Config], Iterator[Finding]]
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Everything that the rules have to say about `config`, warnings included, in no particular order."""
+    for rule in _RULES:
+        yield from rule(config)
+
+
+def _listeners(config: Config) -> Iterator[tuple[KeyPath, Listener]]:
+    for number, listener in enumerate(config.listeners):
+        yield ("listeners", number), listener
+
+
+def _pools(config: Config) -> Iterator[tuple[KeyPath, Pool]]:
+    for name, pool in config.pools.items():
+        yield ("pools", name), pool
+
+
+def _twice(values: Iterable[object], at: KeyPath) -> Iterator[Finding]:
+    """A finding for each of `values` (the list at `at`) that has been there before."""
+    seen: set[object] = set()
+    for number, value in enumerate(values):
+        if value in seen:
+            yield Finding((*at, number), f"{value} stands in this list already", "remove one of the two")
+        seen.add(value)
+
+
+def _listener_names(config: Config) -> Iterator[Finding]:
+    first: dict[str, KeyPath] = {}
+    for at, listener in _listeners(config):
+        if listener.name in first:
+            what = f"{dotted(first[listener.name])} is called {listener.name} too"
+            yield Finding((*at, "name"), what, f"give it another name, for example {listener.name}-2")
+        first.setdefault(listener.name, at)
+
+
+def _listen_addresses(config: Config) -> Iterator[Finding]:
+    taken: list[tuple[Address, KeyPath]] = []
+    wanted = [((*at, "listen", n), a) for at, listener in _listeners(config) for n, a in enumerate(listener.listen)]
+    if config.http.listen is not None:
+        wanted.append((("http", "listen"), config.http.listen))
+    for path, address in wanted:
+        other = next((at for earlier, at in taken if _overlap(earlier, address)), None)
+        if other is not None:
+            yield Finding(
+                path, f"{address} is taken by {dotted(other)}", "give one of the two another port", because=(other,)
+            )
+        taken.append((address, path))
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    if one.port != other.port or one.port == 0:
+        return False
+    if one.host == other.host or "" in (one.host, other.host):
+        return True
+    try:
+        hosts = ipaddress.ip_address(one.host), ipaddress.ip_address(other.host)
+    except ValueError:
+        return False
+    return hosts[0].version == hosts[1].version and (hosts[0] == hosts[1] or any(host.is_unspecified for host in hosts))
+
+
+def _certificates(config: Config) -> Iterator[Finding]:
+    shared: KeyPath = ("tls", "certificates")
+    for at, listener in _listeners(config):
+        own = (*at, "certificates")
+        if listener.tls == "none":
+            if listener.certificates:
+                yield Finding(own, "is not used, because tls is none", "remove it, or write tls: stls", warning=True)
+        elif not listener.certificates and not config.tls.certificates:
+            cure = "add the section tls with certificates: [{cert: /path/cert.pem, key: /path/key.pem}]"
+            yield Finding((*at, "tls"), f"tls {listener.tls} needs a certificate", cure, because=(own, shared))
+
+
+def _cleartext(config: Config) -> Iterator[Finding]:
+    for at, listener in _listeners(config):
+        networks = (*at, "cleartext_networks")
+        if listener.tls == "none" and not listener.cleartext_networks and not listener.apop:
+            cure = "add cleartext_networks with the clients' networks, for example [192.0.2.0/24], or write tls: stls"
+            what = "nobody can log in: no TLS, and no network may send passwords without it"
+            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop")))
+        if listener.tls == "implicit" and listener.cleartext_networks:
+            yield Finding(networks, "has no effect with tls: implicit", "remove it", warning=True)
+        for number, network in enumerate(listener.cleartext_networks):
+            if network.prefixlen == 0:
+                what = "passwords are accepted without TLS from the whole internet"
+                yield Finding((*networks, number), what, "name the networks of the old clients only", warning=True)
+        for number, network in enumerate(listener.proxy_protocol):
+            if network.prefixlen == 0:
+                what = "everybody may forge the address of a client"
+                yield Finding((*at, "proxy_protocol", number), what, "name the load balancers only", warning=True)
+
+
+def _who_decides(config: Config) -> Iterator[Finding]:
+    without_forward = [name for name, pool in config.pools.items() if "forward" not in pool.login]
+    used = any("users" in listener.authenticate for listener in config.listeners)
+    for at, listener in _listeners(config):
+        yield from _twice(listener.authenticate, (*at, "authenticate"))
+        for number, check_name in enumerate(listener.authenticate):
+            path = (*at, "authenticate", number)
+            if check_name == "users" and config.users is None:
+                cure = "add the section users with file: /etc/popproxy/users, or write passthrough"
+                yield Finding(path, "there is no users file", cure, because=(("users",),))
+            elif check_name == "passthrough" and without_forward:
+                names = ", ".join(without_forward)
+                cure = f"add forward to the login of {names}, or let users decide"
+                what = f"passthrough tries the client's password at the backend, but {names} does not log in with it"
+                because = tuple(("pools", name, "login") for name in without_forward)
+                yield Finding(path, what, cure, warning=len(without_forward) < len(config.pools), because=because)
+    if config.users is not None and not used:
+        cure = "add users to a listener's authenticate, or remove the section"
+        because: tuple[KeyPath, ...] = tuple((*at, "authenticate") for at, _ in _listeners(config))
+        yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=because)
+
+
+def _apop(config: Config) -> Iterator[Finding]:
+    helpless = [name for name, pool in config.pools.items() if set(pool.login) == {"forward"}]
+    for at, listener in _listeners(config):
+        path = (*at, "apop")
+        if not listener.apop:
+            continue
+        if config.vault is None:
+            cure = "add the section vault with file and key, or write apop: false"
+            yield Finding(path, "APOP needs the vault", cure, because=(("vault",),))
+        if helpless:
+            names = ", ".join(helpless)
+            what = f"an APOP client sends no password that could be forwarded to {names}"
+            cure = f"add stored or apop to the login of {names}, for example login: [forward, stored]"
+            because = tuple(("pools", name, "login") for name in helpless)
+            yield Finding(path, what, cure, warning=len(helpless) < len(config.pools), because=because)
+
+
+def _vault(config: Config) -> Iterator[Finding]:
+    used = any(listener.apop for listener in config.listeners)
+    for at, pool in _pools(config):
+        for number, strategy in enumerate(pool.login):
+            if strategy == "forward":
+                continue
+            used = True
+            if config.vault is None:
+                cure = "add the section vault with file and key, or write login: [forward]"
+                path = (*at, "login", number)
+                yield Finding(
+                    path, f"{strategy} takes its secret from the vault, and there is none", cure, because=(("vault",),)
+                )
+    if config.vault is not None and not used:
+        because = (("listeners",), *((*at, "login") for at, _ in _pools(config)))
+        cure = "add stored or apop to a pool's login, write apop: true at a listener, or remove the section"
+        yield Finding(("vault",), "nothing uses the vault", cure, warning=True, because=because)
+
+
+def _pool_servers(config: Config) -> Iterator[Finding]:
+    for at, pool in _pools(config):
+        yield from _twice(pool.servers, (*at, "servers"))
+        if len(pool.servers) > 1 and not pool.shared:
+            cure = "write shared: true if all of them serve the same maildrops, otherwise make a pool of each"
+            what = "several servers, but nothing says that they serve the same maildrops"
+            yield Finding((*at, "servers"), what, cure, because=((*at, "shared"),))
+
+
+def _pool_links(config: Config) -> Iterator[Finding]:
+    for at, pool in _pools(config):
+        yield from _twice(pool.login, (*at, "login"))
+        revealing = [strategy for strategy in pool.login if strategy != "apop"]
+        if pool.tls == "none" and not pool.allow_cleartext and revealing:
+            cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
+            because = ((*at, "allow_cleartext"), (*at, "login"))
+            yield Finding((*at, "tls"), "passwords would go to the backend in clear", cure, because=because)
+        if pool.tls != "none" and pool.allow_cleartext:
+            cure = "remove it, or write tls: none"
+            yield Finding((*at, "allow_cleartext"), f"has no effect with tls: {pool.tls}", cure, warning=True)
+        if pool.tls != "none" and not pool.verify:
+            cure = "name the server's CA with ca: /path/ca.pem and remove verify: false"
+            yield Finding((*at, "verify"), "anybody on the way can pose as the backend", cure, warning=True)
+        for key, value in (("ca", pool.ca), ("server_name", pool.server_name)):
+            if value is not None and (pool.tls == "none" or not pool.verify):
+                reason = "tls: none" if pool.tls == "none" else "verify: false"
+                yield Finding((*at, key), f"has no effect with {reason}", "remove it", warning=True)
+        yield from check_capabilities(pool.capabilities, (*at, "capabilities"))
+
+
+def _times(config: Config) -> Iterator[Finding]:
+    times = config.timeouts
+    if times.idle < RFC_1939_IDLE:
+        what = f"{format_duration(times.idle)} is less than the ten minutes that RFC 1939 section 3 asks for"
+        yield Finding(("timeouts", "idle"), what, "write 10m or more", warning=True)
+    if times.connect > times.connect_total:
+        what = f"one attempt may take longer than all of them ({format_duration(times.connect_total)})"
+        cure = f"write connect_total: {format_duration(times.connect)} or more"
+        yield Finding(("timeouts", "connect"), what, cure, because=(("timeouts", "connect_total"),))
+    if config.authentication.failure_delay >= times.login:
+        what = f"a failed login would never be answered: timeouts.login is {format_duration(times.login)}"
+        yield Finding(
+            ("authentication", "failure_delay"), what, "write for example 2s", because=(("timeouts", "login"),)
+        )
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    limits = config.limits
+    if limits.connections_per_address > limits.connections:
+        what = f"is more than all connections together ({limits.connections})"
+        cure = f"write {limits.connections} or less"
+        yield Finding(
+            ("limits", "connections_per_address"), what, cure, warning=True, because=(("limits", "connections"),)
+        )
+
+
+def _process(config: Config) -> Iterator[Finding]:
+    if config.process.group is not None and config.process.user is None:
+        yield Finding(
+            ("process", "group"), "has no effect without user", "add user: popproxy", because=(("process", "user"),)
+        )
+
+
+_RULES: tuple[Rule, ...] = (
+    _listener_names,
+    _listen_addresses,
+    _certificates,
+    _cleartext,
+    _who_decides,
+    _apop,
+    _vault,
+    _pool_servers,
+    _pool_links,
+    check_routing,
+    check_unused_pools,
+    check_domain,
+    _times,
+    _limits,
+    _process,
+)
