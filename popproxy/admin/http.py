@@ -1,0 +1,129 @@
+"""The HTTP port: metrics for Prometheus, health for whoever restarts or balances. It only reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+
+from popproxy.errors import ConnectFailed
+from popproxy.observe.metrics import Metrics
+from popproxy.types import Address
+
+Ready = Callable[[], tuple[bool, list[str]]]
+"""Whether new sessions can be served, and if not, why: a line each."""
+
+_MAX_LINE = 2048  # octets of a request line or header field
+_MAX_HEADERS = 32
+_KEEPALIVE = 75.0  # seconds; Prometheus asks every 15 to 60
+_SHUTDOWN = 1.0  # seconds for answers under way when the server stops
+
+_INDEX = """popproxy
+
+/metrics  Prometheus metrics
+/livez    200 while the event loop runs
+/readyz   200 if new sessions can be served
+"""
+_HEADERS = {hdrs.SERVER: "popproxy", hdrs.CACHE_CONTROL: "no-store", hdrs.X_CONTENT_TYPE_OPTIONS: "nosniff"}
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+
+class HttpServer:
+    """Serves ``/metrics``, ``/livez``, ``/readyz`` and a plain index at `listen` (port 0: any free port).
+
+    There is no authentication: keep it on loopback or behind a firewall.
+    """
+
+    def __init__(self, listen: Address, metrics: Metrics, ready: Ready) -> None:
+        self._listen = listen
+        self._metrics = metrics
+        self._ready = ready
+        self._runner: web.ServerRunner | None = None
+        self._routes: dict[str, _Handler] = {
+            "/": self._index,
+            "/metrics": self._scrape,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+        }
+
+    async def start(self) -> Address:
+        """Bind and serve; returns the address as bound. Raises ConnectFailed if it cannot be bound."""
+        server = _Server(
+            self._answer,
+            access_log=None,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_HEADERS,
+            keepalive_timeout=_KEEPALIVE,
+            lingering_time=0,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._listen.host, self._listen.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConnectFailed(f"cannot listen for HTTP on {self._listen}: {error.strerror}", "bind") from error
+        self._runner = runner
+        host, port = runner.addresses[0][:2]
+        return Address(host, port)
+
+    async def stop(self) -> None:
+        """Close the port and all connections. Not an error if it was never started."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        handler = self._routes.get(request.path)
+        if handler is None:
+            return _plain("not found\n", HTTPStatus.NOT_FOUND)
+        if request.method not in {"GET", "HEAD"}:
+            response = _plain("only GET\n", HTTPStatus.METHOD_NOT_ALLOWED)
+            response.headers[hdrs.ALLOW] = "GET, HEAD"
+            return response
+        return await handler(request)
+
+    async def _index(self, _request: web.BaseRequest) -> web.Response:
+        return _plain(_INDEX)
+
+    async def _scrape(self, request: web.BaseRequest) -> web.Response:
+        # In a thread: with many backends it takes tens of milliseconds, which no session must wait for.
+        accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
+        body, content_type = await asyncio.to_thread(self._metrics.render, accept)
+        return web.Response(body=body, headers={**_HEADERS, hdrs.CONTENT_TYPE: content_type})
+
+    async def _livez(self, _request: web.BaseRequest) -> web.Response:
+        return _plain("ok\n")
+
+    async def _readyz(self, _request: web.BaseRequest) -> web.Response:
+        ready, reasons = self._ready()
+        text = "".join(f"{reason}\n" for reason in reasons)
+        return _plain(text or "ok\n") if ready else _plain(text or "not ready\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class _Connection(web.RequestHandler):
+    """Answers what is not HTTP without aiohttp's version, without repeating it and without a traceback in the log."""
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log_exception("error while answering %s", request.path, exc_info=exc)
+        response = _plain(f"{HTTPStatus(status).phrase.lower()}\n", HTTPStatus(status))
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes our kind of connection."""
+
+    def __call__(self) -> _Connection:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+def _plain(text: str, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    return web.Response(text=text, status=status, headers=_HEADERS)

@@ -1,0 +1,260 @@
+"""The audit log: who logged in, fetched and deleted what. When a record must be on disk, and what happens if it is not.
+
+    AuditTrail (audit_trail)     renders the records of one session      -+
+    AuditLog                     decides when they are written            |  RecordBuffer (audit_buffer) between them
+    Sink (audit_sink)            writes octets to a file or a pipe       -+
+
+Records of messages are written together, after `flush_interval` at the latest. Who has to wait for a record (a login,
+QUIT) calls `commit`: all that wait in one turn of the event loop share one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from popproxy.errors import AuditError
+from popproxy.observe.audit_buffer import RecordBuffer
+from popproxy.observe.audit_render import json_fields, json_string
+from popproxy.observe.audit_sink import FileSink, Sink, StdoutSink
+from popproxy.observe.audit_trail import AuditTrail
+from popproxy.observe.logs import get_logger
+from popproxy.observe.metrics import Metrics
+from popproxy.types import Address, Outcome, SessionId
+
+__all__ = ["AuditLog", "AuditTrail", "FileSink", "Sink", "StdoutSink"]
+
+BUFFER_OCTETS = 4 * 1024 * 1024
+"""Records kept while they cannot be written; beyond, they are dropped and counted."""
+
+_BATCH_OCTETS = 64 * 1024  # as much pending is written at the end of this turn of the loop
+_RETRY_INTERVAL = 1.0  # seconds between attempts while the sink fails
+_STALL_LIMIT = 5.0  # seconds that a sink may take nothing before that counts as a failure
+_CLOSE_LIMIT = 2.0  # seconds that close waits for a slow reader
+
+Written = Callable[[bool], None]
+"""Told whether the records it waited for are written."""
+
+
+class AuditLog:
+    """The audit log of this process.
+
+    `on_error` says what `commit` makes of a failed write: an error (closed) or nothing (open). `flush_interval` is in
+    seconds. Unless `log_unknown_users`, names that belong to no account are written as ``user.hash``, HMAC-SHA256
+    under a key that lives as long as the process: equal names can be told within one run, and no list of names can be
+    tried later.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        metrics: Metrics,
+        *,
+        on_error: Literal["closed", "open"],
+        flush_interval: float,
+        log_unknown_users: bool,
+        version: str,
+        buffer_octets: int = BUFFER_OCTETS,
+    ) -> None:
+        self.healthy = True  # the last write succeeded
+        self._sink = sink
+        self._metrics = metrics
+        self._open = on_error == "open"
+        self._flush_interval = flush_interval
+        self._log_unknown_users = log_unknown_users
+        self._version = version
+        self._buffer = RecordBuffer(buffer_octets)
+        self._user_key = secrets.token_bytes(32)
+        self._waiters: list[
+            tuple[Written, bool]
+        ] = []  # whom to tell after the next write; False: a record of theirs is lost
+        self._turn: asyncio.Handle | None = None  # the write at the end of this turn
+        self._timer: asyncio.TimerHandle | None = None  # the write of what nobody waits for
+        self._stalled_since: float | None = None  # when the sink began to take nothing (monotonic)
+        self._logger = get_logger("popproxy.audit")
+
+    # Recording
+
+    def start(self) -> None:
+        """Record ``audit_start``, with host, version and process."""
+        self.event(
+            "audit_start",
+            Outcome.SUCCESS,
+            **{
+                "observer.hostname": socket.gethostname(),
+                "observer.product": "popproxy",
+                "observer.version": self._version,
+                "process.pid": os.getpid(),
+            },
+        )
+
+    def trail(
+        self, session_id: SessionId, listener: str, source: Address, proxied_by: Address | None = None
+    ) -> AuditTrail:
+        """The records of one session; `source` is the client, `proxied_by` the load balancer that named it."""
+        return AuditTrail(self, session_id, listener, source, proxied_by)
+
+    def event(self, action: str, outcome: Outcome, **fields: object) -> None:
+        """Record something rare that belongs to no session; the names of `fields` are ECS names with dots."""
+        members = json_fields({"event.action": action, "event.outcome": outcome.value, **fields})
+        self.record(members)
+
+    def record(self, fields: str) -> None:
+        """Keep a record: JSON members from ``"event.action"`` on, without braces, on one line."""
+        buffer = self._buffer
+        if not buffer.append(fields):
+            self._metrics.audit_records[(self._sink.name, "dropped")] += 1
+        if self._timer is None or buffer.octets >= _BATCH_OCTETS:
+            self._schedule()
+
+    def user_field(self, user: str, disclose: bool) -> str:
+        """``"user.name"`` if the name may be written, else ``"user.hash"``: people type passwords there."""
+        if disclose or self._log_unknown_users:
+            return f'"user.name":{json_string(user)}'
+        digest = hmac.digest(self._user_key, user.encode("utf-8", "surrogatepass"), "sha256")
+        return f'"user.hash":"{digest[:16].hex()}"'
+
+    # Waiting
+
+    async def commit(self) -> None:
+        """Return once everything recorded so far is written.
+
+        Raises AuditError if it could not be written; if the log is open, it then returns all the same.
+        """
+        if not self._pending:
+            return
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.commit_then(lambda ok: None if written.done() else written.set_result(ok))
+        if not await written:
+            raise AuditError("the audit record could not be written")
+
+    def commit_then(self, callback: Written) -> None:
+        """`commit` for code that cannot wait: `callback` is called exactly once, with True where commit returns.
+
+        At once if nothing is pending, else in a later turn of the running event loop.
+        """
+        if not self._pending:
+            callback(True)
+            return
+        self._waiters.append((callback, not self._buffer.lost))
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def flush(self) -> bool:
+        """Write everything now, without a loop; True if nothing is left pending."""
+        self._end_turn()
+        return not self._pending
+
+    def reopen(self) -> None:
+        """Start a new file after a rotation. Raises AuditError, and then goes on with the old file."""
+        self.flush()
+        self._sink.reopen(self._buffer.unfinished)
+        self._buffer.restart_line()
+        self.event("audit_rotate", Outcome.SUCCESS)
+        self.flush()
+
+    def close(self) -> None:
+        """Record ``audit_stop``, write what is left, close the sink. What cannot be written is counted and logged."""
+        self.event("audit_stop", Outcome.SUCCESS)
+        deadline = time.monotonic() + _CLOSE_LIMIT
+        while not self.flush() and self._stalled_since is not None and time.monotonic() < deadline:
+            self._sink.wait(0.05)
+        self._tell_waiters(not self._pending)
+        lost = self._buffer.discard()
+        if lost:
+            self._metrics.audit_records[(self._sink.name, "dropped")] += lost
+            self._logger.error("audit records lost at exit", records=lost, sink=self._sink.name)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sink.close()
+
+    # Writing
+
+    @property
+    def _pending(self) -> bool:
+        return bool(self._buffer.octets or self._buffer.lost)
+
+    def _schedule(self) -> None:
+        """Have the pending records written soon; at once where no loop runs."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._end_turn()
+            return
+        if self._timer is None:
+            self._timer = loop.call_later(self._flush_interval if self.healthy else _RETRY_INTERVAL, self._flush_later)
+        if self._turn is None and self.healthy and self._stalled_since is None and self._buffer.octets >= _BATCH_OCTETS:
+            self._turn = loop.call_soon(self._end_turn)
+
+    def _flush_later(self) -> None:
+        self._timer = None
+        if self._pending:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Write what is pending and tell all that wait for it."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        written = self._write()
+        if written is not None or self._open:
+            self._tell_waiters(bool(written))
+        if self._pending and self._timer is None:
+            with contextlib.suppress(RuntimeError):  # no loop: the next record or flush tries again
+                asyncio.get_running_loop()
+                self._schedule()
+
+    def _write(self) -> bool | None:
+        """True if all is written, False if the sink failed, None if it is only slow."""
+        buffer = self._buffer
+        before = buffer.written
+        unfinished = buffer.unfinished
+        try:
+            buffer.drain(self._sink.write)
+        except BlockingIOError:
+            return self._stalled(buffer.written != before or buffer.unfinished != unfinished)
+        except OSError as error:
+            self._failed(error.strerror or type(error).__name__)
+            return False
+        finally:
+            self._metrics.audit_records[(self._sink.name, "written")] += buffer.written - before
+        self._recovered()
+        return True
+
+    def _stalled(self, progress: bool) -> bool | None:
+        now = time.monotonic()
+        if progress or self._stalled_since is None:
+            self._stalled_since = now
+        if now - self._stalled_since < _STALL_LIMIT:
+            return None
+        self._failed("its reader takes nothing")
+        return False
+
+    def _failed(self, why: str) -> None:
+        self._metrics.audit_write_failures[self._sink.name] += 1
+        if self.healthy:
+            self.healthy = False
+            self._metrics.audit_healthy = 0
+            self._logger.error("the audit log cannot be written", sink=self._sink.name, reason=why)
+
+    def _recovered(self) -> None:
+        self._stalled_since = None
+        if not self.healthy:
+            self.healthy = True
+            self._metrics.audit_healthy = 1
+            self._logger.info("the audit log is written again", sink=self._sink.name)
+
+    def _tell_waiters(self, written: bool) -> None:
+        waiters, self._waiters = self._waiters, []
+        for callback, intact in waiters:
+            try:
+                callback((written and intact) or self._open)
+            except Exception:
+                self._logger.exception("a callback of the audit log failed")  # the others must be told all the same

@@ -1,0 +1,75 @@
+"""Turns values into JSON text for audit records, quickly and without trusting any of them.
+
+Everything comes out as ASCII: control characters, quotes and all that is not ASCII are escaped, so that a record is
+always one line and a terminal that shows the log cannot be steered by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii
+from time import gmtime, strftime, time_ns
+
+MAX_FIELD_OCTETS = 256
+"""Longest text of a field, in octets of UTF-8; longer ones end in ``...``."""
+
+_ELLIPSIS = "..."
+
+
+def json_string(text: str) -> str:
+    r"""`text` as a JSON string with its quotes, cut to `MAX_FIELD_OCTETS`.
+
+    A lone surrogate, which no JSON reader need accept, is written out as the six characters ``\udc80``.
+    """
+    if text.isascii() and len(text) <= MAX_FIELD_OCTETS:
+        return encode_basestring_ascii(text)
+    octets = text[: MAX_FIELD_OCTETS + 1].encode("utf-8", "backslashreplace")
+    if len(octets) > MAX_FIELD_OCTETS:
+        kept = octets[: MAX_FIELD_OCTETS - len(_ELLIPSIS)].decode("utf-8", "ignore")
+        return encode_basestring_ascii(kept + _ELLIPSIS)
+    return encode_basestring_ascii(octets.decode())
+
+
+def json_octets(octets: bytes) -> str:
+    r"""Octets from a peer, ASCII by rights (a unique-id, RFC 1939 section 7), as a JSON string; others as ``\x80``."""
+    return json_string(octets.decode("ascii", "backslashreplace"))
+
+
+def json_value(value: object) -> str:
+    """Any value as JSON, for rare records. What JSON does not know is written as its ``str``."""
+    if value is None or isinstance(value, bool | int):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return json.dumps(value) if value - value == 0 else "null"  # JSON has no infinity and no NaN
+    if isinstance(value, bytes):
+        return json_octets(value)
+    if isinstance(value, Mapping):
+        return "{" + json_fields(value) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(map(json_value, value)) + "]"
+    return json_string(str(value))
+
+
+def json_fields(fields: Mapping[str, object]) -> str:
+    """The members of an object, without its braces."""
+    return ",".join(f"{json_string(str(name))}:{json_value(value)}" for name, value in fields.items())
+
+
+class WallClock:
+    """Time stamps in UTC with microseconds, ``2025-01-31T23:59:59.000001Z``; the second is formatted once."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = ""  # the second that `_text` stands for, in digits
+        self._text = ""
+
+    def now(self) -> str:
+        """The time now."""
+        digits = str(time_ns() // 1000)
+        second = digits[:-6]
+        if second != self._second:
+            self._text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(int(second)))
+            self._second = second
+        return f"{self._text}.{digits[-6:]}Z"

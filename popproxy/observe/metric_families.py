@@ -1,0 +1,213 @@
+"""The table of all metrics: names, help, labels and their closed sets of values.
+
+Rules: prefix ``popproxy_``, base units, no label ever holds a user, an address of a client or a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from popproxy.types import AuthFailure, CloseReason, Mechanism
+
+PREFIX = "popproxy_"
+
+VERBS = (
+    *("CAPA", "DELE", "LAST", "LIST", "NOOP", "QUIT", "RETR", "RSET", "STAT", "TOP", "UIDL"),
+    *("AUTH", "APOP", "USER", "PASS", "STLS", "OTHER"),
+)
+STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
+BACKEND_REASONS = (
+    *("refused", "timeout", "dns", "unreachable", "eof", "reset", "protocol", "tls", "rejected", "stall", "other"),
+)
+RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
+SINKS = ("file", "stdout")
+
+_LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LOGIN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SESSION = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. `labels` maps each label name to all the values it can have.
+
+    `attribute` is where `Metrics` keeps the values: a `Series` or a histogram if there are labels, a number if there
+    are none. ``bytes_{}`` stands for one number per label value, ``executor.busy`` for an attribute of the watched
+    executors. `sparse` leaves series of value 0 out, where 0 would be a false statement.
+    """
+
+    attribute: str
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bounds: Sequence[float] = ()
+    sparse: bool = False
+
+
+def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
+    """All families of a proxy with these listeners (names) and backends (``host:port``)."""
+    listener = {"listener": tuple(listeners)}
+    backend = {"backend": tuple(backends)}
+    reasons = tuple(reason.value for reason in CloseReason)
+    auth = {
+        "mechanism": tuple(mechanism.value for mechanism in Mechanism),
+        "outcome": ("success", "failure", "error"),
+        "reason": tuple(reason.value for reason in AuthFailure),
+    }
+    handshake = {"outcome": ("success", "failure"), "version": ("TLSv1.2", "TLSv1.3", "none")}
+    bodies = {"verb": ("RETR", "TOP")}
+    executor = {"pool": ()}
+    return [
+        Family("connections", "connections", "counter", "Connections accepted.", listener),
+        Family(
+            "connections_refused",
+            "connections_refused",
+            "counter",
+            "Connections closed at once because of a limit.",
+            {**listener, "reason": ("limit", "address_limit", "fd")},
+        ),
+        Family("accept_errors", "accept_errors", "counter", "Failures to accept a connection."),
+        Family(
+            "sessions",
+            "sessions",
+            "gauge",
+            "Sessions by POP3 state.",
+            {**listener, "phase": ("authorization", "transaction", "update")},
+        ),
+        Family(
+            "sessions_ended", "sessions_ended", "counter", "Sessions ended, by reason.", {**listener, "reason": reasons}
+        ),
+        Family(
+            "session_duration",
+            "session_duration_seconds",
+            "histogram",
+            "Time from connection to end of session.",
+            listener,
+            _SESSION,
+        ),
+        Family("auth_attempts", "auth_attempts", "counter", "Login attempts of clients.", auth),
+        Family(
+            "auth_duration",
+            "auth_duration_seconds",
+            "histogram",
+            "Time to judge a credential.",
+            {"authenticator": ("users", "apop", "passthrough")},
+            _LOGIN,
+        ),
+        Family(
+            "tls_handshakes",
+            "tls_handshakes",
+            "counter",
+            "TLS handshakes with clients; version is none if it failed before one was agreed.",
+            {**listener, **handshake},
+        ),
+        Family(
+            "tls_certificate_expiry",
+            "tls_certificate_expiry_timestamp_seconds",
+            "gauge",
+            "When the listener's certificate that expires first does so; absent without certificate.",
+            listener,
+            sparse=True,
+        ),
+        Family(
+            "commands",
+            "commands",
+            "counter",
+            "Commands of clients and how they were answered.",
+            {"verb": VERBS, "outcome": ("ok", "err")},
+        ),
+        Family("messages", "messages", "counter", "Messages relayed in full.", bodies),
+        Family("truncated", "messages_truncated", "counter", "Messages cut short because a peer was lost.", bodies),
+        Family(
+            "bytes_{}",
+            "relay_bytes",
+            "counter",
+            "Octets relayed after login.",
+            {"direction": ("to_client", "to_backend")},
+        ),
+        Family(
+            "update",
+            "update",
+            "counter",
+            "What backends answered to QUIT after a login.",
+            {"outcome": ("committed", "refused", "unknown")},
+        ),
+        Family(
+            "deletions",
+            "deletions",
+            "counter",
+            "Messages marked as deleted, by what became of the mark.",
+            {"outcome": ("committed", "abandoned", "refused", "unknown")},
+        ),
+        Family(
+            "response_codes", "response_codes", "counter", "Response codes sent to clients.", {"code": RESPONSE_CODES}
+        ),
+        Family("backend_up", "backend_up", "gauge", "1 if the latest attempt to use the backend succeeded.", backend),
+        Family("backend_sessions", "backend_sessions", "gauge", "Sessions logged in at the backend.", backend),
+        Family(
+            "backend_connect_duration",
+            "backend_connect_duration_seconds",
+            "histogram",
+            "Time to connect to a backend, without TLS.",
+            backend,
+            _SHORT,
+        ),
+        Family(
+            "backend_login_duration",
+            "backend_login_duration_seconds",
+            "histogram",
+            "Time from connection to login at a backend.",
+            backend,
+            _LOGIN,
+        ),
+        Family(
+            "backend_errors",
+            "backend_errors",
+            "counter",
+            "Failures of backends.",
+            {**backend, "stage": STAGES, "reason": BACKEND_REASONS},
+        ),
+        Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
+        Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),
+        Family(
+            "executor.abandoned", "executor_abandoned", "counter", "Calls that nobody waited for any more.", executor
+        ),
+        Family(
+            "audit_records",
+            "audit_records",
+            "counter",
+            "Audit records written, or lost because the buffer was full.",
+            {"sink": SINKS, "outcome": ("written", "dropped")},
+        ),
+        Family(
+            "audit_write_failures",
+            "audit_write_failures",
+            "counter",
+            "Failed writes of audit records.",
+            {"sink": SINKS},
+        ),
+        Family("audit_healthy", "audit_healthy", "gauge", "1 if the latest write of audit records succeeded."),
+        Family(
+            "event_loop_lag",
+            "event_loop_lag_seconds",
+            "histogram",
+            "How late a timer of the event loop was.",
+            bounds=_LAG,
+        ),
+        Family(
+            "config_last_reload_successful",
+            "config_last_reload_successful",
+            "gauge",
+            "1 if the configuration was last read without error.",
+        ),
+        Family(
+            "config_last_reload_success_timestamp_seconds",
+            "config_last_reload_success_timestamp_seconds",
+            "gauge",
+            "When the configuration in use was read.",
+        ),
+    ]
