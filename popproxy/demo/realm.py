@@ -13,7 +13,8 @@ from popproxy.auth.hashes import hash_password
 from popproxy.demo.backend import Account
 from popproxy.demo.certificates import issue, make_authority, write_private
 from popproxy.types import Address, Secret
-from popproxy.vault.store import Vault, generate_key
+from popproxy.vault.format import generate_key
+from popproxy.vault.store import Vault
 
 SAMPLE = Path(__file__).with_name("maildir")
 """The sample maildrop: a Maildir whose messages are copied, never touched."""
@@ -153,7 +154,7 @@ def _write_certificates(directory: Path) -> None:
 
 
 def _write_vault(directory: Path, user: DemoUser) -> None:
-    key = generate_key()
+    key = Secret(generate_key())
     write_private(directory / "vault.key", key.reveal() + b"\n")
     vault = Vault.create(directory / "vault", key)
     vault.set(user.name, user.password)

@@ -1,0 +1,7 @@
+"""``python -m popproxy``."""
+
+import sys
+
+from popproxy.cli import main
+
+sys.exit(main())

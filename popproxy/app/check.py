@@ -1,0 +1,53 @@
+"""Would `popproxy serve` work here? All checks of the environment, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from popproxy.app.checks.accounts import check_accounts
+from popproxy.app.checks.backends import check_backends
+from popproxy.app.checks.certificates import check_certificates
+from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.listeners import check_listeners
+from popproxy.app.checks.system import check_system
+from popproxy.config.loader import Loaded
+from popproxy.config.model import Config
+
+LOCAL_SECONDS = 14.0
+"""Longest time for the checks of this machine: a name server or a network file system may hang."""
+
+_LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
+    "ports": check_listeners,
+    "certificates": check_certificates,
+    "accounts": check_accounts,
+    "process and audit": check_system,
+}
+
+
+async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Finding]:
+    """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
+
+    Binds and releases the ports, reads the files, and asks the backends (not if `offline`) without logging in.
+    """
+    config = loaded.config
+    local = [_run(area, check, config) for area, check in _LOCAL.items()]
+    network = [] if offline else [check_backends(config)]
+    results = await asyncio.gather(*local, *network)
+    return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
+
+
+def _configuration(loaded: Loaded) -> list[Finding]:
+    area = f"configuration {loaded.path}"
+    found = [
+        warning(area, ": ".join(filter(None, (item.where, item.key, item.what))), item.cure) for item in loaded.warnings
+    ]
+    return found or [ok(area, "no mistakes")]
+
+
+async def _run(area: str, check: Callable[[Config], list[Finding]], config: Config) -> list[Finding]:
+    try:
+        async with asyncio.timeout(LOCAL_SECONDS):
+            return await asyncio.to_thread(check, config)
+    except TimeoutError:
+        return [problem(area, f"the check did not end within {LOCAL_SECONDS:g} s", "does a file system or DNS hang?")]

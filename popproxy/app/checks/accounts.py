@@ -1,0 +1,69 @@
+"""Checks of the users file and the vault, and of users who could not use what their listener offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from popproxy.app.checks.finding import Finding, ok, problem
+from popproxy.auth.names import canonical
+from popproxy.auth.users_file import UsersFile
+from popproxy.config.model import Config
+from popproxy.config.secret import resolve_secret
+from popproxy.errors import ConfigError, VaultError
+from popproxy.vault.store import Vault
+
+
+def check_accounts(config: Config) -> list[Finding]:
+    """Findings about the users file and the vault. Reads files; verifies no password."""
+    findings: list[Finding] = []
+    users = _read_users(config, findings)
+    secrets = _read_vault(config, findings)
+    if users is not None and secrets is not None and any(listener.apop for listener in config.listeners):
+        findings += _apop(users, secrets)
+    return findings
+
+
+def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
+    if config.users is None:
+        return None
+    area = f"users file {config.users.file}"
+    rules = config.authentication
+    try:
+        users = UsersFile.load(
+            config.users.file, partial(canonical, default_domain=rules.default_domain, case=rules.case)
+        ).users()
+    except ConfigError as error:
+        findings += _problems(area, error)
+        return None
+    findings.append(ok(area, f"{len(users)} users"))
+    return users
+
+
+def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
+    if config.vault is None:
+        return None
+    area = f"vault {config.vault.file}"
+    try:
+        users = list(Vault.open(config.vault.file, resolve_secret(config.vault.key)).users())
+    except ConfigError as error:
+        findings += _problems(area, error)
+        return None
+    except VaultError as error:
+        findings.append(problem(area, str(error)))
+        return None
+    findings.append(ok(area, f"opens with its key, {len(users)} secrets"))
+    return set(users)
+
+
+def _apop(users: Iterable[str], secrets: set[str]) -> list[Finding]:
+    """A hash cannot prove an APOP digest: that takes the secret itself (RFC 1939 section 7)."""
+    return [
+        problem("APOP", f"{user} only has a hash, so APOP would always fail", f"popproxy vault set {user}")
+        for user in users
+        if user not in secrets
+    ]
+
+
+def _problems(area: str, error: ConfigError) -> list[Finding]:
+    return [problem(area, ": ".join(filter(None, (one.where, one.key, one.what))), one.cure) for one in error.problems]

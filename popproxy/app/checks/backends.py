@@ -1,0 +1,262 @@
+"""Checks of the backends: does every server resolve, answer, speak TLS and have what its pool declares?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+
+from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.config.model import Config, Pool
+from popproxy.types import Address
+
+PROBE_SECONDS = 12.0
+"""Longest time for one server; all servers are asked at once."""
+_LINE_LIMIT = 8192
+_LINES_LIMIT = 200
+_TIMESTAMP = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
+_CERTIFICATE_CURES = {
+    9: "correct the clock of this machine",
+    10: "renew the certificate of the backend",
+    18: "give that certificate as ca: of the pool",
+    19: "give the backend's CA certificate as ca: of the pool",
+    20: "give the backend's CA certificate as ca: of the pool, or have the backend send its intermediates",
+    21: "give the backend's CA certificate as ca: of the pool, or have the backend send its intermediates",
+    62: "write the name of the certificate as server_name: of the pool",
+    64: "write the name of the certificate as server_name: of the pool",
+}
+"""By OpenSSL's X509_V_ERR_ number."""
+
+
+class _ProbeError(Exception):
+    """The probe cannot go on; `cure` says what to do."""
+
+    def __init__(self, text: str, cure: str = "") -> None:
+        super().__init__(text)
+        self.cure = cure
+
+
+async def check_backends(config: Config) -> list[Finding]:
+    """Ask every server of every pool at once. Sends CAPA, STLS and QUIT, never a credential."""
+    probes = [_probe(name, pool, server, config) for name, pool in config.pools.items() for server in pool.servers]
+    return [finding for findings in await asyncio.gather(*probes) for finding in findings]
+
+
+async def _probe(name: str, pool: Pool, server: Address, config: Config) -> list[Finding]:
+    address = Address(server.host, server.port or (995 if pool.tls == "implicit" else 110))
+    probe = _Probe(f"pool {name}", pool, address)
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            await probe.run(config.timeouts.connect)
+    except _ProbeError as failure:
+        probe.findings.append(problem(probe.area, f"{address}: {failure}", failure.cure))
+    except TimeoutError:
+        text = f"{address}: no answer to {probe.asked} within {PROBE_SECONDS:g} s"
+        probe.findings.append(problem(probe.area, text, "look at the backend's log"))
+    finally:
+        probe.close()
+    return probe.findings
+
+
+class _Probe:
+    """One conversation with one server."""
+
+    def __init__(self, area: str, pool: Pool, address: Address) -> None:
+        self.area = area
+        self.pool = pool
+        self.address = address
+        self.findings: list[Finding] = []
+        self.asked = "the connection"
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def run(self, connect_seconds: float) -> None:
+        context = self._tls_context()
+        await self._connect(connect_seconds, context if self.pool.tls == "implicit" else None)
+        greeting = await self._greeting(connect_seconds)
+        if self.pool.tls == "stls":
+            await self._upgrade(context)
+        self.findings.append(ok(self.area, f"{self.address} answers{self._protection()}"))
+        self._judge_apop(greeting)
+        self._judge_capabilities(await self._capa())
+        await self._send("QUIT")
+        with contextlib.suppress(_ProbeError):
+            await self._line()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.transport.abort()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=str(self.pool.ca) if self.pool.ca else None)
+        except (OSError, ssl.SSLError) as error:
+            raise _ProbeError(
+                f"the CA file {self.pool.ca} cannot be used: {error.strerror or error}", "correct ca: of the pool"
+            ) from None
+        if not self.pool.verify and self.pool.tls != "none":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            self.findings.append(
+                warning(
+                    self.area, "verify: false, anybody can pose as the backend", "give the CA as ca: and remove verify"
+                )
+            )
+        return context
+
+    async def _connect(self, seconds: float, context: ssl.SSLContext | None) -> None:
+        host, port = self.address.host, self.address.port
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, TimeoutError) as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
+            raise _ProbeError(
+                f"the name does not resolve: {reason}", "correct the name in servers: or ask your DNS"
+            ) from None
+        server_name = (self.pool.server_name or host) if context else None
+        try:
+            async with asyncio.timeout(seconds):
+                self.reader, self.writer = await asyncio.open_connection(
+                    host, port, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
+                )
+        except TimeoutError:
+            raise _ProbeError(
+                f"cannot be reached within {seconds:g} s (timeouts.connect)", "is there a firewall in between?"
+            ) from None
+        except ssl.SSLError as error:
+            raise self._tls_failure(error) from None
+        except OSError as error:
+            raise _ProbeError(
+                f"cannot be reached: {_reason(error)}", "is the server running, is the port right?"
+            ) from None
+
+    async def _greeting(self, seconds: float) -> bytes:
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._line()
+        except TimeoutError:
+            cure = "a server that speaks first in TLS needs tls: implicit" if self.pool.tls != "implicit" else ""
+            raise _ProbeError(f"sends no greeting within {seconds:g} s", cure) from None
+        if not line.startswith(b"+OK"):
+            raise _ProbeError(
+                f"greets with {_printable(line)}", "is this a POP3 server, and does it let this machine in?"
+            )
+        return line
+
+    async def _upgrade(self, context: ssl.SSLContext) -> None:
+        if not await self._ask("STLS"):
+            cure = "use tls: implicit (port 995), or tls: none with allow_cleartext: true on a link nobody can tap"
+            raise _ProbeError("refuses STLS", cure)
+        assert self.writer is not None
+        try:
+            await self.writer.start_tls(context, server_hostname=self.pool.server_name or self.address.host)
+        except ssl.SSLError as error:
+            raise self._tls_failure(error) from None
+        except OSError as error:
+            raise _ProbeError(f"closed the connection during the TLS handshake: {_reason(error)}") from None
+
+    def _tls_failure(self, error: ssl.SSLError) -> _ProbeError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            cure = _CERTIFICATE_CURES.get(
+                error.verify_code, "look at it with: openssl s_client -connect " + str(self.address)
+            )
+            return _ProbeError(f"its certificate is refused: {error.verify_message.rstrip('.')}", cure)
+        return _ProbeError(f"TLS fails: {error.reason or error}", "does this port speak TLS (implicit), or STLS?")
+
+    def _protection(self) -> str:
+        assert self.writer is not None
+        session = self.writer.get_extra_info("ssl_object")
+        if session is None:
+            return " without TLS"
+        return f" with {session.version()}" + (", its certificate is good" if self.pool.verify else "")
+
+    def _judge_apop(self, greeting: bytes) -> None:
+        if "apop" not in self.pool.login or _TIMESTAMP.search(greeting):
+            return
+        make = problem if self.pool.login == ["apop"] else warning
+        self.findings.append(
+            make(self.area, f"{self.address} offers no APOP (no timestamp in its greeting)", "remove apop from login:")
+        )
+
+    def _judge_capabilities(self, announced: list[str] | None) -> None:
+        if announced is None:
+            declared = ", ".join(self.pool.capabilities) or "nothing"
+            self.findings.append(
+                ok(self.area, f"{self.address} has no CAPA: what is declared ({declared}) cannot be verified")
+            )
+        else:
+            names = {line.upper(): None for line in announced}
+            for declared in self.pool.capabilities:
+                self._judge_declared(declared, [*names])
+        pipelining = announced is not None and any(line.upper() == "PIPELINING" for line in announced)
+        if pipelining:
+            self.findings.append(ok(self.area, f"{self.address} takes pipelined commands"))
+        elif self.pool.pipelining == "yes":
+            self.findings.append(
+                warning(
+                    self.area,
+                    f"{self.address} does not announce PIPELINING but the pool says yes",
+                    "set pipelining: auto",
+                )
+            )
+        else:
+            self.findings.append(ok(self.area, f"{self.address} gets one command at a time (no PIPELINING)"))
+
+    def _judge_declared(self, declared: str, announced: list[str]) -> None:
+        if declared.upper() in announced:
+            return
+        verb = declared.upper().split()[0]
+        similar = [line for line in announced if line.split()[0:1] == [verb]]
+        what = f"says {_printable(similar[0].encode())}" if similar else "does not announce it"
+        cure = (
+            f"correct capabilities: of the pool ({similar[0]})"
+            if similar
+            else "remove it from capabilities: of the pool"
+        )
+        self.findings.append(problem(self.area, f"{declared} is declared, but {self.address} {what}", cure))
+
+    async def _capa(self) -> list[str] | None:
+        if not await self._ask("CAPA"):
+            return None
+        lines: list[str] = []
+        while (line := await self._line()) != b".":
+            lines.append(line.decode("ascii", "replace").strip())
+            if len(lines) > _LINES_LIMIT:
+                raise _ProbeError("its CAPA has no end", "look at it with telnet")
+        return lines
+
+    async def _ask(self, command: str) -> bool:
+        await self._send(command)
+        return (await self._line()).upper().startswith(b"+OK")
+
+    async def _send(self, command: str) -> None:
+        assert self.writer is not None
+        self.asked = command
+        try:
+            self.writer.write(command.encode() + b"\r\n")
+            await self.writer.drain()
+        except OSError as error:
+            raise _ProbeError(f"closed the connection at {command}: {_reason(error)}") from None
+
+    async def _line(self) -> bytes:
+        try:
+            line = await self.reader.readline()
+        except ValueError:
+            raise _ProbeError(f"answers {self.asked} with an endless line", "is this a POP3 server?") from None
+        except OSError as error:
+            raise _ProbeError(f"closed the connection at {self.asked}: {_reason(error)}") from None
+        if not line.endswith(b"\n"):
+            raise _ProbeError(f"closed the connection at {self.asked}", "look at the backend's log")
+        return line.rstrip(b"\r\n")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _printable(line: bytes) -> str:
+    text = line[:100].decode("ascii", "replace")
+    return repr("".join(char if char.isprintable() else "?" for char in text))

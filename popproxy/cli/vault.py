@@ -1,0 +1,217 @@
+"""``popproxy vault``: secrets that must be known in clear, encrypted at rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from popproxy.cli.exits import CommandError, ExitCode
+from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, StdinOption
+from popproxy.cli.output import print_json
+from popproxy.cli.passwords import read_secret
+from popproxy.errors import VaultError
+from popproxy.types import Secret
+
+if TYPE_CHECKING:
+    from popproxy.config.model import Config
+    from popproxy.config.model import Vault as VaultSection
+    from popproxy.vault.store import Vault
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Edit the vault: the secrets that popproxy must know in clear, encrypted at rest.
+
+    They are needed for APOP, and to log in at backends that get no password from the client. File and key of the vault
+    come from the section vault of the configuration. Secrets are asked for or read from standard input, never given as
+    arguments.""",
+)
+
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user, as popproxy knows it.")]
+
+
+@app.command()
+def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Make an empty vault, and a key for it if its file does not exist yet.
+
+    The key belongs into vault.key.file, or into an environment variable or systemd credential; then it must be there
+    first.
+
+    For example:
+
+        popproxy vault init
+
+        popproxy vault init -c ./popproxy.yaml
+    """
+    section = _section(config)
+    from popproxy.config.secret import resolve_secret  # noqa: PLC0415
+    from popproxy.vault.format import generate_key  # noqa: PLC0415
+    from popproxy.vault.store import Vault  # noqa: PLC0415
+
+    if section.file.exists():
+        raise CommandError(f"{section.file} exists already; nothing was done", ExitCode.CANTCREAT)
+    if section.key.file is not None and not section.key.file.exists():
+        _write_key(section.key.file, Secret(generate_key()))
+        print(f"key:   {section.key.file}   keep a copy elsewhere: without it the vault is lost")
+    Vault.create(section.file, resolve_secret(section.key))
+    print(f"vault: {section.file}")
+
+
+@app.command("set")
+def set_(user: UserArgument, config: ConfigOption = DEFAULT_CONFIG, stdin: StdinOption = False) -> None:
+    """Keep a secret for USER, replacing the one before.
+
+    For example:
+
+        popproxy vault set alice
+
+        pass show mail/alice | popproxy vault set alice --stdin
+    """
+    vault = _open(config)
+    name = _canonical(user, config)
+    vault.set(name, read_secret(f"Secret of {name}", stdin))
+    print(f"{name}: set")
+
+
+@app.command("list")
+def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """List the users that have a secret. Secrets are never shown.
+
+    For example:
+
+        popproxy vault list
+
+        popproxy vault list --json
+    """
+    users = _open(config).users()
+    if as_json:
+        print_json({"users": users})
+    else:
+        sys.stdout.writelines(f"{user}\n" for user in users)
+
+
+@app.command()
+def remove(user: UserArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Forget the secret of USER.
+
+    For example:
+
+        popproxy vault remove alice
+    """
+    vault = _open(config)
+    name = _canonical(user, config)
+    if not vault.remove(name):
+        raise CommandError(f"{name} has no secret in the vault; see: popproxy vault list", ExitCode.NOINPUT)
+    print(f"{name}: removed")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Lines user:secret; - is standard input.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Keep many secrets at once, from lines user:secret. All of them or, if a line is wrong, none.
+
+    For example:
+
+        popproxy vault import secrets.txt && shred -u secrets.txt
+
+        gpg -d secrets.gpg | popproxy vault import -
+    """
+    vault = _open(config)
+    octets = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        lines = octets.decode().split("\n")
+    except UnicodeDecodeError:
+        raise CommandError(f"{file}: is not UTF-8; nothing was done", ExitCode.DATAERR) from None
+    rules = _config(config).authentication
+    from popproxy.auth.names import canonical  # noqa: PLC0415
+
+    name = partial(canonical, default_domain=rules.default_domain, case=rules.case)
+    try:
+        count = vault.import_lines(lines, canonical=name, source=str(file))
+    except VaultError as error:
+        raise CommandError(str(error), ExitCode.DATAERR) from None
+    print(f"{count} secrets imported")
+
+
+@app.command()
+def rekey(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Encrypt the vault with a new key.
+
+    The new key is written next to the old one (.new), the vault is encrypted with it, then the new key takes the old
+    one's place; a crash in between loses neither. Only for a key in a file. Restart popproxy afterwards.
+
+    For example:
+
+        popproxy vault rekey
+    """
+    section = _section(config)
+    if section.key.file is None:
+        text = "the key is not in a file; popproxy cannot put a new one in its place"
+        raise CommandError(text, ExitCode.CONFIG)
+    from popproxy.vault.format import generate_key  # noqa: PLC0415
+
+    vault = _open(config)
+    key = Secret(generate_key())
+    new = section.key.file.with_name(section.key.file.name + ".new")
+    if new.exists():
+        text = f"{new} is left from an earlier rekey; if the vault opens with it, rename it to {section.key.file}"
+        raise CommandError(f"{text}, else remove it", ExitCode.CANTCREAT)
+    _write_key(new, key)
+    vault.rekey(key)
+    _keep_owner(section.key.file, new)
+    os.replace(new, section.key.file)
+    print(f"the vault has a new key: {section.key.file}; restart popproxy")
+
+
+def _config(path: Path) -> Config:
+    from popproxy.config.loader import load  # noqa: PLC0415
+
+    return load(path)
+
+
+def _section(path: Path) -> VaultSection:
+    section = _config(path).vault
+    if section is None:
+        cure = "write for example: vault: {file: /etc/popproxy/vault, key: {file: /etc/popproxy/vault.key}}"
+        raise CommandError(f"{path}: there is no section vault; {cure}", ExitCode.CONFIG)
+    return section
+
+
+def _open(path: Path) -> Vault:
+    section = _section(path)
+    from popproxy.config.secret import resolve_secret  # noqa: PLC0415
+    from popproxy.vault.store import Vault  # noqa: PLC0415
+
+    return Vault.open(section.file, resolve_secret(section.key))
+
+
+def _canonical(user: str, path: Path) -> str:
+    """The name under which a login looks for its secret."""
+    from popproxy.auth.names import NameRefused, canonical, check_name  # noqa: PLC0415
+
+    rules = _config(path).authentication
+    try:
+        return canonical(check_name(os.fsencode(user)), rules.default_domain, rules.case)
+    except NameRefused as refused:
+        raise CommandError(f"that is no user name ({refused.reason.value})", ExitCode.USAGE) from None
+
+
+def _write_key(path: Path, key: Secret) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key.reveal() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _keep_owner(old: Path, new: Path) -> None:
+    found = old.stat()
+    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(new, found.st_uid, found.st_gid)
+    os.chmod(new, found.st_mode & 0o7777)

@@ -1,0 +1,48 @@
+"""``popproxy demo --check``: plays whole sessions through the proxy and judges everything that can be seen of them."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from typing import TextIO
+
+from popproxy.demo.client import MismatchError
+from popproxy.demo.realm import Ports
+from popproxy.demo.scenarios import SCENARIOS, Scenario
+from popproxy.demo.stage import Stage, staged
+from popproxy.demo.witness import Witness
+
+
+async def check_demo(stream: TextIO | None = None) -> int:
+    """Play every scenario on free ports, print each with its dialogue and result. Returns 0, or 1 at any mismatch."""
+    stream = stream or sys.stdout
+    failed = 0
+    async with staged(Ports(0, 0, 0), failure_delay="300ms") as stage:
+        for number, scenario in enumerate(SCENARIOS, start=1):
+            failed += not await asyncio.to_thread(_play, number, scenario, stage, stream)
+    total = len(SCENARIOS)
+    print(f"{total - failed} of {total} as they should be" + (f", {failed} not" if failed else ""), file=stream)
+    return 1 if failed else 0
+
+
+def _play(number: int, scenario: Scenario, stage: Stage, stream: TextIO) -> bool:
+    witness = Witness(stage)
+    difference = ""
+    try:
+        scenario.play(witness)
+    except (MismatchError, OSError, ssl.SSLError) as error:
+        difference = str(error) or type(error).__name__
+    print(f"{number:2}. {scenario.title}", file=stream)
+    for client in witness.clients:
+        print("\n".join(f"      {line}" for line in _abbreviated(client.transcript)), file=stream)
+    for fact in witness.facts:
+        print(f"    - {fact}", file=stream)
+    print(f"    FAILED: {difference}\n" if difference else "    ok\n", file=stream, flush=True)
+    return not difference
+
+
+def _abbreviated(lines: list[str], head: int = 12, tail: int = 4) -> list[str]:
+    if len(lines) <= head + tail + 1:
+        return lines
+    return [*lines[:head], f"   ... {len(lines) - head - tail} lines more ...", *lines[-tail:]]
