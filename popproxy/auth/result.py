@@ -11,7 +11,7 @@ from popproxy.types import AuthFailure, Identity
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """This is who it is. `identity.proven` is False if only the backend can tell (pass-through)."""
+    """It is this one. `identity.proven` is False if only the backend can tell (pass-through)."""
 
     identity: Identity
 
@@ -25,7 +25,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class CannotTell:
-    """The authenticator is out of order (file unreadable, queue full, deadline passed): never a rejection. [SYS/TEMP]."""
+    """The authenticator is out of order (file unreadable, queue full, deadline passed).
+
+    Never a rejection: the client is told [SYS/TEMP].
+    """
 
     detail: str
 

@@ -1,0 +1,36 @@
+"""APOP (RFC 1939 section 7) against the secrets of the vault."""
+
+from __future__ import annotations
+
+import secrets
+
+from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
+from popproxy.errors import VaultError
+from popproxy.sasl.apop import digest
+from popproxy.sasl.credentials import ApopCredential, Credential
+from popproxy.types import AuthFailure, Identity, Secret
+from popproxy.vault.store import Vault
+
+
+class ApopAuthenticator:
+    """Judges APOP digests. A user without a secret costs the same work as one with a wrong digest."""
+
+    name = "apop"
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._nobody = Secret(secrets.token_bytes(16))
+
+    async def authenticate(self, credential: Credential, user: str) -> AuthResult:
+        """See Authenticator. CannotTell if the vault cannot be read."""
+        if not isinstance(credential, ApopCredential):
+            return Declined()
+        try:
+            secret = self._vault.get(user)
+        except VaultError as error:
+            return CannotTell(f"vault: {error}")
+        expected = digest(credential.timestamp, self._nobody if secret is None else secret)
+        matches = expected == credential.digest  # in constant time
+        if secret is None or not matches:
+            return Rejected(AuthFailure.BAD_CREDENTIALS)
+        return Accepted(Identity(user, credential.authcid, credential.mechanism))
