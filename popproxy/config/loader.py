@@ -50,7 +50,7 @@ def load_bytes(raw: bytes, path: Path) -> Loaded:
     attempt = _validate(document, path.absolute().parent)
     findings = [*document.findings, *attempt.findings]
     if attempt.config is not None:
-        findings += _agreed(attempt, attempt.config)
+        findings += _agreed(document, attempt, attempt.config)
     located = sorted(
         ((finding.place or document.place(finding.path), finding) for finding in findings), key=lambda pair: pair[0]
     )
@@ -97,11 +97,13 @@ def _validate(document: Document, directory: Path) -> _Attempt:
     return _Attempt(None, findings, dropped, {})
 
 
-def _agreed(attempt: _Attempt, config: Config) -> list[Finding]:
+def _agreed(document: Document, attempt: _Attempt, config: Config) -> list[Finding]:
     """The findings of the rules, without those that only follow from what was left out."""
     findings = []
     for finding in check(config):
         path = _original(finding.path, attempt.origin)
+        while path not in document and isinstance(path[-1], int):
+            path = path[:-1]  # an entry of a default list
         rests_on = [path, *(_original(other, attempt.origin) for other in finding.because)]
         if not any(related(one, other) for one in rests_on for other in attempt.dropped):
             findings.append(Finding(path, finding.what, finding.cure, warning=finding.warning))

@@ -13,7 +13,7 @@ from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted
 from popproxy.config.model import Config, Listener, Pool
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
-from popproxy.config.units import format_duration
+from popproxy.config.units import format_duration, format_server
 from popproxy.types import Address
 
 RFC_1939_IDLE = 600.0
@@ -131,8 +131,8 @@ def _who_decides(config: Config) -> Iterator[Finding]:
                 yield Finding(path, what, cure, warning=len(without_forward) < len(config.pools), because=because)
     if config.users is not None and not used:
         cure = "add users to a listener's authenticate, or remove the section"
-        because: tuple[KeyPath, ...] = tuple((*at, "authenticate") for at, _ in _listeners(config))
-        yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=because)
+        listed: tuple[KeyPath, ...] = tuple((*at, "authenticate") for at, _ in _listeners(config))
+        yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=listed)
 
 
 def _apop(config: Config) -> Iterator[Finding]:
@@ -173,7 +173,7 @@ def _vault(config: Config) -> Iterator[Finding]:
 
 def _pool_servers(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
-        yield from _twice(pool.servers, (*at, "servers"))
+        yield from _twice(map(format_server, pool.servers), (*at, "servers"))
         if len(pool.servers) > 1 and not pool.shared:
             cure = "write shared: true if all of them serve the same maildrops, otherwise make a pool of each"
             what = "several servers, but nothing says that they serve the same maildrops"

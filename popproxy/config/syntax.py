@@ -31,13 +31,13 @@ class _Reading(NamedTuple):
     at_start: bool = False
 
 
-_QUOTED = _Reading(
-    "quoted scalar", "a quotation mark is never closed", "close the text with the mark it began with", True
-)
 _INDENT = "indent it with spaces exactly like the lines it belongs to"
 _READINGS = (
     _Reading(r"character '\\t'", "a tab where only spaces may stand", "replace the tab by spaces"),
-    _Reading(r"while scanning a (single|double).quoted|in quoted|unknown escape", _QUOTED.what, _QUOTED.cure, True),
+    _Reading(r"escape", "a backslash in double quotes", "put the text in 'single quotes'"),
+    _Reading(
+        r"quoted scalar|end of stream", "a quotation mark is never closed", "close it with the mark it began with", True
+    ),
     _Reading(r"character '[@`%]' that cannot start", "a text may not begin with @, ` or %", "put the text in 'quotes'"),
     _Reading(r"undefined alias", "a text that begins with * is taken for an alias", "put the text in 'quotes'"),
     _Reading(r"duplicate anchor", "two anchors (&name) have the same name", "rename one of them"),
@@ -108,20 +108,34 @@ def explain_syntax(error: yaml.MarkedYAMLError, text: str) -> Finding:
             "", f"not what YAML allows here ({error.problem})", "correct the line, or put the text in 'quotes'"
         )
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    line, column = _last_written(text, line, column)
-    if reading.what != _READINGS[0].what and _begins_with_tab(text, line):
+    lines = text.splitlines() or [""]
+    line, column = _last_written(lines, line, column)
+    if "mapping values" in complaint and _lacks_colon(lines, line - 1):
+        return Finding((), "a line without a colon where key: value is expected", "write key: value", (line - 1, 1))
+    if reading.what != _READINGS[0].what and _begins_with_tab(lines, line):
         reading = _READINGS[0]
     return Finding((), reading.what, reading.cure, (line, column))
 
 
-def _last_written(text: str, line: int, column: int) -> tuple[int, int]:
+def _last_written(lines: list[str], line: int, column: int) -> tuple[int, int]:
     """A parser that runs into the end of the file points behind it; people look at the last line that has text."""
-    lines = text.splitlines() or [""]
     while line > 1 and (line > len(lines) or not lines[line - 1].strip()):
         line, column = line - 1, 1
     return line, column
 
 
-def _begins_with_tab(text: str, line: int) -> bool:
-    lines = text.splitlines()
-    return line <= len(lines) and "\t" in lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
+def _begins_with_tab(lines: list[str], line: int) -> bool:
+    return line <= len(lines) and "\t" in _indentation(lines[line - 1])
+
+
+def _lacks_colon(lines: list[str], line: int) -> bool:
+    """Is `line` a bare word, written where the line behind it has its key?"""
+    if not 1 <= line < len(lines):
+        return False
+    bare = lines[line - 1].strip()
+    aligned = _indentation(lines[line - 1]) == _indentation(lines[line])
+    return aligned and bare != "" and ":" not in bare and bare[0] not in "-#"
+
+
+def _indentation(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]

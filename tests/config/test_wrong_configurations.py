@@ -1,0 +1,274 @@
+"""Wrong configurations, and what an administrator is told: the line, the key, and a cure that leads on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+from typing import NamedTuple
+
+import pytest
+
+from popproxy.config.loader import load, load_bytes
+from popproxy.errors import ConfigError, Problem
+
+LISTENERS = """
+listeners:
+  - name: pop3
+    listen: [":110"]
+"""
+POOLS = """
+pools:
+  main:
+    servers: [old.example.com]
+"""
+TLS = """
+tls:
+  certificates:
+    - cert: mail.pem
+"""
+VAULT = """
+vault:
+  file: vault
+  key: {file: vault.key}
+"""
+
+
+class Wrong(NamedTuple):
+    """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
+
+    text: str
+    line: int
+    key: str
+    cure: str
+    also: tuple[str, ...] = ()  # keys of what is wrong besides
+
+
+def complete(text: str) -> bytes:
+    """`text` with the sections that it lacks, put behind it so that its line numbers stay."""
+    text = dedent(text).lstrip("\n")
+    for section in (LISTENERS, POOLS, TLS):
+        name = section.split(":")[0].strip()
+        if not any(line.startswith(f"{name}:") for line in text.splitlines()):
+            text = text.rstrip("\n") + "\n" + section
+    return text.encode()
+
+
+def problems(raw: bytes) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        load_bytes(raw, Path("etc/popproxy.yaml"))
+    return caught.value.problems
+
+
+def listener(lines: str) -> str:
+    """A listener of which `lines` begin in line 4."""
+    return 'listeners:\n  - name: pop3\n    listen: [":110"]\n' + _indented(lines, 4)
+
+
+def pool(lines: str) -> str:
+    """A pool of which `lines` begin in line 4."""
+    return "pools:\n  main:\n    servers: [old.example.com]\n" + _indented(lines, 4)
+
+
+def rule(lines: str) -> str:
+    """A rule of which `lines` begin in line 3."""
+    return "routing:\n  rules:\n    - " + _indented(lines, 6).lstrip()
+
+
+def _indented(lines: str, by: int) -> str:
+    return "".join(" " * by + line + "\n" for line in lines.strip("\n").split("\n"))
+
+
+TWO_POOLS = """
+pools:
+  north: {servers: [north.example.com]}
+  south: {servers: [south.example.com]}
+"""
+
+WRONG = {
+    # keys that do not exist, or not here
+    "a slip in a section's name": Wrong("listners: []\n", 1, "listners", "did you mean listeners?"),
+    "a slip in a key": Wrong("timeouts:\n  idel: 10m\n", 2, "timeouts.idel", "did you mean idle?"),
+    "a slip in a key of a list entry": Wrong(listener("banenr: Hi"), 4, "listeners[0].banenr", "did you mean banner?"),
+    "a slip in a key of a pool": Wrong(pool("sever_name: a"), 4, "pools.main.sever_name", "did you mean server_name?"),
+    "a slip in a key of a rule": Wrong(rule("domian: a.example\npool: main"), 3, "routing.rules[0].domian", "domain?"),
+    "capital letters in a key": Wrong("Timeouts: {}\n", 1, "Timeouts", "did you mean timeouts?"),
+    "a hyphen in a key": Wrong("audit:\n  on-error: open\n", 2, "audit.on-error", "did you mean on_error?"),
+    "a key of another section": Wrong("limits:\n  idle: 10m\n", 2, "limits.idle", "idle belongs in timeouts"),
+    "a key of a section at the top": Wrong("failure_delay: 1s\n", 1, "failure_delay", "belongs in authentication"),
+    "a section inside another": Wrong(listener("timeouts: {idle: 10m}"), 4, "listeners[0].timeouts", "start of a line"),
+    "a pool's key at a listener": Wrong(listener("servers: [a]"), 4, "listeners[0].servers", "in pools.<name>"),
+    "a listener's key at a pool": Wrong(pool("banner: Hi"), 4, "pools.main.banner", "belongs in listeners[]"),
+    "another program's word for a key": Wrong(listener("port: 110"), 4, "listeners[0].port", "did you mean listen?"),
+    "another program's word for a section": Wrong("metrics: {}\n", 1, "metrics", "did you mean http?"),
+    "another program's word for a server": Wrong(pool("host: a"), 4, "pools.main.host", "did you mean servers?"),
+    "a key that nothing resembles": Wrong("audit:\n  xyzzy: 1\n", 2, "audit.xyzzy", "keys here are file, on_error"),
+    "a section that nothing resembles": Wrong("xyzzy: 1\n", 1, "xyzzy", "sections are listeners, pools"),
+    "a secret in the file": Wrong("vault:\n  file: v\n  key: {value: hunter2}\n", 3, "vault.key.value", "file of its own"),
+    "a secret as the value": Wrong("vault:\n  file: v\n  key: hunter2\n", 3, "vault.key", "{file: /etc/popproxy/vault.key}"),
+    # what is missing
+    "no listeners": Wrong("listeners: []\n", 1, "listeners", "at least one entry, for example [{name: pop3"),
+    "no pools": Wrong("pools: {}\n", 1, "pools", "at least one entry, for example {main: {servers: [mail.example.com]}}"),
+    "an empty list of listeners": Wrong("listeners:\n", 1, "listeners", "for example [{name: pop3"),
+    "a listener without a name": Wrong('listeners:\n  - listen: [":110"]\n', 2, "listeners[0].name", "add it, for example name: pop3"),
+    "a listener without addresses": Wrong("listeners:\n  - name: a\n", 2, "listeners[0].listen", 'add it, for example listen: [":110"]'),
+    "a pool without servers": Wrong("pools:\n  main:\n    shared: true\n", 2, "pools.main.servers", "servers: [mail.example.com]"),
+    "a pool without anything": Wrong("pools:\n  main:\n", 2, "pools.main.servers", "servers: [mail.example.com]"),
+    "a certificate without its file": Wrong("tls:\n  certificates:\n    - key: a.key\n", 3, "tls.certificates[0].cert", "cert: /etc/"),
+    "users without a file": Wrong("users: {}\n", 1, "users.file", "file: /etc/popproxy/users"),
+    "a vault without a key": Wrong("vault:\n  file: v\n", 1, "vault.key", "{file: /etc/popproxy/vault.key}"),
+    "a key from nowhere": Wrong("vault:\n  file: v\n  key: {}\n", 3, "vault.key", "write for example {file:"),
+    "a key from two places": Wrong("vault:\n  file: v\n  key: {file: a, env: B}\n", 3, "vault.key", "write for example {file:"),
+    "a rule without a condition": Wrong(rule("pool: main"), 3, "routing.rules[0]", "write for example domain: example.com"),
+    "a rule with two conditions": Wrong(rule("user: a\ndomain: b.example\npool: main"), 3, "routing.rules[0]", "make one rule of each"),
+    "a rule without a pool": Wrong(rule("user: a"), 3, "routing.rules[0]", "write for example pool: main"),
+    # kinds of values
+    "one address instead of a list": Wrong('listeners:\n  - name: a\n    listen: ":110"\n', 3, "listeners[0].listen", 'write [":110"]'),
+    "one server instead of a list": Wrong("pools:\n  main:\n    servers: a.example\n", 3, "pools.main.servers", "write [a.example]"),
+    "servers with commas": Wrong("pools:\n  main:\n    servers: a, b\n", 3, "pools.main.servers", "write [a, b]"),
+    "listeners by name": Wrong("listeners:\n  pop3:\n    listen: [\":110\"]\n", 1, "listeners", 'entries with "- "'),
+    "pools as a list": Wrong("pools:\n  - servers: [a]\n", 1, "pools", "{main: {servers: [mail.example.com]}}"),
+    "a section that is a word": Wrong("audit: yes\n", 1, "audit", "its keys are file, on_error"),
+    "a section that is a list": Wrong("limits:\n  - connections: 5\n", 1, "limits", "indented below it: connections"),
+    "a listener that is a word": Wrong("listeners: [pop3]\n", 1, "listeners[0]", "{name: ...}"),
+    "a certificate that is a word": Wrong("tls:\n  certificates: [a.pem]\n", 2, "tls.certificates[0]", "{cert: ...}"),
+    "a list instead of a word": Wrong("users:\n  file: [a, b]\n", 2, "users.file", "/etc/popproxy/users"),
+    "a section instead of a word": Wrong("users:\n  file: {a: b}\n", 2, "users.file", "/etc/popproxy/users"),
+    "a list instead of a duration": Wrong("timeouts:\n  idle: [10m]\n", 2, "timeouts.idle", "for example 30s"),
+    "a number in words": Wrong("limits:\n  connections: many\n", 2, "limits.connections", "for example 10000"),
+    "a number with a unit": Wrong("limits:\n  connections: 10k\n", 2, "limits.connections", "without a unit"),
+    "a fraction": Wrong("authentication:\n  tries: 2.5\n", 2, "authentication.tries", "for example 3"),
+    "a number without a value": Wrong("authentication:\n  tries:\n", 2, "authentication.tries", "a whole number, for example 3"),
+    "a number that is too small": Wrong("authentication:\n  tries: 0\n", 2, "authentication.tries", "from 1 to 100"),
+    "a number that is too large": Wrong("authentication:\n  tries: 101\n", 2, "authentication.tries", "from 1 to 100"),
+    "a negative number": Wrong("limits:\n  connections: -1\n", 2, "limits.connections", "write 1 or more"),
+    "neither true nor false": Wrong(pool("shared: maybe"), 4, "pools.main.shared", "write true or false (the default is false)"),
+    "a boolean without a value": Wrong(pool("verify:"), 4, "pools.main.verify", "the default is true"),
+    # words from a closed set
+    "starttls for stls": Wrong(listener("tls: starttls"), 4, "listeners[0].tls", "did you mean stls?"),
+    "ssl for implicit": Wrong(listener("tls: ssl"), 4, "listeners[0].tls", "did you mean implicit?"),
+    "true for tls": Wrong(pool("tls: true"), 4, "pools.main.tls", "one of stls, implicit, none; did you mean stls?"),
+    "no for tls": Wrong(pool("tls: off"), 4, "pools.main.tls", "did you mean none?"),
+    "false for pipelining": Wrong(pool("pipelining: false"), 4, "pools.main.pipelining", "auto, yes, no; did you mean no?"),
+    "an old version of TLS": Wrong("tls:\n  certificates: [{cert: a}]\n  minimum: 1.0\n", 3, "tls.minimum", "1.2, 1.3"),
+    "a wrong level": Wrong("logging:\n  level: warn\n", 2, "logging.level", "did you mean warning?"),
+    "a word unlike all others": Wrong("audit:\n  on_error: qqq\n", 2, "audit.on_error", "write one of closed, open"),
+    "an unknown way to log in": Wrong(pool("login: [foward]"), 4, "pools.main.login[0]", "did you mean forward?"),
+    "an unknown judge of passwords": Wrong(listener("authenticate: [ldap]"), 4, "listeners[0].authenticate[0]", "users, passthrough"),
+    "nobody to judge passwords": Wrong(listener("authenticate: []"), 4, "listeners[0].authenticate", "for example [passthrough]"),
+    "no way to log in": Wrong(pool("login: []"), 4, "pools.main.login", "for example [forward]"),
+    "a word without a value": Wrong("logging:\n  level:\n", 2, "logging.level", "debug, info, warning, error"),
+    # units
+    "a duration without a unit": Wrong("timeouts:\n  login: 60\n", 2, "timeouts.login", "for example 60s"),
+    "a duration in words": Wrong("timeouts:\n  login: soon\n", 2, "timeouts.login", "for example 30s"),
+    "a duration with a long unit": Wrong("timeouts:\n  login: 2 minutes\n", 2, "timeouts.login", "write 2m"),
+    "a duration in sexagesimal": Wrong("timeouts:\n  login: 1:30\n", 2, "timeouts.login", "for example 30s"),
+    "a negative duration": Wrong("timeouts:\n  login: -5s\n", 2, "timeouts.login", "for example 30s"),
+    "a duration of nothing": Wrong("timeouts:\n  login: 0s\n", 2, "timeouts.login", "for example 30s"),
+    "an endless duration": Wrong("timeouts:\n  drain: 99999d\n", 2, "timeouts.drain", "366d or less"),
+    "a duration without a value": Wrong("timeouts:\n  login:\n", 2, "timeouts.login", "for example 30s"),
+    # addresses, networks, files, names
+    "a port without a colon": Wrong("listeners:\n  - {name: a, listen: [110]}\n", 2, "listeners[0].listen[0]", "write ':110'"),
+    "a host without a port": Wrong("listeners:\n  - {name: a, listen: [10.0.0.1]}\n", 2, "listeners[0].listen[0]", "10.0.0.1:110"),
+    "IPv6 without brackets": Wrong("listeners:\n  - {name: a, listen: ['2001:db8::1']}\n", 2, "listeners[0].listen[0]", "'[2001:db8::1]:110'"),
+    "an asterisk for the host": Wrong("listeners:\n  - {name: a, listen: ['*:110']}\n", 2, "listeners[0].listen[0]", "':110'"),
+    "a port too high": Wrong("listeners:\n  - {name: a, listen: [':99999']}\n", 2, "listeners[0].listen[0]", "from 1 to 65535"),
+    "not an IPv4 address": Wrong("listeners:\n  - {name: a, listen: ['300.1.1.1:110']}\n", 2, "listeners[0].listen[0]", "192.0.2.1:110"),
+    "a server as a URL": Wrong("pools:\n  a:\n    servers:\n      - pop3://mail.example.com:110/\n", 4, "pools.a.servers[0]", "'mail.example.com:110'"),
+    "a server with a password": Wrong("pools:\n  a: {servers: ['joe:pw@mail.example.com']}\n", 2, "pools.a.servers[0]", "'mail.example.com'"),
+    "a server without a host": Wrong("pools:\n  a: {servers: [':110']}\n", 2, "pools.a.servers[0]", "mail.example.com:110"),
+    "an empty server": Wrong("pools:\n  a: {servers: ['']}\n", 2, "pools.a.servers[0]", "host:port"),
+    "a list without a value in it": Wrong("pools:\n  a:\n    servers:\n      -\n", 4, "pools.a.servers[0]", "mail.example.com"),
+    "an address with bits of the host": Wrong(listener("cleartext_networks: [10.0.0.1/8]"), 4, "listeners[0].cleartext_networks[0]", "10.0.0.0/8"),
+    "not a network": Wrong(listener("proxy_protocol: [lan]"), 4, "listeners[0].proxy_protocol[0]", "192.0.2.0/24"),
+    "an empty file name": Wrong("users: {file: ''}\n", 1, "users.file", "write a path"),
+    "a file name with ~": Wrong("users:\n  file: ~/users\n", 2, "users.file", "whole path"),
+    "a capital letter in a pool's name": Wrong("pools:\n  Main Pool: {servers: [a]}\n", 2, "pools.Main Pool", "for example main-pool"),
+    "a listener's name with a blank": Wrong("listeners:\n  - {name: My POP, listen: [':1']}\n", 2, "listeners[0].name", "my-pop"),
+    "a banner with a timestamp": Wrong(listener("banner: POP3 <1.2@a>"), 4, "listeners[0].banner", "without < and >"),
+    "a banner without end": Wrong(listener(f"banner: {'x' * 201}"), 4, "listeners[0].banner", "200 or fewer"),
+    "a broken regular expression": Wrong(rule("regex: '(a'\npool: main"), 3, "routing.rules[0].regex", "backslash"),
+    # sections that do not agree
+    "two listeners of one name": Wrong("listeners:\n  - {name: a, listen: [':1']}\n  - {name: a, listen: [':2']}\n", 3, "listeners[1].name", "a-2"),
+    "two listeners at one address": Wrong("listeners:\n  - {name: a, listen: [':1']}\n  - {name: b, listen: [':1']}\n", 3, "listeners[1].listen[0]", "another port"),
+    "an address inside another": Wrong("listeners:\n  - {name: a, listen: ['0.0.0.0:1']}\n  - {name: b, listen: ['127.0.0.1:1']}\n", 3, "listeners[1].listen[0]", "another port"),
+    "metrics where clients connect": Wrong("http: {listen: ':110'}\n", 1, "http.listen", "another port"),
+    "STLS without a certificate": Wrong("tls: {}\n" + LISTENERS, 4, "listeners[0].tls", "tls with certificates"),
+    "TLS without a certificate": Wrong("tls: {}\n" + listener("tls: implicit"), 5, "listeners[0].tls", "tls with certificates"),
+    "a listener that lets nobody in": Wrong(listener("tls: none"), 4, "listeners[0].tls", "add cleartext_networks"),
+    "a default pool that is not there": Wrong("routing:\n  default: mian\n", 2, "routing.default", "did you mean main?"),
+    "a rule to a pool that is not there": Wrong(rule("user: a\npool: elsewhere"), 4, "routing.rules[0].pool", "name one of main"),
+    "two pools and no routing": Wrong(TWO_POOLS, 1, "routing", "write default: north in the section routing"),
+    "a default name without a pool": Wrong(rule("user: a\npool: main") + "  default_backend_user: x\n", 5, "routing.default_backend_user", "default: main"),
+    "two servers that are not shared": Wrong("pools:\n  a:\n    servers: [a, b]\n", 3, "pools.a.servers", "shared: true"),
+    "one server twice": Wrong("pools:\n  a:\n    shared: true\n    servers: [a, a]\n", 4, "pools.a.servers[1]", "remove one"),
+    "passwords in clear to a backend": Wrong(pool("tls: none"), 4, "pools.main.tls", "allow_cleartext: true"),
+    "stored passwords in clear": Wrong(VAULT + pool("tls: none\nlogin: [apop, stored, forward]"), 7, "pools.main.tls", "allow_cleartext: true"),
+    "APOP without a vault": Wrong(listener("apop: true") + pool("login: [forward, apop]"), 4, "listeners[0].apop", "section vault", ("pools.main.login[1]",)),
+    "APOP with nothing to log in by": Wrong(VAULT + listener("apop: true"), 7, "listeners[0].apop", "login: [forward, stored]"),
+    "stored passwords without a vault": Wrong(pool("login: [forward, stored]"), 4, "pools.main.login[1]", "section vault"),
+    "users without a users file": Wrong(listener("authenticate: [users]"), 4, "listeners[0].authenticate[0]", "section users"),
+    "passthrough without forward": Wrong(VAULT + pool("login: [stored]"), 10, "listeners[0].authenticate", "add forward"),
+    "the same judge twice": Wrong(listener("authenticate: [passthrough, passthrough]"), 4, "listeners[0].authenticate[1]", "remove one"),
+    "the same login twice": Wrong(pool("login: [forward, forward]"), 4, "pools.main.login[1]", "remove one"),
+    "a group without a user": Wrong("process:\n  group: mail\n", 2, "process.group", "user: popproxy"),
+    "one attempt longer than all": Wrong("timeouts:\n  connect: 20s\n", 2, "timeouts.connect", "connect_total: 20s"),
+    "a failure that is never told": Wrong("authentication:\n  failure_delay: 2m\n", 2, "authentication.failure_delay", "2s"),
+    # CAPA
+    "a capability of the proxy": Wrong(pool("capabilities: [TOP, SASL]"), 4, "pools.main.capabilities[1]", "remove it"),
+    "STLS as a capability": Wrong(pool("capabilities: [STLS]"), 4, "pools.main.capabilities[0]", "remove it"),
+    "UTF8 as a capability": Wrong(pool("capabilities: [UTF8]"), 4, "pools.main.capabilities[0]", "remove it"),
+    "a small capability": Wrong(pool("capabilities: [top]"), 4, "pools.main.capabilities[0]", "did you mean TOP?"),
+    "an unknown capability": Wrong(pool("capabilities: [XYZ]"), 4, "pools.main.capabilities[0]", "TOP, UIDL, EXPIRE"),
+    "EXPIRE without days": Wrong(pool("capabilities: [EXPIRE]"), 4, "pools.main.capabilities[0]", "EXPIRE 30"),
+    "LOGIN-DELAY with a unit": Wrong(pool("capabilities: ['LOGIN-DELAY 60s']"), 4, "pools.main.capabilities[0]", "LOGIN-DELAY 60"),
+    "TOP with an argument": Wrong(pool("capabilities: ['TOP 5']"), 4, "pools.main.capabilities[0]", "write TOP"),
+    "a capability twice": Wrong(pool("capabilities: [TOP, TOP]"), 4, "pools.main.capabilities[1]", "remove one"),
+    # rules
+    "an unknown placeholder": Wrong(rule("domain: a.example\npool: main\nbackend_user: '{usr}'"), 5, "routing.rules[0].backend_user", "did you mean {user}?"),
+    "a brace too few": Wrong(rule("domain: a.example\npool: main\nbackend_user: '{user'"), 5, "routing.rules[0].backend_user", "{user}"),
+    "a group that is not there": Wrong(rule("regex: '(a)b'\npool: main\nbackend_user: '\\2'"), 5, "routing.rules[0].backend_user", "parentheses"),
+    "a named group that is not there": Wrong(rule("regex: '(?P<n>a)'\npool: main\nbackend_user: '\\g<m>'"), 5, "routing.rules[0].backend_user", "(n)"),
+    "a group without a regex": Wrong(rule("user: a\npool: main\nbackend_user: '\\1'"), 5, "routing.rules[0].backend_user", "match with regex"),
+    "an empty name at the backend": Wrong(rule("user: a\npool: main\nbackend_user: ''"), 5, "routing.rules[0].backend_user", "remove the line"),
+    "a placeholder in the default": Wrong("routing:\n  default_backend_user: '{name}'\n", 2, "routing.default_backend_user", "{user}"),
+    "a domain with @": Wrong(rule("domain: '@a.example'\npool: main"), 3, "routing.rules[0].domain", "for example a.example"),
+    "a rule that is never reached": Wrong(rule("user: a\npool: main") + "    - {user: A, pool: main}\n", 5, "routing.rules[1].user", "remove one"),
+    "a default domain with @": Wrong("authentication:\n  default_domain: '@a.example'\n", 2, "authentication.default_domain", "for example a.example"),
+    # YAML itself
+    "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
+    "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),
+    "a key twice": Wrong("audit:\n  file: a\n  file: b\n", 3, "audit.file", "keep one of the two"),
+    "a section twice": Wrong("audit: {}\nlogging: {}\naudit: {}\n", 3, "audit", "keep one of the two"),
+    "a key that is a list": Wrong("[a, b]: c\n", 1, "", "plain word before the colon"),
+    "a key that is missing": Wrong("audit:\n  ~: c\n", 2, "audit", "write key: value"),
+    "a quotation mark left open": Wrong("audit:\n  file: 'a\n", 2, "", "close it with the mark"),
+    "a bracket left open": Wrong("pools:\n  a:\n    servers: [a, b\n", 3, "", "write [one, two]"),
+    "a brace left open": Wrong("pools:\n  a: {servers: [a]\n", 2, "", "write {key: value}"),
+    "a line that is indented too far": Wrong("audit:\n  file: a\n    on_error: open\n", 3, "", "indent it with spaces"),
+    "a line that is not indented enough": Wrong("audit:\n    file: a\n  on_error: open\n", 3, "", "indent it with spaces"),
+    "a colon in a text": Wrong(listener("banner: POP3: ready"), 4, "", "put the text in 'quotes'"),
+    "a line without a colon": Wrong("audit:\n  file\n  on_error: open\n", 2, "", "write key: value"),
+    "a text that begins with @": Wrong(rule("domain: @a.example\npool: main"), 3, "", "put the text in 'quotes'"),
+    "a text that begins with *": Wrong("listeners:\n  - name: a\n    listen: [*:110]\n", 3, "", "put the text in 'quotes'"),
+    "an alias to nothing": Wrong("audit: *there\n", 1, "", "put the text in 'quotes'"),
+    "a second document": Wrong("audit: {}\n---\nlogging: {}\n", 2, "", "remove the line ---"),
+    "a tag": Wrong("audit:\n  file: !!python/name:os.system a\n", 2, "audit.file", "remove it"),
+    "a merge of a word": Wrong("audit:\n  <<: word\n", 2, "audit.<<", "<<: *name"),
+    "nested without end": Wrong("audit: " + "[" * 100 + "\n", 1, "", "remove the surplus"),
+    "a backslash in double quotes": Wrong('audit:\n  file: "C:\\path"\n', 2, "", "'single quotes'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_configuration_is_told_by_line_key_and_cure(wrong: Wrong) -> None:
+    raw = complete(wrong.text)
+    told = problems(raw)
+    assert [problem.key for problem in told] == [wrong.key, *wrong.also], list(map(str, told))
+    assert told[0].where == f"etc/popproxy.yaml:{wrong.line}"
+    assert wrong.cure in told[0].cure
+    assert "\n" not in str(told[0])
+    assert str(told[0]) == f"{told[0].where}: {told[0].key + ': ' if told[0].key else ''}{told[0].what}; {told[0].cure}"
+
+
+def test_the_table_has_a_hundred_wrong_configurations() -> None:
+    assert len(WRONG) >= 100
