@@ -78,6 +78,7 @@ class AuditLog:
         self._turn: asyncio.Handle | None = None  # the write at the end of this turn
         self._timer: asyncio.TimerHandle | None = None  # the write of what nobody waits for
         self._stalled_since: float | None = None  # when the sink began to take nothing (monotonic)
+        self._closed = False
         self._logger = get_logger("popproxy.audit")
 
     # Recording
@@ -161,7 +162,13 @@ class AuditLog:
         self.flush()
 
     def close(self) -> None:
-        """Record ``audit_stop``, write what is left, close the sink. What cannot be written is counted and logged."""
+        """Record ``audit_stop``, write what is left, close the sink. What cannot be written is counted and logged.
+
+        Not an error if it is closed already.
+        """
+        if self._closed:
+            return
+        self._closed = True
         self.event("audit_stop", Outcome.SUCCESS)
         deadline = time.monotonic() + _CLOSE_LIMIT
         while not self.flush() and self._stalled_since is not None and time.monotonic() < deadline:

@@ -109,7 +109,7 @@ class AuditTrail:
         """RETR or TOP sent a message to the client: `octets` as relayed, cut unless `complete`; `lines` of TOP."""
         self._log.record(
             f'"event.action":"{verb.lower()}","event.outcome":"{"success" if complete else "failure"}",{self._session}'
-            f'{"" if unique_id is None else _unique_id(unique_id)}{"" if lines is None else _lines(lines)}'
+            f"{'' if unique_id is None else _unique_id(unique_id)}{'' if lines is None else _lines(lines)}"
             f'"pop3.message_number":{number},"pop3.octets":{octets},"pop3.complete":{"true" if complete else "false"}'
         )
 

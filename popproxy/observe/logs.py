@@ -29,6 +29,7 @@ _SECRET_NAME = re.compile(
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, line and paragraph separators, marks that turn the direction of writing, lone surrogates."""
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def configure(level: Level, format: Format, stream: TextIO | None = None) -> None:
@@ -73,20 +74,20 @@ def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     Tracebacks keep their line ends but are indented, so that none of their lines can be taken for a log line.
     """
     exception = event.pop("exception", None)
-    escaped = cast("EventDict", _escaped(event))
+    escaped = cast("EventDict", _escaped(event, _UNPRINTABLE))
     if exception is not None:
-        escaped["exception"] = "\n".join("  " + _escape(line) for line in str(exception).split("\n"))
+        escaped["exception"] = "\n".join("  " + _escape(line, _UNPRINTABLE) for line in str(exception).split("\n"))
     return escaped
 
 
 def _console(colors: bool) -> list[Processor]:
     # format_exc_info comes before, so structlog's own formatter (with rich: local variables!) never sees an exception.
     formatter = structlog.dev.plain_traceback
-    return [escape_controls, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter), _end_line]
+    return [escape_controls, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=formatter)]
 
 
 def _json() -> list[Processor]:
-    return [structlog.processors.JSONRenderer(default=str), _end_line]
+    return [_escape_surrogates, structlog.processors.JSONRenderer(default=str)]
 
 
 def _name_logger(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -96,13 +97,8 @@ def _name_logger(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return event
 
 
-def _end_line(_logger: WrappedLogger, _method: str, line: EventDict) -> str:
-    return f"{line}\n"
-
-
 def _route_standard_logging(threshold: int, stream: TextIO, shared: list[Processor], finish: list[Processor]) -> None:
     handler = logging.StreamHandler(stream)
-    handler.terminator = ""  # the processors end the line
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -132,15 +128,19 @@ def _redacted(value: object) -> object:
     return value
 
 
-def _escaped(value: object) -> object:
+def _escape_surrogates(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return cast("EventDict", _escaped(event, _LONE_SURROGATE))  # JSON escapes the rest itself
+
+
+def _escaped(value: object, characters: re.Pattern[str]) -> object:
     if isinstance(value, str):
-        return _escape(value)
+        return _escape(value, characters)
     if isinstance(value, Mapping):
-        return {_escape(str(name)): _escaped(inner) for name, inner in value.items()}
+        return {_escape(str(name), characters): _escaped(inner, characters) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
-    return value if value is None or isinstance(value, bool | int | float) else _escape(str(value))
+        return [_escaped(inner, characters) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float) else _escape(str(value), characters)
 
 
-def _escape(text: str) -> str:
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+def _escape(text: str, characters: re.Pattern[str]) -> str:
+    return characters.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

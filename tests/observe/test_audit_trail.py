@@ -34,7 +34,7 @@ AFTER_LOGIN = BEFORE_LOGIN | {
 }
 HOSTILE = [
     'a"b\\c',
-    "x\r\n{\"event.action\":\"login\"}\n",
+    'x\r\n{"event.action":"login"}\n',
     "\x1b[31mred\x07\x00\x7f\x9b",
     "lone \udc80 \ud800 surrogates",
     "\u2028\u202egnp.exe",
@@ -79,7 +79,10 @@ def test_authentication_and_login_say_who_from_where_and_how() -> None:
     trail.login(ALICE, "alice", "main", BACKEND)
     common = {"event.action": "auth", "event.category": ["authentication"], "user.name": "alice"}
     assert lines.records == [
-        BEFORE_LOGIN | TLS_FIELDS | common | {"event.outcome": "failure", "event.reason": "bad_credentials", "auth.mechanism": "LOGIN"},
+        BEFORE_LOGIN
+        | TLS_FIELDS
+        | common
+        | {"event.outcome": "failure", "event.reason": "bad_credentials", "auth.mechanism": "LOGIN"},
         BEFORE_LOGIN | TLS_FIELDS | common | {"event.outcome": "success", "auth.mechanism": "PLAIN"},
         AFTER_LOGIN
         | TLS_FIELDS
