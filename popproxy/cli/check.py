@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +35,8 @@ def check(
 
         popproxy check --json | jq '.findings[] | select(.level == "problem")'
     """
+    import asyncio  # noqa: PLC0415
+
     findings = asyncio.run(_findings(config, offline))
     failed = any(finding.level == "problem" for finding in findings)
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,6 +15,8 @@ T = TypeVar("T")
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on uvloop where there is one, else on asyncio."""
+    import asyncio  # noqa: PLC0415
+
     try:
         import uvloop  # noqa: PLC0415 - slow, and not everywhere
     except ImportError:
@@ -35,9 +36,9 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
         systemctl start popproxy
     """
-    from popproxy.app import service  # noqa: PLC0415
     from popproxy.config.loader import load_file  # noqa: PLC0415
 
     loaded = load_file(config)
+    from popproxy.app import service  # noqa: PLC0415
     complain([f"warning: {text}" for text in map(str, loaded.warnings)])
     raise typer.Exit(run(service.serve(loaded)))

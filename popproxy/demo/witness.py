@@ -6,7 +6,7 @@ import http.client
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from popproxy.demo.backend import Message, read_maildrop
 from popproxy.demo.client import Client, MismatchError
@@ -19,6 +19,7 @@ _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>[^}]*)\})? (?P
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 class Witness:
@@ -65,7 +66,7 @@ class Witness:
             raise MismatchError(f"{len(found)} audit records {action} for one session")
         return found[0]
 
-    def eventually(self, look: Callable[[], Any], what: str) -> Any:
+    def eventually(self, look: Callable[[], T], what: str) -> T:
         """The first true value of `look`; MismatchError if there is none for `PATIENCE_SECONDS`."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while not (found := look()):

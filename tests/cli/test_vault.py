@@ -1,0 +1,128 @@
+"""``popproxy vault`` as an administrator uses it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from popproxy.cli.exits import ExitCode
+from popproxy.types import Secret
+from popproxy.vault.format import generate_key
+from popproxy.vault.store import Vault
+from tests.cli.helpers import CANARY, popproxy, write_config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    return str(
+        write_config(
+            tmp_path,
+            listeners=[{"name": "pop3", "listen": ["127.0.0.1:0"], "apop": True}],
+            pools={
+                "main": {
+                    "servers": ["127.0.0.1:9"],
+                    "tls": "none",
+                    "allow_cleartext": True,
+                    "login": ["stored", "forward"],
+                }
+            },
+            vault={"file": str(tmp_path / "vault"), "key": {"file": str(tmp_path / "vault.key")}},
+        )
+    )
+
+
+@pytest.fixture
+def vault(config: str) -> str:
+    run = popproxy("vault", "init", "-c", config)
+    assert run.returncode == 0, run.stderr
+    return config
+
+
+def secret_of(config: str, user: str) -> bytes | None:
+    directory = Path(config).parent
+    found = Vault.open(directory / "vault", Secret((directory / "vault.key").read_bytes().strip())).get(user)
+    return None if found is None else found.reveal()
+
+
+def users(config: str) -> list[str]:
+    found: list[str] = json.loads(popproxy("vault", "list", "--json", "-c", config).stdout)["users"]
+    return found
+
+
+def test_init_makes_vault_and_key_for_the_owner_only(vault: str) -> None:
+    for name in ("vault", "vault.key"):
+        assert stat.S_IMODE((Path(vault).parent / name).stat().st_mode) == 0o600
+    assert users(vault) == []
+
+
+def test_init_keeps_what_is_there(vault: str) -> None:
+    popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"x\n")
+    assert popproxy("vault", "init", "-c", vault).returncode == ExitCode.CANTCREAT
+    assert users(vault) == ["alice"]
+
+
+def test_set_list_remove(vault: str) -> None:
+    run = popproxy("vault", "set", "Alice", "--stdin", "-c", vault, stdin=f"{CANARY} with space \n".encode())
+    assert run.returncode == 0, run.stderr
+    assert CANARY.encode() not in run.stdout + run.stderr
+    assert secret_of(vault, "alice") == f"{CANARY} with space ".encode()
+    assert popproxy("vault", "list", "-c", vault).stdout == b"alice\n"
+    assert CANARY.encode() not in (Path(vault).parent / "vault").read_bytes()
+    assert popproxy("vault", "remove", "ALICE", "-c", vault).returncode == 0
+    assert users(vault) == []
+    run = popproxy("vault", "remove", "alice", "-c", vault)
+    assert run.returncode == ExitCode.NOINPUT
+    assert b"alice" in run.stderr
+
+
+def test_import_takes_all_lines_or_none(vault: str, tmp_path: Path) -> None:
+    run = popproxy("vault", "import", "-", "-c", vault, stdin=f"alice:{CANARY}\n# a comment\nbob:with:colon\n".encode())
+    assert run.returncode == 0, run.stderr
+    assert secret_of(vault, "alice") == CANARY.encode()
+    assert secret_of(vault, "bob") == b"with:colon"
+    lines = tmp_path / "lines"
+    lines.write_text(f"carol:{CANARY}\nno colon {CANARY}\ndora:\n")
+    run = popproxy("vault", "import", str(lines), "-c", vault)
+    assert run.returncode == ExitCode.DATAERR
+    assert f"{lines}:2".encode() in run.stderr
+    assert f"{lines}:3".encode() in run.stderr
+    assert CANARY.encode() not in run.stderr
+    assert users(vault) == ["alice", "bob"]
+
+
+def test_rekey_keeps_the_secrets_and_retires_the_old_key(vault: str, tmp_path: Path) -> None:
+    popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"kept\n")
+    before = (tmp_path / "vault.key").read_bytes()
+    run = popproxy("vault", "rekey", "-c", vault)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "vault.key").read_bytes() != before
+    assert not (tmp_path / "vault.key.new").exists()
+    assert secret_of(vault, "alice") == b"kept"
+    (tmp_path / "vault.key").write_bytes(before)
+    assert popproxy("vault", "list", "-c", vault).returncode == ExitCode.CONFIG
+
+
+def test_unfinished_rekey_is_not_overwritten(vault: str, tmp_path: Path) -> None:
+    (tmp_path / "vault.key.new").write_text("kept")
+    run = popproxy("vault", "rekey", "-c", vault)
+    assert run.returncode == ExitCode.CANTCREAT
+    assert b"vault.key.new" in run.stderr
+    assert (tmp_path / "vault.key.new").read_text() == "kept"
+    assert users(vault) == []
+
+
+def test_wrong_key_is_78_and_named(vault: str, tmp_path: Path) -> None:
+    (tmp_path / "vault.key").write_text(generate_key())
+    run = popproxy("vault", "list", "-c", vault)
+    assert run.returncode == ExitCode.CONFIG
+    assert b"vault" in run.stderr
+    assert b"Traceback" not in run.stderr
+
+
+def test_configuration_without_vault_is_78(tmp_path: Path) -> None:
+    run = popproxy("vault", "list", "-c", str(write_config(tmp_path)))
+    assert run.returncode == ExitCode.CONFIG
+    assert b"section vault" in run.stderr

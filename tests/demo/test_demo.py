@@ -1,0 +1,162 @@
+"""``popproxy demo`` as its audience runs it: as a process, with real ports, TLS and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from popproxy.demo.client import Client
+from popproxy.demo.realm import SAMPLE
+from popproxy.demo.scenarios import SCENARIOS
+from popproxy.types import Address, Secret
+
+PROGRAM = [sys.executable, "-m", "popproxy", "demo"]
+FREE_PORTS = ["--pop3-port", "0", "--pop3s-port", "0", "--http-port", "0"]
+
+
+def test_check_plays_every_session_and_exits_0(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    run = subprocess.run(
+        [*PROGRAM, "--check"], capture_output=True, text=True, timeout=110, env=environment, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("    ok\n") == len(SCENARIOS)
+    assert "FAILED" not in run.stdout
+    assert not re.search(r"demo-[0-9a-f]{8}", run.stdout + run.stderr), "a password was printed"
+    assert list(tmp_path.iterdir()) == []
+
+
+class Demo:
+    """A running demo; `text` is what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.text = ""
+        assert process.stdout is not None
+        self._output = process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._output, selectors.EVENT_READ)
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Read on until `pattern` has been printed."""
+        give_up = time.monotonic() + 60
+        while not (found := re.search(pattern, self.text)):
+            assert time.monotonic() < give_up, f"{pattern} was not printed, but: {self.text}"
+            if self._selector.select(1):
+                octets = os.read(self._output.fileno(), 65536)
+                assert octets, f"the demo ended: {self.text}"
+                self.text += octets.decode()
+        return found
+
+    def stop(self) -> int:
+        """Press Ctrl-C and read the rest."""
+        self.process.send_signal(signal.SIGINT)
+        rest, _ = self.process.communicate(timeout=60)
+        self.text += rest.decode()
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def running(directory: Path, *options: str) -> Iterator[Demo]:
+    environment = {**os.environ, "TMPDIR": str(directory), "NO_COLOR": "1"}
+    process = subprocess.Popen([*PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    try:
+        yield Demo(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -> None:
+    with running(tmp_path, *FREE_PORTS) as demo:
+        demo.until("Ctrl-C ends the demo")
+        pop3 = int(demo.until(r"POP3 with STLS +localhost:(\d+)")[1])
+        password = demo.until(r"alice, password (\S+):")[1]
+        ca = Path(demo.until(r"Trust +(\S+),")[1])
+        with Client(Address("127.0.0.1", pop3), ca) as client:
+            client.stls()
+            client.log_in("alice", Secret(password))
+            client.ask("RETR 3")
+            client.body()
+            client.ask("DELE 3")
+            client.ask("QUIT")
+        demo.until(r"\d\d:\d\d:\d\d  alice +auth +success +USER  TLSv1")
+        demo.until(r"alice +retr +success +message 3, \d+ octets")
+        demo.until(r"alice +update +success +3 deleted")
+        demo.until(r"alice +session_end +success")
+        live = demo.text.partition("Ctrl-C ends the demo")[2]
+        assert password not in live
+        assert demo.stop() == 0
+        assert "1 sessions, 1 logins, 0 refused, 1 messages fetched, 1 deleted, 0 deletions undone" in demo.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_printed_curl_commands_work(tmp_path: Path) -> None:
+    with running(tmp_path, *FREE_PORTS) as demo:
+        demo.until("Ctrl-C ends the demo")
+        commands = re.findall(r"^  (curl .*)$", demo.text, re.MULTILINE)
+        assert len(commands) == 6
+        expected = {0: "8 ", 1: "minutes.pdf", 2: "", 4: "popproxy_auth_attempts_total", 5: "dots at the beginning"}
+        for number, command in enumerate(commands):
+            run = subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=60, check=False)
+            if number == 3:
+                assert run.returncode == 67, "curl's code for a refused login"
+                continue
+            assert run.returncode == 0, (command, run.stderr)
+            assert expected[number] in run.stdout.decode("latin-1")
+        demo.until(r"bob +update +success +1 deleted")
+        demo.until(r"alice +auth +success +APOP")
+        assert demo.stop() == 0
+
+
+@pytest.mark.parametrize("option", ["--pop3-port", "--pop3s-port", "--http-port"])
+def test_taken_port_names_the_option(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = [port if FREE_PORTS[index - 1] == option else text for index, text in enumerate(FREE_PORTS)]
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        run = subprocess.run(
+            [*PROGRAM, *options], capture_output=True, text=True, timeout=60, env=environment, check=False
+        )
+    assert run.returncode == 69
+    assert port in run.stderr
+    assert option in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wheel_holds_the_sample_maildrop(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    run = subprocess.run(build, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, f"{run.stderr}: is hatchling there? make setup"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        packed = {name: wheel.read(name) for name in wheel.namelist() if name.startswith("popproxy/demo/maildir/")}
+    stored = {
+        f"popproxy/demo/maildir/{path.relative_to(SAMPLE)}": path.read_bytes()
+        for path in SAMPLE.rglob("*")
+        if path.is_file()
+    }
+    assert packed == stored
+    assert len(packed) == 8
+
+
+def test_temporary_directory_is_private(tmp_path: Path) -> None:
+    with running(tmp_path, *FREE_PORTS) as demo:
+        demo.until("Ctrl-C ends the demo")
+        (directory,) = tmp_path.iterdir()
+        assert directory.stat().st_mode & 0o077 == 0
+        demo.stop()
