@@ -20,10 +20,10 @@ class RecordBuffer:
     """
 
     __slots__ = (
-        "_clock",
         "_limit",
         "_lines",
         "_lost_from",
+        "_now",
         "_sequence",
         "_taken",
         "_unsent",
@@ -37,7 +37,7 @@ class RecordBuffer:
         self.lost = 0  # records dropped for which no audit_gap has been recorded yet
         self.written = 0  # records that a sink has taken whole, since the start
         self._limit = limit
-        self._clock = WallClock()
+        self._now = WallClock().now
         self._sequence = 0  # number of the latest record
         self._lost_from = 0  # number of the first lost record
         self._lines: list[str] = []  # rendered records, newest last
@@ -47,20 +47,20 @@ class RecordBuffer:
     def append(self, fields: str) -> bool:
         """Number and keep a record; `fields` are JSON members from ``"event.action"`` on. False: it was dropped."""
         if self.lost:
-            if (
-                self.octets > self._limit // 2
-            ):  # only half full does it record again: no gap record for every other line
+            if self.octets > self._limit // 2:  # not at the first free octet, or every other record would be a gap
                 self._sequence += 1
                 self.lost += 1
                 return False
             self._record_gap()
-        line = self._render(fields)
-        if self.octets + len(line) > self._limit:
+        self._sequence = sequence = self._sequence + 1
+        line = f'{{"@timestamp":"{self._now()}","event.sequence":{sequence},{fields}}}\n'
+        octets = self.octets + len(line)  # all of it is ASCII
+        if octets > self._limit:
             self.lost = 1
-            self._lost_from = self._sequence
+            self._lost_from = sequence
             return False
         self._lines.append(line)
-        self.octets += len(line)
+        self.octets = octets
         return True
 
     def drain(self, write: Write) -> None:
@@ -96,10 +96,6 @@ class RecordBuffer:
         self.octets = self._taken = 0
         return count
 
-    def _render(self, fields: str) -> str:
-        self._sequence = sequence = self._sequence + 1
-        return f'{{"@timestamp":"{self._clock.now()}","event.sequence":{sequence},{fields}}}\n'
-
     def _drain_unsent(self, write: Write) -> None:
         unsent, taken = self._unsent, self._taken
         view = memoryview(unsent)
@@ -118,10 +114,8 @@ class RecordBuffer:
 
     def _record_gap(self) -> None:
         first, last, lost = self._lost_from, self._sequence, self.lost
-        line = self._render(
+        self.lost = 0
+        self.append(
             '"event.action":"audit_gap","event.outcome":"failure","event.reason":"buffer_full",'
             f'"popproxy.audit.lost":{lost},"popproxy.audit.lost_from":{first},"popproxy.audit.lost_to":{last}'
         )
-        self.lost = 0
-        self._lines.append(line)
-        self.octets += len(line)

@@ -33,7 +33,8 @@ def json_string(text: str) -> str:
 
 def json_octets(octets: bytes) -> str:
     r"""Octets from a peer, ASCII by rights (a unique-id, RFC 1939 section 7), as a JSON string; others as ``\x80``."""
-    return json_string(octets.decode("ascii", "backslashreplace"))
+    text = octets.decode("ascii", "backslashreplace")
+    return encode_basestring_ascii(text) if len(text) <= MAX_FIELD_OCTETS else json_string(text)
 
 
 def json_value(value: object) -> str:

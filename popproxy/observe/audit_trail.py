@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from popproxy.errors import LocalProtocolError
@@ -64,7 +65,7 @@ class AuditTrail:
         self, log: Recorder, session_id: SessionId, listener: str, source: Address, proxied_by: Address | None
     ) -> None:
         self._log = log
-        self._tls: TlsInfo | None = None
+        self._tls = ""  # members of the records that speak of TLS, each followed by a comma
         self._ended = False
         proxy = "" if proxied_by is None else _endpoint("client.nat.ip", "client.nat.port", proxied_by)
         self._session = (  # members that stand in every record, each followed by a comma
@@ -74,12 +75,12 @@ class AuditTrail:
 
     def tls(self, info: TlsInfo) -> None:
         """TLS is up: auth, login and session_end say so."""
-        self._tls = info
+        self._tls = _tls_members(info.version, info.cipher)
 
     def auth(self, outcome: Outcome, reason: AuthFailure, mechanism: Mechanism, user: str, known: bool) -> None:
         """A credential was judged. `user` is the name as claimed; `known` says that an account of that name exists."""
         self._log.record(
-            f"{_AUTH[outcome]}{_AUTH_REASON[reason]}{self._session}{self._tls_fields()}{_MECHANISM[mechanism]}"
+            f"{_AUTH[outcome]}{_AUTH_REASON[reason]}{self._session}{self._tls}{_MECHANISM[mechanism]}"
             + self._log.user_field(user, known or outcome is Outcome.SUCCESS)
         )
 
@@ -92,7 +93,7 @@ class AuditTrail:
         claimed = "" if identity.authcid == identity.user else f'"user.authcid":{json_string(identity.authcid)},'
         self._log.record(
             f'"event.action":"login","event.category":["authentication"],"event.type":["start"],"event.outcome":"success",'
-            f"{self._session}{self._tls_fields()}{claimed}{_MECHANISM[identity.mechanism]}"
+            f"{self._session}{self._tls}{claimed}{_MECHANISM[identity.mechanism]}"
             f'"popproxy.mailbox":{json_string(mailbox)}'
         )
 
@@ -163,7 +164,7 @@ class AuditTrail:
             raise LocalProtocolError(f"session_end recorded twice, now for {reason}")
         self._ended = True
         self._log.record(
-            f"{_END[reason]}{self._session}{self._tls_fields()}{_committed(reason, committed)}"
+            f"{_END[reason]}{self._session}{self._tls}{_committed(reason, committed)}"
             f'"event.duration":{int(duration * 1e9)},'
             f'"pop3.retr":{retr},"pop3.top":{top},"pop3.dele":{dele},"pop3.bytes_in":{bytes_in},"pop3.bytes_out":{bytes_out}'
             + self._abandoned(abandoned)
@@ -180,10 +181,10 @@ class AuditTrail:
             self._log.record(f'"event.action":"deletions_abandoned","event.outcome":"failure",{self._session}{part}')
         return f',"pop3.abandoned_total":{len(messages)}'
 
-    def _tls_fields(self) -> str:
-        if self._tls is None:
-            return ""
-        return f'"tls.version":{json_string(self._tls.version)},"tls.cipher":{json_string(self._tls.cipher)},'
+
+@lru_cache(maxsize=64)  # also shares the text between sessions
+def _tls_members(version: str, cipher: str) -> str:
+    return f'"tls.version":{json_string(version)},"tls.cipher":{json_string(cipher)},'
 
 
 def _endpoint(host: str, port: str, address: Address) -> str:
