@@ -72,9 +72,7 @@ class AuditLog:
         self._version = version
         self._buffer = RecordBuffer(buffer_octets)
         self._user_key = secrets.token_bytes(32)
-        self._waiters: list[
-            tuple[Written, bool]
-        ] = []  # whom to tell after the next write; False: a record of theirs is lost
+        self._waiters: list[tuple[Written, bool]] = []  # told after the next write; False: a record of theirs is lost
         self._turn: asyncio.Handle | None = None  # the write at the end of this turn
         self._timer: asyncio.TimerHandle | None = None  # the write of what nobody waits for
         self._stalled_since: float | None = None  # when the sink began to take nothing (monotonic)
