@@ -102,7 +102,7 @@ def read(raw: bytes) -> Document:
         raise Unreadable(explain_syntax(error, text)) from None
     finally:
         composer.dispose()
-    if node is None:
+    if node is None or (isinstance(node, ScalarNode) and node.style is None and node.value in _NULL):
         raise Unreadable(
             Finding(
                 (), "the file is empty", "begin with the sections listeners and pools (see config/minimal.yaml)", (1, 1)

@@ -19,7 +19,7 @@ def show(config: Config, changed: bool = False) -> str:
     heading = (
         "# What differs from popproxy's defaults.\n" if changed else "# What popproxy runs with, defaults included.\n"
     )
-    return heading + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return heading + yaml.safe_dump(values, sort_keys=False, width=120)
 
 
 def _masked(value: Any) -> Any:

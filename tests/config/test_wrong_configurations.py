@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a row of the table is one line)
 """Wrong configurations, and what an administrator is told: the line, the key, and a cure that leads on."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from popproxy.config.loader import load, load_bytes
+from popproxy.config.loader import load_bytes
 from popproxy.errors import ConfigError, Problem
 
 LISTENERS = """

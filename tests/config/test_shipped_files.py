@@ -1,0 +1,123 @@
+"""The files in config/ load, and the annotated one tells the truth about every key and default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from popproxy.config.fields import all_fields, is_section
+from popproxy.config.loader import load_bytes, load_file
+from popproxy.config.model import Config, Listener, Pool
+
+FOLDER = Path(__file__).parents[2] / "config"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+ANNOTATED = FOLDER / "popproxy.yaml"
+NEEDS_AN_EXAMPLE = {"listeners", "pools", "tls.certificates", "users", "vault"}
+"""Sections that have no default, or one that would show nothing."""
+AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"}
+"""Keys that the file explains in another section, and says so."""
+
+
+def uncommented(text: str) -> str:
+    """Settings are commented out as whole blocks: ``#`` at the block's indentation, the block's text behind it."""
+    lines = []
+    inside = False
+    for line in text.splitlines():
+        bare = line.lstrip()
+        indent = line[: len(line) - len(bare)]
+        starts = bool(re.match(r"#[a-z]", bare))
+        inside = starts or (inside and bool(re.match(r"#  ", bare)))
+        if inside:
+            lines.append(indent + bare[1:])
+        elif line.strip() != "rules: []":
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(FOLDER)) for path in FILES])
+def test_a_shipped_file_loads_without_errors_or_warnings(path: Path) -> None:
+    assert load_file(path).warnings == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(FOLDER)) for path in FILES])
+def test_a_shipped_file_begins_by_saying_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+
+
+def test_the_recipes_are_all_in_the_guide() -> None:
+    guide = (FOLDER / "README.md").read_text()
+    assert [path.name for path in FILES if path.parent.name == "recipes" and f"recipes/{path.name}" not in guide] == []
+
+
+def places(value: Any, place: str = "") -> dict[str, list[Any]]:
+    """All values in a tree by the model's name for their place: ``listeners[].tls``, ``pools.<name>.servers``."""
+    found: dict[str, list[Any]] = {}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            inside = "<name>" if place == "pools" else key
+            for where, values in places(inner, f"{place}.{inside}" if place else inside).items():
+                found.setdefault(where, []).extend(values)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for item in value:
+            for where, values in places(item, f"{place}[]").items():
+                found.setdefault(where, []).extend(values)
+    found.setdefault(place, []).append(value)
+    return found
+
+
+def test_the_annotated_file_has_every_key_of_the_model_and_no_other() -> None:
+    written = places(yaml.safe_load(uncommented(ANNOTATED.read_text())))
+    known = {place for place, _ in all_fields()}
+    assert known - written.keys() == AS_ELSEWHERE
+    assert {place for place in written if place and not place.endswith(("[]", "<name>"))} - known == set()
+
+
+def test_the_annotated_file_has_the_default_of_every_key() -> None:
+    config = load_file(ANNOTATED).config
+    wrong = []
+
+    def compare(section: Any, place: str) -> None:
+        for name, field in type(section).model_fields.items():
+            where = f"{place}.{name}" if place else name
+            value = getattr(section, name)
+            if field.is_required() or where in NEEDS_AN_EXAMPLE:
+                continue
+            if is_section(type(value)):
+                compare(value, where)
+            elif value != field.default:
+                wrong.append(where)
+
+    compare(config, "")
+    compare(config.listeners[0], "listeners[0]")
+    compare(config.pools["main"], "pools.main")
+    assert wrong == []
+
+
+def test_the_annotated_file_writes_out_the_keys_of_its_first_listener_and_pool() -> None:
+    written = yaml.safe_load(ANNOTATED.read_text())
+    assert list(written["listeners"][0]) == list(Listener.model_fields)
+    assert list(written["pools"]["main"]) == list(Pool.model_fields)
+
+
+def test_every_key_in_the_annotated_file_has_a_comment_above_it() -> None:
+    lines = uncommented(ANNOTATED.read_text()).splitlines()
+    keys = [n for n, line in enumerate(lines) if re.match(r" *(- )?[a-z_]+:", line)]
+    second_listener = next(n for n, line in enumerate(lines) if "name: pop3s" in line)
+    bare = [lines[n] for n in keys if "#" not in lines[n - 1] and n not in range(second_listener, second_listener + 3)]
+    assert [line for line in bare if not re.fullmatch(r" +(pool: main|backend_user: .*|main:)", line)] == []
+
+
+def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> None:
+    text = uncommented(ANNOTATED.read_text()).replace(
+        "authenticate: [passthrough]", "authenticate: [users, passthrough]"
+    )
+    text = text.replace("login: [forward]", "login: [forward, stored]")
+    loaded = load_bytes(text.encode(), ANNOTATED)
+    assert isinstance(loaded.config, Config)
+    assert loaded.config.vault is not None
+    assert len(loaded.config.routing.rules) == 4
+    assert loaded.warnings == []
