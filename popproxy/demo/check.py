@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
 from typing import TextIO
 
@@ -31,10 +30,14 @@ def _play(number: int, scenario: Scenario, stage: Stage, stream: TextIO) -> bool
     difference = ""
     try:
         scenario.play(witness)
-    except (MismatchError, OSError, ssl.SSLError) as error:
+    except (MismatchError, OSError) as error:
         difference = str(error) or type(error).__name__
+    except (LookupError, ValueError) as error:
+        difference = f"an answer or an audit record cannot be read: {type(error).__name__} {error}"
     print(f"{number:2}. {scenario.title}", file=stream)
-    for client in witness.clients:
+    for index, client in enumerate(witness.clients, start=1):
+        if len(witness.clients) > 1:
+            print(f"      connection {index}", file=stream)
         print("\n".join(f"      {line}" for line in _abbreviated(client.transcript)), file=stream)
     for fact in witness.facts:
         print(f"    - {fact}", file=stream)

@@ -56,7 +56,7 @@ pools:
 audit:
   file: {directory}/audit.jsonl
 logging:
-  level: warning
+  level: error
 http:
   listen: "127.0.0.1:{http}"
 """
