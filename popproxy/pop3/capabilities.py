@@ -15,6 +15,9 @@ Capabilities = Mapping[str, tuple[str, ...]]
 
 BACKEND_OWNED = ("TOP", "UIDL", "EXPIRE", "LOGIN-DELAY")
 """Tags that a backend may contribute. UTF8 and LANG are left out: they would have to be answered before the backend is known."""
+BARE = frozenset({"TOP", "UIDL"})
+"""Those of them that need no argument."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _LINE = re.compile(rb"[\x20-\x7e]{1,510}")
 
 
@@ -45,16 +48,17 @@ def common(pools: Sequence[Capabilities]) -> dict[str, tuple[str, ...]]:
         if all(tag in pool for pool in pools):
             arguments = {pool[tag] for pool in pools}
             shared[tag] = arguments.pop() if len(arguments) == 1 else _cautious(tag, arguments)
-    return {tag: value for tag, value in shared.items() if value or tag in ("TOP", "UIDL")}
+    return {tag: value for tag, value in shared.items() if value or tag in BARE}
 
 
 def _cautious(tag: str, arguments: set[tuple[str, ...]]) -> tuple[str, ...]:
-    values = [words[0].upper() for words in arguments if words]
-    if tag == "LOGIN-DELAY":
-        return (str(max(int(v) for v in values if v.isdigit())), "USER")
-    if tag == "EXPIRE":
-        days = [int(v) for v in values if v.isdigit()]
-        return (str(min(days)), "USER") if days else ("NEVER",)
+    values = [words[0].upper() if words else "" for words in arguments]
+    numbers = [int(value) for value in values if _NUMBER.fullmatch(value)]
+    unknown = len(numbers) + values.count("NEVER") < len(values)
+    if tag == "LOGIN-DELAY" and numbers:
+        return (str(max(numbers)), "USER")
+    if tag == "EXPIRE" and not unknown:
+        return (str(min(numbers)), "USER") if numbers else ("NEVER", "USER")
     return ()
 
 
@@ -67,7 +71,7 @@ def after_login(before: Capabilities, backend: Capabilities | None) -> dict[str,
     merged = {tag: words for tag, words in before.items() if tag != "STLS"}
     implementation = merged.pop("IMPLEMENTATION", None)  # by habit the last line
     for tag in BACKEND_OWNED:
-        if backend is not None and tag in backend:
+        if backend is not None and tag in backend and (backend[tag] or tag in BARE):
             merged[tag] = backend[tag]
     if implementation is not None:
         merged["IMPLEMENTATION"] = implementation

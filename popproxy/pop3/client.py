@@ -21,7 +21,10 @@ from popproxy.types import Secret
 
 CAPA_LINES_LIMIT = 100
 # servers older than RFC 2449 say in words that the maildrop is locked; shown as a wrong password it drives users mad
-_LOCKED_IN_WORDS = re.compile(rb"\block(?:ed)?\b|\bin use\b|\bbusy\b", re.IGNORECASE)
+# (an account that is locked is another matter: that is a refusal, and a guesser must not have it counted as less)
+_LOCKED_IN_WORDS = re.compile(
+    rb"(?!.*\b(?:account|locked out|password)\b).*(?:\block(?:ed)?\b|\bin use\b|\bbusy\b)", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class ClientConnection:
         self._login: Login = logins[0]
         self._user_refused: Status | None = None  # of a USER that was sent together with its PASS
         self._pipelined = False
+        self._logged_in = False
         self._out: list[bytes] = []
         self._events: list[Event] = []
         self.credential_sent = False  # from here on nothing is retried elsewhere
@@ -127,12 +131,14 @@ class ClientConnection:
             raise BackendError("endless line", self.stage, "protocol") from None
         except RemoteProtocolError as error:
             raise BackendError(str(error), self.stage, "protocol") from None
-        if self._step is _Step.DONE and len(self._lines) and any(isinstance(event, LoggedIn) for event in self._events):
+        if self._logged_in and len(self._lines):
             raise BackendError("octets that answer nothing", "login", "protocol")
 
     def receive_eof(self) -> None:
         """The server closed. Raises BackendError unless all is done."""
-        if self._step is not _Step.DONE:
+        if self._step is _Step.PASS and self._user_refused is not None:
+            self._refused(self._user_refused)  # it left without a word about the PASS that was sent along
+        elif self._step is not _Step.DONE:
             raise BackendError("connection closed", self.stage, "eof")
 
     def events_received(self) -> list[Event]:
@@ -253,13 +259,14 @@ class ClientConnection:
             self._refused(self._user_refused)
         elif status.ok:
             self._step = _Step.DONE
+            self._logged_in = True
             self._events.append(LoggedIn(self._login, self._learned))
         else:
             self._refused(status)
 
     def _refused(self, status: Status) -> None:
         code = status.code
-        if code is None and _LOCKED_IN_WORDS.search(status.text):
+        if code is None and _LOCKED_IN_WORDS.match(status.text):
             code = "IN-USE"
         self._step = _Step.DONE
         self._events.append(Refused(self._login, code))
@@ -275,7 +282,10 @@ class ClientConnection:
 
 def _word(name: str) -> bytes:
     """A user name for a command line. Raises BackendError: routing must not have made a name that cannot be sent."""
-    raw = name.encode("utf-8", "surrogateescape")
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no octet
+        raw = b""
     if not raw or len(raw) > 255 or any(octet < 0x20 or octet == 0x7F for octet in raw):
         raise BackendError("a user name that cannot be sent", "login", "protocol", "SYS/PERM")
     return raw

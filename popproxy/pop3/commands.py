@@ -14,6 +14,8 @@ from popproxy.errors import RemoteProtocolError
 
 COMMAND_LIMIT = 512
 """Longest command line in octets, line end included. RFC 2449 section 4 asks for 255; PASS of real clients needs more."""
+NUMBER_LIMIT = 2**31 - 1
+"""Greatest number handed on. Beyond it many servers wrap around, and would touch another message than the one recorded."""
 
 
 class BadCommand(RemoteProtocolError):
@@ -75,7 +77,7 @@ def keyword_of(line: bytes) -> str:
 def parse(line: bytes) -> Command:
     """A line (without its line end) as a command. Raises BadCommand (RFC 1939 section 3: answered by -ERR)."""
     keyword, space, rest = line.partition(b" ")
-    known = _BY_KEYWORD.get(keyword) or _BY_KEYWORD.get(keyword.upper().strip())
+    known = _BY_KEYWORD.get(keyword) or _BY_KEYWORD.get(keyword.upper())
     if known is None:
         raise BadCommand("unknown command")
     verb, takes = known
@@ -99,6 +101,8 @@ def _numbers(verb: str, takes: Takes, words: list[bytes]) -> tuple[int, ...]:
     if wrong or not all(_NUMBER.fullmatch(word) for word in words):
         raise BadCommand(f"{verb} takes {takes.value}")
     numbers = tuple(map(int, words))
+    if any(number > NUMBER_LIMIT for number in numbers):
+        raise BadCommand("no such message")
     if numbers and numbers[0] == 0:
         raise BadCommand("message numbers start at 1")
     return numbers

@@ -33,7 +33,7 @@ LISTINGS = frozenset({"LIST", "UIDL"})  # multi-line without a message number
 class Exchanged:
     """One command and what became of it. `octets` is the body as it went over the wire, without the final dot line."""
 
-    __slots__ = ("answer", "line", "multiline", "number", "octets", "ok", "reply", "top_lines", "verb")
+    __slots__ = ("answer", "line", "multiline", "number", "octets", "ok", "reply", "restored", "top_lines", "verb")
 
     def __init__(
         self, verb: str, number: int | None, top_lines: int | None, line: bytes | None, answer: bytes | None
@@ -46,6 +46,7 @@ class Exchanged:
         self.multiline = verb in MULTILINE or (number is None and verb in LISTINGS)
         self.ok = False
         self.octets = 0
+        self.restored = 0  # RSET only: how many messages it has unmarked
         self.reply = b""  # QUIT only: the backend's answer, kept back until the audit record is written
 
     def __repr__(self) -> str:
@@ -167,7 +168,10 @@ class Exchange:
     @property
     def client_finished(self) -> bool:
         """True if the client has closed its side and all it asked for is answered."""
-        return self._client_eof and self.idle
+        if not self._client_eof:
+            return False
+        self._parse()  # so many commands may have been pipelined that some are still unread
+        return self.idle
 
     def unique_id(self, number: int) -> bytes | None:
         """The unique-id of a message, if a UIDL reply has named it in this session."""
@@ -205,6 +209,8 @@ class Exchange:
             raise BadCommand("already logged in")
 
     def _refuse(self, verb: str, text: str) -> None:
+        if verb == "QUIT":
+            verb = "OTHER"  # QUIT with an argument is no QUIT: nobody may take it for the end
         self._unsent.append(Exchanged(verb, None, None, None, replies.err(text)))
 
     # ---- from the backend ----
@@ -232,6 +238,10 @@ class Exchange:
                 self.violation = RemoteProtocolError("octets that answer nothing", reason="unsolicited")
                 break
             head = self._outstanding[0]
+            if head.line is None:
+                changed = True
+                out.append(self.local_answers())
+                continue
             if self._in_body:
                 stop = self._find_end(buffer, pos, end)
                 start, pos = pos, end if stop < 0 else stop
@@ -353,13 +363,15 @@ class Exchange:
             )
             head.ok = True
         elif verb == "UIDL" and self._keep is not None:
-            self._listing = bytes(self._keep)
+            whole = len(self._keep) if len(self._keep) < LISTING_LIMIT else self._keep.rfind(b"\n") + 1
+            self._listing = bytes(self._keep[:whole])  # half a unique-id would name another message
         elif head.ok:
             if number is not None and verb in ("RETR", "DELE"):
                 self.highest = max(self.highest, number)
             if verb == "DELE" and number is not None:
                 self.deleted[number] = self.unique_id(number)
             elif verb == "RSET":
+                head.restored = len(self.deleted)
                 self.deleted.clear()
                 self.highest = 0
         self._keep = None

@@ -19,13 +19,15 @@ class LineTooLong(RemoteProtocolError):
 class LineSplitter:
     """Lines out of octets. A line ends in LF; one CR before it belongs to the line end.
 
-    `limit` is the greatest length of a line in octets, its line end included; it may be changed between lines.
+    `limit` is the greatest length of a line in octets, its line end included; it may be changed between lines. `taken`
+    counts the octets of all lines returned and of all that was discarded.
     """
 
-    __slots__ = ("_buffer", "_discarding", "_scanned", "_start", "limit")
+    __slots__ = ("_buffer", "_discarding", "_scanned", "_start", "limit", "taken")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.taken = 0
         self._buffer = bytearray()
         self._start = 0  # where the current line begins
         self._scanned = 0  # no LF between _start and here
@@ -76,6 +78,7 @@ class LineSplitter:
         return rest
 
     def _drop(self, until: int) -> None:
+        self.taken += until - self._start
         if until >= len(self._buffer):
             self._buffer = bytearray()  # give a once large buffer back
             self._start = self._scanned = 0

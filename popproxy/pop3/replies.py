@@ -15,6 +15,8 @@ STATUS_LIMIT = 512
 """Longest first line of a reply in octets, CRLF included (RFC 1939 section 3)."""
 REPLY_LINE_LIMIT = 8192
 """Longest status line taken from a backend before it counts as broken."""
+CODE_LIMIT = 64
+"""Longest response code handed on; a longer one might be cut, and a cut one is no code."""
 
 CODES = frozenset({"AUTH", "IN-USE", "LOGIN-DELAY", "SYS/TEMP", "SYS/PERM"})
 """The codes that the proxy itself sends."""
@@ -66,7 +68,7 @@ def clean(line: bytes, status: Status) -> bytes:
         return line + b"\r\n"
     head = b"+OK" if status.ok else b"-ERR"
     text = _UNPRINTABLE.sub(b" ", status.text).strip()
-    if status.code and status.code != "AUTH":
+    if status.code and len(status.code) <= CODE_LIMIT and status.code.partition("/")[0] != "AUTH":
         text = b"[" + status.code.encode() + b"] " + text
     elif text.startswith(b"["):
         text = b"(" + text[1:].replace(b"]", b")", 1)

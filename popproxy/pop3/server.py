@@ -106,7 +106,6 @@ class ServerConnection:
         self._sasl: SaslMechanism | None = None  # an AUTH under way
         self._waiting = False  # for the verdict on a credential, or for TLS
         self._bad_left = bad_commands
-        self._processed = 0  # octets of lines taken; counting lines, not reads, keeps the core blind to segmentation
         self._eof = False
 
     # ---- surface ----
@@ -117,7 +116,9 @@ class ServerConnection:
         self._out.append(replies.ok(banner + stamp))
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take octets from the client."""
+        """Take octets from the client; what comes behind the end of the dialogue is dropped."""
+        if self.state is State.CLOSED:
+            return
         self._lines.feed(data)
         self._advance()
 
@@ -174,22 +175,25 @@ class ServerConnection:
             try:
                 line = self._lines.next_line()
             except LineTooLong:
-                self._processed += SASL_LINE_LIMIT
-                self._sasl = None
+                self._sasl = self._user = None
                 self._bad("line too long")
+                self._limit_input()
                 continue
-            if line is None:
+            if self._limit_input() or line is None:
                 break
-            self._processed += len(line) + 2
-            if self._processed > INPUT_LIMIT:
-                self._refuse_and_finish("too much input before the login", CloseReason.PROTOCOL)
-                return
             if self._sasl is not None:
                 self._sasl_response(line)
             else:
                 self._command(line)
         if self._eof and not self._waiting and self.state is State.AUTHORIZATION:
             self._finish(CloseReason.CLIENT_LOST)
+
+    def _limit_input(self) -> bool:
+        # what the lines have taken, not what was read: so the core stays blind to segmentation
+        if self._lines.taken <= INPUT_LIMIT or self.state is not State.AUTHORIZATION:
+            return False
+        self._refuse_and_finish("too much input before the login", CloseReason.PROTOCOL)
+        return True
 
     def _command(self, line: bytes) -> None:
         if line[:8].upper().startswith(_OTHER_PROTOCOLS):

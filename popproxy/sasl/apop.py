@@ -18,8 +18,11 @@ _MSG_ID = re.compile(
 
 
 def make_timestamp(unique: str, host: str) -> bytes:
-    """``<unique@host>``. `unique` must be fresh and unguessable: the caller draws at least 128 random bits in hex."""
-    timestamp = f"<{unique}@{host}>".encode("ascii", "replace")
+    """``<unique@host>``. `unique` must be fresh and unguessable: the caller draws at least 128 random bits in hex.
+
+    Raises ValueError for a host that cannot stand in a msg-id.
+    """
+    timestamp = f"<{unique}@{host}>".encode("ascii")
     if not _MSG_ID.fullmatch(timestamp):
         raise ValueError(f"{host!r} cannot stand in an APOP timestamp")
     return timestamp

@@ -1,0 +1,189 @@
+"""From a configuration to the parts of a running proxy. Raises ConfigError for what only the environment can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+
+from popproxy import __version__
+from popproxy.auth.apop import ApopAuthenticator
+from popproxy.auth.chain import Chain
+from popproxy.auth.names import canonical
+from popproxy.auth.passthrough import PassThrough
+from popproxy.auth.result import Authenticator
+from popproxy.auth.timed import Timed
+from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
+from popproxy.backend.dial import Dialer
+from popproxy.backend.pool import Pool
+from popproxy.config.loader import Loaded
+from popproxy.config.model import Config, Listener
+from popproxy.config.secret import resolve_secret
+from popproxy.errors import AuditError, ConfigError, Problem, VaultError
+from popproxy.net.connect import Resolver
+from popproxy.net.deadlines import Deadlines
+from popproxy.net.reactor import Reactor
+from popproxy.net.relay import RelayContext
+from popproxy.net.tls import ServerTls
+from popproxy.observe.audit import AuditLog
+from popproxy.observe.audit_sink import FileSink, Sink, StdoutSink
+from popproxy.observe.metrics import Metrics
+from popproxy.pop3.capabilities import common
+from popproxy.routing.router import Router
+from popproxy.session.admission import Admission
+from popproxy.session.context import ListenerContext, timestamp_host
+from popproxy.state.executors import BoundedExecutor
+from popproxy.types import Secret
+from popproxy.vault.store import Vault
+
+HASH_DEADLINE = 30.0
+"""Seconds for verifying a password hash, waiting for a thread included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Privileged:
+    """What is read before the privileges are dropped: keys that only root may read."""
+
+    tls: dict[str, ServerTls]  # by listener
+    vault_key: Secret | None
+
+
+def read_privileged(loaded: Loaded) -> Privileged:
+    """Certificates, their keys, the vault's key. Raises ConfigError."""
+    config = loaded.config
+    problems: list[Problem] = []
+    tls: dict[str, ServerTls] = {}
+    for listener in config.listeners:
+        if listener.tls == "none":
+            continue
+        pairs = [(pair.cert, pair.key) for pair in listener.certificates or config.tls.certificates]
+        try:
+            tls[listener.name] = ServerTls(pairs, config.tls.minimum)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            cure = "run `popproxy check`, it says which file and why"
+            problems.append(Problem(str(loaded.path), f"listeners ({listener.name})", f"certificate: {error}", cure))
+    key = None
+    if config.vault is not None:
+        try:
+            key = resolve_secret(config.vault.key)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Privileged(tls, key)
+
+
+class Parts:
+    """Everything the sessions share. Built after the privileges are dropped, so that files stay readable later."""
+
+    def __init__(self, loaded: Loaded, privileged: Privileged, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config = loaded.config
+        self._where = str(loaded.path)
+        self._privileged = privileged
+        self.pools = {name: Pool(name, pool) for name, pool in config.pools.items()}
+        labels = list(dict.fromkeys(backend.label for pool in self.pools.values() for backend in pool.backends))
+        self.metrics = Metrics([listener.name for listener in config.listeners], labels)
+        self.executor = self._hash_executor()
+        self._vault = self._open_vault()
+        self._users = self._open_users()
+        self.router = Router(config, self._canonical)
+        self._check_pool_tls()
+        self.audit = self._open_audit()
+        # from here on nothing can fail: what follows holds descriptors and timers
+        self.reactor = Reactor(loop)
+        self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
+        resolver = Resolver(loop)
+        self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
+        self.admission = Admission(config.limits)
+        self._promised = common([pool.declared for pool in self.pools.values()])
+
+    def listener(self, listener: Listener) -> ListenerContext:
+        """The context of one listener's sessions."""
+        tls = self._privileged.tls.get(listener.name)
+        if tls is not None:
+            self.metrics.tls_certificate_expiry[listener.name] = tls.expires
+        relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
+        return ListenerContext(
+            listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
+            authenticator=self._chain(listener), router=self.router, pools=self.pools, dialer=self.dialer,
+            stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Give back timers, threads and descriptors; write what is left of the audit log."""
+        self.deadlines.close()
+        self.executor.close()
+        self.audit.close()
+        self.reactor.close()
+
+    # ---- pieces ----
+
+    def _canonical(self, name: str) -> str:
+        authentication = self.config.authentication
+        return canonical(name, authentication.default_domain, authentication.case)
+
+    def _hash_executor(self) -> BoundedExecutor:
+        authentication = self.config.authentication
+        executor = BoundedExecutor("hashes", authentication.hash_threads, authentication.hash_queue, HASH_DEADLINE)
+        self.metrics.watch_executor("hashes", executor)
+        return executor
+
+    def _open_vault(self) -> Vault | None:
+        if self.config.vault is None or self._privileged.vault_key is None:
+            return None
+        try:
+            return Vault.open(self.config.vault.file, self._privileged.vault_key)
+        except (VaultError, OSError) as error:
+            raise ConfigError([Problem(self._where, "vault.file", str(error), "see `popproxy vault --help`")]) from None
+
+    def _open_users(self) -> UsersFile | None:
+        return None if self.config.users is None else UsersFile.load(self.config.users.file, self._canonical)
+
+    def _stored(self, user: str) -> Secret | None:
+        return None if self._vault is None else self._vault.get(user)
+
+    def _chain(self, listener: Listener) -> Chain:
+        authenticators: list[Authenticator] = []
+        if listener.apop and self._vault is not None:
+            authenticators.append(ApopAuthenticator(self._vault))
+        for number, check in enumerate(listener.authenticate, 1):
+            if check == "users" and self._users is not None:
+                last = number == len(listener.authenticate)
+                authenticators.append(UsersFileAuthenticator(self._users, self.executor, decisive=last))
+            elif check == "passthrough":
+                authenticators.append(PassThrough())
+        return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
+
+    def _check_pool_tls(self) -> None:
+        problems = []
+        for name, pool in self.pools.items():
+            if pool.config.tls != "none":
+                try:
+                    pool.tls  # noqa: B018 - made here, so that a bad file is found at the start
+                except (OSError, ssl.SSLError) as error:
+                    cure = "name a file of CA certificates in PEM"
+                    problems.append(Problem(self._where, f"pools.{name}.ca", f"{pool.config.ca}: {error}", cure))
+        if problems:
+            raise ConfigError(problems)
+
+    def _open_audit(self) -> AuditLog:
+        config = self.config.audit
+        sink: Sink
+        if config.file is None:
+            sink = StdoutSink()
+        else:
+            try:
+                sink = FileSink(config.file)
+            except AuditError as error:
+                cure = "its folder must be writable by process.user"
+                raise ConfigError([Problem(self._where, "audit.file", str(error), cure)]) from None
+        return AuditLog(
+            sink, self.metrics, on_error=config.on_error, flush_interval=config.flush,
+            log_unknown_users=config.log_unknown_users, version=__version__,
+        )  # fmt: skip
+
+
+def describe_config(config: Config) -> str:
+    """One line about what is being started, for the log."""
+    listeners = ", ".join(f"{listener.name} on {' '.join(map(str, listener.listen))}" for listener in config.listeners)
+    return f"{listeners}; pools {', '.join(config.pools)}"

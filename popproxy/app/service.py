@@ -1,0 +1,198 @@
+"""The running proxy: binds, becomes an ordinary user, serves, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from popproxy import __version__
+from popproxy.admin.http import HttpServer
+from popproxy.app import privileges
+from popproxy.app.build import Parts, describe_config, read_privileged
+from popproxy.config.loader import Loaded
+from popproxy.config.model import Listener
+from popproxy.errors import AuditError, ConfigError, ConnectFailed, Problem
+from popproxy.net.listener import Acceptor, bind
+from popproxy.observe import logs
+from popproxy.session.context import ListenerContext
+from popproxy.session.session import Session
+from popproxy.types import Address
+
+LAST_WORDS = 2.0
+"""Seconds for sessions that were told to end."""
+
+log = logs.get_logger("popproxy")
+
+
+class Service:
+    """One proxy in this process. `addresses` are the bound ones, by listener, after `start`."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.addresses: dict[str, list[Address]] = {}
+        self.http_address: Address | None = None
+        self.sessions: set[Session] = set()
+        self._loaded = loaded
+        self._parts: Parts | None = None
+        self._acceptors: list[Acceptor] = []
+        self._http: HttpServer | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
+        config = self._loaded.config
+        bound = self._bind()
+        try:
+            privileged = read_privileged(self._loaded)
+            privileges.drop(config.process, str(self._loaded.path))
+            parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
+        except BaseException:
+            for _, sock in bound:
+                sock.close()
+            raise
+        parts.metrics.config_last_reload_successful = 1
+        parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
+        contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
+        try:
+            if config.http.listen is not None:
+                self._http = HttpServer(config.http.listen, parts.metrics, self._ready)
+                self.http_address = await self._http.start()
+        except ConnectFailed as error:
+            for _, sock in bound:
+                sock.close()
+            parts.close()
+            cure = "choose another port, or write null to switch it off"
+            raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
+        parts.audit.start()
+        for listener, sock in bound:
+            self._accept_on(contexts[listener.name], sock)
+        log.info("serving", version=__version__, config=str(self._loaded.path), what=describe_config(config))
+
+    async def stop(self, drain: float = 0.0) -> None:
+        """Refuse new connections, give running sessions `drain` seconds, end the rest by the rules, close the books."""
+        self._draining = True
+        for acceptor in self._acceptors:
+            acceptor.close()
+        parts = self._parts
+        if parts is None:
+            return
+        await self._wait_for_sessions(drain)
+        for session in list(self.sessions):
+            session.shut_down()
+        await self._wait_for_sessions(LAST_WORDS)
+        if self._http is not None:
+            await self._http.stop()
+        parts.close()
+        log.info("stopped")
+
+    def rotated(self) -> None:
+        """The audit file has been renamed: start a new one."""
+        assert self._parts is not None
+        try:
+            self._parts.audit.reopen()
+        except AuditError as error:
+            log.error("the audit log could not be reopened", why=str(error))
+
+    # ---- pieces ----
+
+    async def _wait_for_sessions(self, seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.sessions and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - rare, and over soon
+            await asyncio.sleep(0.05)
+
+    def _bind(self) -> list[tuple[Listener, socket.socket]]:
+        bound: list[tuple[Listener, socket.socket]] = []
+        problems: list[Problem] = []
+        for number, listener in enumerate(self._loaded.config.listeners):
+            for place, address in enumerate(listener.listen):
+                try:
+                    bound += [(listener, sock) for sock in bind(address)]
+                except OSError as error:
+                    key = f"listeners[{number}].listen[{place}]"
+                    problems.append(_cannot_listen(self._loaded, key, address, error))
+        if problems:
+            for _, sock in bound:
+                sock.close()
+            raise ConfigError(problems)
+        return bound
+
+    def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:
+        parts = self._parts
+        assert parts is not None
+
+        def accepted(client: socket.socket, peer: Address) -> None:
+            Session(context, client, peer, self.sessions)
+
+        def failed(error: OSError) -> None:
+            parts.metrics.accept_errors += 1
+            parts.metrics.connections_refused[(context.listener.name, "fd")] += 1
+            log.error("cannot accept", listener=context.listener.name, why=error.strerror)
+
+        acceptor = Acceptor(context.reactor, sock, accepted, failed)
+        self._acceptors.append(acceptor)
+        self.addresses.setdefault(context.listener.name, []).append(acceptor.address)
+
+    def _ready(self) -> tuple[bool, list[str]]:
+        reasons = []
+        if self._draining:
+            reasons.append("draining")
+        if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
+            reasons.append("the audit log cannot be written, logins are refused")
+        return not reasons, reasons
+
+
+def _cannot_listen(loaded: Loaded, key: str, address: Address | None, error: OSError) -> Problem:
+    if isinstance(error, PermissionError):
+        cure = "ports below 1024 need root (name process.user to drop it afterwards) or CAP_NET_BIND_SERVICE"
+    elif isinstance(error, socket.gaierror):
+        cure = "write an IP address, or leave the host out for all addresses"
+    else:
+        cure = "stop what listens there, or choose another port; `popproxy check` says who it is"
+    return Problem(str(loaded.path), key, f"cannot listen on {address}: {error.strerror}", cure)
+
+
+async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = None) -> int:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain. Returns the exit status."""
+    config = loaded.config
+    logs.configure(config.logging.level, config.logging.format)
+    _raise_descriptor_limit(config.limits.connections)
+    service = Service(loaded)
+    await service.start()
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    loop.add_signal_handler(signal.SIGHUP, service.rotated)
+    if ready is not None:
+        ready(service)
+    await told.wait()
+    told.clear()
+    log.info("draining", sessions=len(service.sessions), seconds=config.timeouts.drain)
+    stopping = asyncio.ensure_future(service.stop(config.timeouts.drain))
+    impatient = asyncio.ensure_future(told.wait())
+    await asyncio.wait({stopping, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    impatient.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        await service.stop()
+    return 0
+
+
+def _raise_descriptor_limit(connections: int) -> None:
+    """Two descriptors a session, and some for the rest; as far as the hard limit lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + 100
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+            soft = reachable
+    if soft < wanted:
+        possible = (soft - 100) // 2
+        log.warning("too few file descriptors for limits.connections", connections=connections, possible=possible)

@@ -1,0 +1,222 @@
+"""From a pool to an open maildrop: connect, TLS, greeting, login.
+
+What fails before the first octet of a credential has been sent is tried again at the next server; after it, nothing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from popproxy.backend.pool import Backend, Pool
+from popproxy.config.model import Timeouts
+from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, LocalProtocolError, TlsFailed
+from popproxy.net.channel import Channel
+from popproxy.net.connect import Resolver, connect
+from popproxy.net.deadlines import Deadlines
+from popproxy.net.reactor import Reactor
+from popproxy.observe.logs import get_logger
+from popproxy.observe.metrics import Metrics
+from popproxy.pop3.client import ClientConnection, LoggedIn, Login, Refused, StartTls
+from popproxy.types import Address
+
+log = get_logger("backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open maildrop: the channel is ours, at the beginning of TRANSACTION, with nothing unread."""
+
+    channel: Channel
+    backend: Backend
+    peer: Address
+    login: Login
+
+
+@dataclass(frozen=True, slots=True)
+class NotOpened:
+    """The server refused the login. `code` as in `Refused`."""
+
+    backend: Backend
+    login: Login
+    code: str | None
+
+
+class _Dialogue:
+    """Drives a core over a channel until it has something to say. A receiver, with two deadlines one after the other.
+
+    A server that greets late may be slow, and gets the time for connecting; then it gets the time for logging in.
+    """
+
+    __slots__ = ("channel", "core", "deadline", "login_deadline", "waiter")
+
+    def __init__(
+        self,
+        channel: Channel,
+        core: ClientConnection,
+        loop: asyncio.AbstractEventLoop,
+        greet_by: float,
+        login_by: float,
+    ) -> None:
+        self.channel = channel
+        self.core = core
+        self.deadline = greet_by
+        self.login_deadline = login_by
+        self.waiter: asyncio.Future[StartTls | LoggedIn | Refused] = loop.create_future()
+        channel.receiver = self
+
+    def data_received(self, buffer: bytearray, end: int) -> None:
+        if self.waiter.done():
+            self._fail(BackendError("octets that answer nothing", self.core.stage, "protocol"))
+            return
+        try:
+            self.core.receive_data(memoryview(buffer)[:end])
+        except BackendError as error:
+            self._fail(error)
+            return
+        self.deadline = self.login_deadline
+        self.send()
+        for event in self.core.events_received():
+            self.waiter.set_result(event)
+
+    def deadline_passed(self) -> None:
+        self._fail(BackendError("no answer in time", self.core.stage, "timeout"))
+        self.channel.abort("timeout")
+
+    def send(self) -> None:
+        data = self.core.data_to_send()
+        if data:
+            self.channel.write(data)
+
+    def eof_received(self) -> None:
+        self._fail(BackendError("connection closed", self.core.stage, "eof"))
+
+    def drained(self) -> None:
+        pass
+
+    def connection_lost(self, reason: str) -> None:
+        self._fail(BackendError("connection lost", self.core.stage, reason))
+
+    def _fail(self, error: BackendError) -> None:
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
+        else:
+            self.channel.abort()  # noticed by whoever takes the channel over
+
+
+class Dialer:
+    """Opens maildrops. One for the process."""
+
+    def __init__(
+        self, reactor: Reactor, deadlines: Deadlines, resolver: Resolver, timeouts: Timeouts, metrics: Metrics
+    ) -> None:
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._resolver = resolver
+        self._timeouts = timeouts
+        self._metrics = metrics
+
+    async def open_maildrop(self, pool: Pool, logins: Sequence[Login]) -> Opened | NotOpened:
+        """Log in at the first server of the pool that can be reached. Raises BackendError (of the last one tried)."""
+        loop = self._reactor.loop
+        give_up = loop.time() + self._timeouts.connect_total
+        failure: BackendError | None = None
+        for backend in pool.backends:
+            try:
+                addresses = await self._resolve(backend)
+            except BackendError as error:
+                failure = self._failed(backend, error)
+                continue
+            for address in addresses:
+                core = ClientConnection(logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()))
+                try:
+                    return await self._try(pool, backend, address, core, give_up)
+                except BackendError as error:
+                    failure = self._failed(backend, error)
+                    if core.credential_sent or loop.time() >= give_up:
+                        raise failure from None
+        assert failure is not None
+        raise failure
+
+    async def _resolve(self, backend: Backend) -> list[Address]:
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return await self._resolver.resolve(backend.address)
+        except ConnectFailed as error:
+            raise BackendError(str(error), "connect", error.reason) from None
+        except TimeoutError:
+            raise BackendError("the name service does not answer", "connect", "dns") from None
+
+    async def _try(
+        self, pool: Pool, backend: Backend, address: Address, core: ClientConnection, give_up: float
+    ) -> Opened | NotOpened:
+        loop = self._reactor.loop
+        started = loop.time()
+        channel = await self._connect(pool, backend, address, min(started + self._timeouts.connect, give_up))
+        connected = loop.time()
+        self._metrics.backend_connect_duration.observe(backend.label, connected - started)
+        event: LoggedIn | Refused | None = None
+        dialogue = _Dialogue(channel, core, loop, give_up, connected + self._timeouts.backend_login)
+        self._deadlines.add(dialogue)
+        try:
+            event = await self._talk(pool, backend, dialogue)
+        finally:
+            self._deadlines.discard(dialogue)
+            if not isinstance(event, LoggedIn):
+                channel.abort()  # R3: no QUIT, and nothing buffered may be read as a command
+        self._metrics.backend_login_duration.observe(backend.label, loop.time() - connected)
+        self._metrics.backend_up[backend.label] = 1
+        if isinstance(event, Refused):
+            return NotOpened(backend, event.login, event.code)
+        if event.learned is not None:
+            backend.learn(event.learned, loop.time())
+        return Opened(channel, backend, address, event.login)
+
+    async def _connect(self, pool: Pool, backend: Backend, address: Address, deadline: float) -> Channel:
+        try:
+            async with asyncio.timeout_at(deadline):
+                channel = await connect(self._reactor, address)
+        except ConnectFailed as error:
+            raise BackendError(str(error), "connect", error.reason) from None
+        except TimeoutError:
+            raise BackendError(f"{address}: no answer", "connect", "timeout") from None
+        if pool.config.tls == "implicit":
+            try:
+                async with asyncio.timeout_at(deadline + self._timeouts.handshake):
+                    await self._start_tls(pool, backend, channel)
+            except TimeoutError:
+                channel.abort()
+                raise BackendError("no TLS handshake in time", "tls", "timeout") from None
+            except BaseException:
+                channel.abort()
+                raise
+        return channel
+
+    async def _talk(self, pool: Pool, backend: Backend, dialogue: _Dialogue) -> LoggedIn | Refused:
+        event = await dialogue.waiter
+        if isinstance(event, StartTls):
+            await self._start_tls(pool, backend, dialogue.channel)
+            dialogue.waiter = self._reactor.loop.create_future()
+            dialogue.core.upgrade_to_tls()
+            dialogue.send()
+            event = await dialogue.waiter
+        if isinstance(event, StartTls):
+            raise LocalProtocolError("STLS twice")
+        return event
+
+    async def _start_tls(self, pool: Pool, backend: Backend, channel: Channel) -> None:
+        name = pool.config.server_name or backend.address.host
+        try:
+            await channel.connect_tls(pool.tls, name)
+        except TlsFailed as error:
+            log.error("TLS to a backend failed", backend=backend.label, why=str(error))
+            raise BackendError(str(error), "tls", "tls") from None
+        except ChannelClosed as error:
+            raise BackendError(str(error), "tls", error.reason) from None
+
+    def _failed(self, backend: Backend, error: BackendError) -> BackendError:
+        self._metrics.backend_errors[(backend.label, error.stage, error.reason)] += 1
+        self._metrics.backend_up[backend.label] = 0
+        log.warning("backend failed", backend=backend.label, stage=error.stage, reason=error.reason, why=str(error))
+        return error

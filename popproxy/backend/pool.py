@@ -1,0 +1,58 @@
+"""Pools and their servers as the running proxy knows them: where they are, and what they have said they can do."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cached_property
+
+from popproxy.config.model import Pool as PoolConfig
+from popproxy.net.tls import client_context
+from popproxy.pop3 import capabilities
+from popproxy.types import Address
+
+CAPA_MEMORY = 300.0
+"""Seconds for which a server's CAPA answer saves the next sessions from asking."""
+DEFAULT_PORTS = {"none": 110, "stls": 110, "implicit": 995}
+
+
+class Backend:
+    """One server of a pool. `label` names it in metrics, log and audit."""
+
+    __slots__ = ("_known", "_known_until", "address", "label")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.label = str(address)
+        self._known: capabilities.Capabilities | None = None
+        self._known_until = 0.0
+
+    def known(self, now: float) -> capabilities.Capabilities | None:
+        """What the server said lately; {} if it has no CAPA, None if it must be asked."""
+        return self._known if now < self._known_until else None
+
+    def learn(self, found: capabilities.Capabilities, now: float) -> None:
+        """Remember a CAPA answer."""
+        self._known = found
+        self._known_until = now + CAPA_MEMORY
+
+
+class Pool:
+    """Servers that hold the same maildrops, tried in order."""
+
+    def __init__(self, name: str, config: PoolConfig) -> None:
+        self.name = name
+        self.config = config
+        self.declared = capabilities.parse(config.capabilities)
+        port = DEFAULT_PORTS[config.tls]
+        self.backends = [Backend(Address(server.host, server.port or port)) for server in config.servers]
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """For TLS to its servers. Raises OSError or ssl.SSLError if the CA file cannot be used."""
+        return client_context(ca=self.config.ca, verify=self.config.verify)
+
+    def pipelines(self, backend: Backend, now: float) -> bool:
+        """May several commands be sent at once?"""
+        if self.config.pipelining != "auto":
+            return self.config.pipelining == "yes"
+        return "PIPELINING" in (backend.known(now) or {})

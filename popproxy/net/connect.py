@@ -1,0 +1,104 @@
+"""Opening a connection: name resolution with a short memory, and one non-blocking attempt at one address."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+
+from popproxy.errors import ConnectFailed
+from popproxy.net.channel import Channel
+from popproxy.net.reactor import WRITABLE, Reactor
+from popproxy.types import Address
+
+_REASONS = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout", errno.ECONNRESET: "reset"}
+
+
+class Resolver:
+    """Host names to addresses. Answers are kept for `ttl` seconds, and longer while the name service is silent."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ttl: float = 30.0) -> None:
+        self._loop = loop
+        self._ttl = ttl
+        self._known: dict[Address, tuple[float, list[Address]]] = {}
+        self._asking: dict[Address, asyncio.Task[list[Address]]] = {}
+
+    async def resolve(self, address: Address) -> list[Address]:
+        """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
+        known = self._known.get(address)
+        if known is not None and known[0] > self._loop.time():
+            return known[1]
+        if _is_ip(address.host):
+            self._known[address] = (float("inf"), [address])
+            return [address]
+        task = self._asking.get(address)
+        if task is None:  # one question for all sessions that want the same name
+            task = self._asking[address] = self._loop.create_task(self._ask(address))
+            task.add_done_callback(lambda _: self._asking.pop(address, None))
+        try:
+            return await asyncio.shield(task)
+        except OSError as error:
+            if known is not None:
+                return known[1]  # an old answer serves while the name service is down
+            raise ConnectFailed(f"{address.host} does not resolve: {error.strerror or error}", "dns") from None
+
+    async def _ask(self, address: Address) -> list[Address]:
+        infos = await self._loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = list(dict.fromkeys(Address(str(info[4][0]), address.port) for info in infos))
+        self._known[address] = (self._loop.time() + self._ttl, found)
+        return found
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class _Connecting:
+    """Waits for one socket to become writable."""
+
+    __slots__ = ("fd", "reactor", "waiter")
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        self.reactor = reactor
+        self.fd = sock.fileno()
+        self.waiter: asyncio.Future[None] = reactor.loop.create_future()
+        reactor.watch(self.fd, self, WRITABLE)
+
+    def ready(self, events: int) -> None:
+        """From the reactor: connected or failed, SO_ERROR tells."""
+        self.reactor.forget(self.fd)
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+async def connect(reactor: Reactor, address: Address) -> Channel:
+    """One attempt at one IP address, without a deadline of its own (cancel it). Raises ConnectFailed."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        # before anything is written: Nagle against a delayed ACK costs 44 ms a reply
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = sock.connect_ex((address.host, address.port))
+        if code == errno.EINPROGRESS:
+            connecting = _Connecting(reactor, sock)
+            try:
+                await connecting.waiter
+            finally:
+                reactor.forget(connecting.fd)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise ConnectFailed(f"{address}: {os.strerror(code)}", _REASONS.get(code, "unreachable"))
+        return Channel(reactor, sock)
+    except OSError as error:
+        sock.close()
+        raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,381 @@
+"""TRANSACTION and UPDATE of one session: the hot path. Driven by callbacks, without a task.
+
+The rules that keep mail safe (R1-R7) are all here:
+
+* R1, R2: QUIT goes to the backend only when the client has sent a whole QUIT line;
+* R3: in any doubt the backend is left by RST, so that nothing buffered is read as a command;
+* R4: between replies the client is told ``-ERR [SYS/TEMP]``; inside a body nothing is invented, the connection is cut;
+* R5: QUIT without an answer is *unknown*, never +OK;
+* R6: one session, one ``session_end``;
+* R7: a pipelined QUIT waits until every earlier reply is in the client's socket, else a death in mid-RETR would commit
+  deletions of messages that never arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from popproxy.config.model import Timeouts
+from popproxy.net.channel import Channel
+from popproxy.net.deadlines import Deadlines
+from popproxy.observe.audit import AuditLog
+from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
+from popproxy.observe.metrics import Metrics
+from popproxy.pop3 import replies
+from popproxy.pop3.exchange import Exchange, Exchanged
+from popproxy.pop3.states import State
+from popproxy.types import CloseReason
+
+GONE_CLIENT_WAITS = 30.0
+"""Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayContext:
+    """What all relays of a listener share."""
+
+    listener: str
+    metrics: Metrics
+    audit: AuditLog
+    deadlines: Deadlines
+    timeouts: Timeouts
+
+
+class Relay:
+    """A client and its open maildrop. Receives from the client; a `_BackendSide` receives from the backend.
+
+    `ended` is called once, with the reason, when the session is over for the books; the last octets may still be on
+    their way to the client then.
+    """
+
+    __slots__ = (
+        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange", "_lost", "_retr",
+        "_started", "_top", "_trail", "deadline",
+    )  # fmt: skip
+
+    def __init__(
+        self, context: RelayContext, client: Channel, backend: Channel, backend_label: str, exchange: Exchange,
+        trail: AuditTrail, started: float, octets: tuple[int, int], ended: Callable[[CloseReason], None],
+    ) -> None:  # fmt: skip
+        self.deadline = context.deadlines.now + context.timeouts.idle
+        self._context = context
+        self._client = client
+        self._backend = backend
+        self._backend_label = backend_label
+        self._exchange = exchange
+        self._trail = trail
+        self._started = started
+        self._ended: Callable[[CloseReason], None] | None = ended
+        self._lost: CloseReason | None = None  # the backend is gone and the client has not been told yet
+        self._bytes_in, self._bytes_out = octets  # from the client and to it; so far, those of the login
+        self._retr = self._top = self._dele = 0
+
+    def start(self, pipelined: bytes, client_eof: bool) -> None:
+        """Take over both channels. `pipelined`: what the client has sent behind its login."""
+        self._client.receiver = self
+        self._backend.receiver = _BackendSide(self)
+        self._context.deadlines.add(self)
+        self._context.metrics.sessions[(self._context.listener, "transaction")] += 1
+        if pipelined:
+            self._exchange.receive_from_client(pipelined)
+        if client_eof:
+            self._exchange.receive_client_eof()
+        self._pump()
+        self._client.resume()
+        if self._backend.closed and self._ended is not None:
+            self._backend_gone("reset")
+
+    # ---- from the client ----
+
+    def data_received(self, buffer: bytearray, end: int) -> None:
+        """Commands."""
+        self._bytes_in += end
+        self._exchange.receive_from_client(memoryview(buffer)[:end])
+        self._pump()
+
+    def eof_received(self) -> None:
+        """The client has closed its side: it still gets the answers to what it has asked."""
+        self._exchange.receive_client_eof()
+        self._pump()
+
+    def drained(self) -> None:
+        """The client has taken all there was."""
+        self._backend.resume()
+        self._record()
+        self._pump()
+
+    def connection_lost(self, reason: str) -> None:
+        """The client is gone."""
+        if self._exchange.state is State.UPDATE:
+            self.deadline = self._context.deadlines.now + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
+            return
+        self._leave(CloseReason.CLIENT_LOST)
+
+    # ---- from the backend ----
+
+    def backend_data(self, buffer: bytearray, end: int) -> None:
+        """Replies."""
+        exchange, client = self._exchange, self._client
+        shown = exchange.receive_from_backend(buffer, end)
+        if shown is None:
+            taken = client.write(memoryview(buffer)[:end])
+            self._sent(end)
+        elif shown:
+            taken = client.write(shown)
+            self._sent(len(shown))
+        else:
+            taken = True
+        # what is not in the client's socket yet is not complete: recorded when it is, or as cut when the client is lost
+        if exchange.events and (not client.pending or exchange.state is State.CLOSED):
+            self._record()
+        if self._ended is None:
+            return
+        if exchange.violation is not None:
+            self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
+            return
+        if not taken:
+            self._backend.pause()
+        self._pump()
+
+    def backend_drained(self) -> None:
+        """The backend has taken all commands."""
+        self._pump()
+
+    def backend_lost(self, reason: str) -> None:
+        """The backend has closed or reset the connection."""
+        self._backend_gone(reason)
+
+    # ---- the dialogue ----
+
+    def _pump(self) -> None:
+        """Hand on what may be handed on now, and set the deadline for what is awaited."""
+        if self._is_over():
+            return
+        exchange, client, backend = self._exchange, self._client, self._backend
+        if self._lost is not None:
+            if not exchange.idle:
+                self._tell_and_leave(self._lost)
+            elif exchange.client_finished:
+                self._leave(self._lost)
+            return
+        commands = exchange.commands_to_send(client_drained=not client.pending)
+        if commands:
+            self._context.metrics.bytes_to_backend += len(commands)
+            if exchange.state is State.UPDATE:
+                self._context.metrics.sessions[(self._context.listener, "transaction")] -= 1
+                self._context.metrics.sessions[(self._context.listener, "update")] += 1
+            backend.write(commands)
+            if self._is_over() or self._lost is not None:  # the backend was lost while we wrote
+                return
+        answers = exchange.local_answers()
+        if answers:
+            client.write(answers)
+            self._sent(len(answers))
+            self._record()
+            if self._is_over():  # the client was lost while we wrote
+                return
+            # answering may have made room for more commands, or cleared the way for QUIT
+            if not exchange.idle:
+                self._pump()
+                return
+        if exchange.client_finished:
+            self._leave(CloseReason.CLIENT_LOST, flush=True)
+            return
+        if exchange.backlogged or backend.pending:
+            client.pause()
+        else:
+            client.resume()
+        timeouts = self._context.timeouts
+        if exchange.state is State.UPDATE:
+            patience = timeouts.update
+        else:
+            patience = timeouts.idle if exchange.idle else timeouts.stall
+        self.deadline = self._context.deadlines.now + patience
+
+    def _is_over(self) -> bool:
+        return self._ended is None
+
+    def _sent(self, octets: int) -> None:
+        self._bytes_out += octets
+        self._context.metrics.bytes_to_client += octets
+
+    def _record(self, *, delivered: bool = True) -> None:
+        """Account for the replies that are now complete, and `delivered` to the client's socket."""
+        exchange, trail, metrics = self._exchange, self._trail, self._context.metrics
+        events, exchange.events = exchange.events, []
+        for event in events:
+            verb, number = event.verb, event.number
+            metrics.commands[(verb, "ok" if event.ok else "err")] += 1
+            if number is not None and verb in ("RETR", "TOP", "DELE"):
+                if not event.ok:
+                    trail.refused(verb, number, exchange.unique_id(number))
+                elif verb == "DELE":
+                    self._dele += 1
+                    trail.dele(number, exchange.unique_id(number))
+                else:
+                    trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
+                    self._count(verb, delivered=delivered)
+            elif verb == "RSET" and event.ok:
+                trail.reset(event.restored)
+            elif verb == "QUIT":
+                self._updated(event)
+
+    def _count(self, verb: str, *, delivered: bool) -> None:
+        metrics = self._context.metrics
+        if not delivered:
+            metrics.truncated[verb] += 1
+            return
+        metrics.messages[verb] += 1
+        if verb == "RETR":
+            self._retr += 1
+        else:
+            self._top += 1
+
+    # ---- ends ----
+
+    def _updated(self, event: Exchanged) -> None:
+        """The backend has answered QUIT."""
+        self._backend.close()
+        outcome: UpdateOutcome = "committed" if event.ok else "refused"
+        self._update(outcome, CloseReason.LOGOUT if event.ok else CloseReason.UPDATE_REFUSED)
+        # the record first, then the client's +OK
+        self._context.audit.commit_then(lambda _written: self._say_last(event.reply))
+
+    def _say_last(self, reply: bytes) -> None:
+        self._client.write(reply)
+        self._client.close()
+
+    def _update(self, outcome: UpdateOutcome, reason: CloseReason) -> None:
+        deleted = list(self._exchange.deleted.items())
+        self._trail.update(outcome, deleted)
+        metrics = self._context.metrics
+        metrics.update[outcome] += 1
+        metrics.deletions[outcome] += len(deleted)
+        self._finish(reason, committed={"committed": True, "refused": False, "unknown": None}[outcome])
+
+    def _backend_gone(self, why: str, reason: CloseReason = CloseReason.BACKEND_LOST) -> None:
+        """No backend any more. R3, R4, R5."""
+        if self._ended is None or self._lost is not None:
+            return
+        self._backend.abort()
+        exchange = self._exchange
+        stage = "update" if exchange.state is State.UPDATE else "relay"
+        self._trail.backend_failure(stage, why, self._backend_label)
+        self._context.metrics.backend_errors[(self._backend_label, stage, why)] += 1
+        if exchange.state is State.UPDATE:
+            self._update("unknown", CloseReason.UPDATE_UNKNOWN)
+            self._say(replies.err("update outcome unknown, the server did not answer QUIT", "SYS/TEMP"))
+            return
+        if exchange.inside_body:
+            self._cut_message()
+            self._leave(reason, flush=True)
+        elif not exchange.idle:
+            self._tell_and_leave(reason)
+        elif exchange.client_finished:
+            self._leave(reason)
+        else:
+            self._lost = reason  # between commands: the next one is answered
+            self._client.resume()
+
+    def _cut_message(self) -> None:
+        cut = self._exchange.cut()
+        if cut is not None and cut.number is not None:
+            number = cut.number
+            self._trail.message(cut.verb, number, self._exchange.unique_id(number), cut.octets, False, cut.top_lines)
+            self._context.metrics.truncated[cut.verb] += 1
+
+    def _tell_and_leave(self, reason: CloseReason) -> None:
+        self._finish(reason)
+        self._say(replies.err("the mail server is gone, nothing was deleted", "SYS/TEMP"))
+
+    def _say(self, reply: bytes) -> None:
+        self._context.metrics.response_codes["SYS/TEMP"] += 1
+        self._client.write(reply)
+        self._client.close(linger=True)
+
+    def _leave(self, reason: CloseReason, *, flush: bool = False) -> None:
+        """End without UPDATE: the backend by RST, the client with what is queued for it, or at once."""
+        if self._ended is None:
+            return
+        if self._exchange.inside_body and reason not in (CloseReason.BACKEND_LOST, CloseReason.BACKEND_PROTOCOL):
+            self._cut_message()
+        self._backend.abort()
+        cut = self._exchange.inside_body
+        self._finish(reason)
+        if flush:
+            self._client.close(notify=not cut)
+        else:
+            self._client.abort()
+
+    def _finish(self, reason: CloseReason, *, committed: bool | None = False) -> None:
+        ended, self._ended = self._ended, None
+        if ended is None:
+            return
+        context, exchange = self._context, self._exchange
+        self._record(delivered=False)
+        context.deadlines.discard(self)
+        in_update = exchange.state in (State.UPDATE, State.CLOSED)
+        context.metrics.sessions[(context.listener, "update" if in_update else "transaction")] -= 1
+        abandoned = [] if in_update else list(exchange.deleted.items())
+        if abandoned:
+            context.metrics.deletions["abandoned"] += len(abandoned)
+        self._trail.end(
+            reason,
+            retr=self._retr,
+            top=self._top,
+            dele=self._dele,
+            bytes_in=self._bytes_in,
+            bytes_out=self._bytes_out,
+            duration=context.deadlines.exact() - self._started,
+            committed=committed,
+            abandoned=abandoned,
+        )
+        ended(reason)
+
+    def deadline_passed(self) -> None:
+        """Nothing has moved for too long."""
+        exchange = self._exchange
+        if exchange.state is State.UPDATE:
+            self._backend_gone("timeout")
+        elif self._client.pending:
+            self._leave(CloseReason.CLIENT_STALL)
+        elif exchange.idle:
+            # RFC 1939 section 3: no UPDATE, and no answer either
+            self._leave(self._lost or CloseReason.IDLE, flush=True)
+        else:
+            self._backend_gone("stall", CloseReason.BACKEND_STALL)
+
+    def shut_down(self) -> None:
+        """The process ends: R1, R3, R4."""
+        if self._ended is None:
+            return
+        if self._exchange.state is State.UPDATE:
+            self._backend_gone("other")
+        elif self._exchange.inside_body:
+            self._leave(CloseReason.SHUTDOWN, flush=True)
+        else:
+            self._backend.abort()
+            self._finish(CloseReason.SHUTDOWN)
+            self._say(replies.err("shutting down, nothing was deleted", "SYS/TEMP"))
+
+
+class _BackendSide:
+    """Receives from the backend for a relay."""
+
+    __slots__ = ("_relay",)
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def data_received(self, buffer: bytearray, end: int) -> None:
+        self._relay.backend_data(buffer, end)
+
+    def eof_received(self) -> None:
+        self._relay.backend_lost("eof")
+
+    def drained(self) -> None:
+        self._relay.backend_drained()
+
+    def connection_lost(self, reason: str) -> None:
+        self._relay.backend_lost(reason)

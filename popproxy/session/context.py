@@ -1,0 +1,89 @@
+"""What the sessions of one listener share, put together by the composition root."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from popproxy.auth.names import vet
+from popproxy.auth.result import Authenticator
+from popproxy.backend.dial import Dialer
+from popproxy.backend.pool import Pool
+from popproxy.config.model import Config, Listener
+from popproxy.net.reactor import Reactor
+from popproxy.net.relay import RelayContext
+from popproxy.net.tls import ServerTls
+from popproxy.pop3.capabilities import Capabilities
+from popproxy.pop3.server import Offer
+from popproxy.routing.router import Router
+from popproxy.sasl import apop
+from popproxy.sasl.credentials import Credential
+from popproxy.sasl.login import Login
+from popproxy.sasl.mechanism import SaslMechanism
+from popproxy.sasl.plain import Plain
+from popproxy.session.admission import Admission
+from popproxy.types import Secret
+
+_MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerContext:
+    """Everything a session of this listener may use. `stored` looks a canonical user name up in the vault."""
+
+    listener: Listener
+    config: Config
+    reactor: Reactor
+    relay: RelayContext
+    admission: Admission
+    authenticator: Authenticator
+    router: Router
+    pools: dict[str, Pool]
+    dialer: Dialer
+    stored: Callable[[str], Secret | None]
+    tls: ServerTls | None
+    promised: Capabilities  # what every possible backend can do
+    host: str  # for APOP timestamps
+
+    def vet(self, credential: Credential) -> str:
+        """The canonical user name. Raises NameRefused."""
+        authentication = self.config.authentication
+        return vet(credential, authentication.default_domain, authentication.case)
+
+    def offer(self, source: str, *, encrypted: bool, timestamp: bytes | None) -> Offer:
+        """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused)."""
+        passwords = encrypted or _within(source, tuple(self.listener.cleartext_networks))
+        return Offer(
+            passwords=passwords,
+            mechanisms=_MECHANISMS if passwords else {},
+            timestamp=timestamp,
+            stls=self.listener.tls == "stls" and not encrypted,
+            backend=self.promised,
+        )
+
+    def timestamp(self) -> bytes | None:
+        """A fresh APOP timestamp of 128 random bits, or None where APOP is off."""
+        return apop.make_timestamp(secrets.token_hex(16), self.host) if self.listener.apop else None
+
+    def sent_by_balancer(self, peer: str) -> bool:
+        """Must a connection from `peer` begin with a PROXY header?"""
+        return bool(self.listener.proxy_protocol) and _within(peer, tuple(self.listener.proxy_protocol))
+
+
+@lru_cache(maxsize=4096)
+def _within(host: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    if not networks:
+        return False
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def timestamp_host() -> str:
+    """The machine's name where it can stand in a msg-id."""
+    name = socket.gethostname()
+    return name if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", name) else "localhost"

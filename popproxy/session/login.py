@@ -1,0 +1,176 @@
+"""One login attempt, from a complete credential to an open maildrop or an honest refusal.
+
+The client learns one of four things: it is in; its credentials are wrong ([AUTH], one text and one duration for every
+cause); we cannot tell just now ([SYS/TEMP]); or it will never work like this ([SYS/PERM]). A failure of ours or of the
+backend's is never shown as a wrong password: clients would ask for it again, and people lock themselves out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from popproxy.auth.names import NameRefused
+from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
+from popproxy.backend.dial import NotOpened, Opened
+from popproxy.backend.pool import Pool
+from popproxy.backend.strategies import logins_for
+from popproxy.errors import AuditError, BackendError, VaultError
+from popproxy.observe.audit_trail import AuditTrail
+from popproxy.observe.logs import get_logger
+from popproxy.sasl.credentials import Credential
+from popproxy.session.context import ListenerContext
+from popproxy.types import AuthFailure, CloseReason, Identity, Outcome
+
+log = get_logger("login")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The maildrop is open and the record of it is written."""
+
+    identity: Identity
+    pool: Pool
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """What the client is told. `counts` is 1 for a failure that counts towards the limit of tries."""
+
+    text: str
+    code: str | None
+    counts: int = 0
+    final: CloseReason | None = None
+
+
+WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
+TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
+_BY_CODE = {
+    "IN-USE": (LoginFailed("maildrop is in use", "IN-USE"), AuthFailure.IN_USE),
+    "LOGIN-DELAY": (LoginFailed("too soon after the last login", "LOGIN-DELAY"), AuthFailure.LOGIN_DELAY),
+    "SYS/TEMP": (TRY_LATER, AuthFailure.BACKEND_UNAVAILABLE),
+    "SYS/PERM": (LoginFailed("your mail server refuses", "SYS/PERM"), AuthFailure.BACKEND_REFUSED_PROXY),
+}
+
+
+class LoginAttempt:
+    """One credential's way through vetting, authentication, routing and the backend."""
+
+    __slots__ = ("_context", "_credential", "_started", "_trail")
+
+    def __init__(self, context: ListenerContext, trail: AuditTrail, credential: Credential) -> None:
+        self._context = context
+        self._trail = trail
+        self._credential = credential
+        self._started = context.reactor.loop.time()
+
+    async def run(self) -> LoggedIn | LoginFailed:
+        """Judge the credential. Raises nothing but cancellation (and bugs)."""
+        context = self._context
+        try:
+            user = context.vet(self._credential)
+        except NameRefused as refused:
+            return await self._wrong(refused.reason)
+        result = await context.authenticator.authenticate(self._credential, user)
+        match result:
+            case CannotTell(detail):
+                log.error("cannot authenticate", why=detail)
+                return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+            case Rejected(reason):
+                return await self._wrong(reason)
+            case Declined():
+                return await self._wrong(AuthFailure.BAD_CREDENTIALS)
+            case Accepted(identity):
+                return await self._open(identity)
+
+    async def _open(self, identity: Identity) -> LoggedIn | LoginFailed:
+        context = self._context
+        route = context.router.find(identity.user)
+        if route is None:
+            if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
+                return await self._wrong(AuthFailure.NO_ROUTE)
+            log.error("no rule leads this user to a pool", user=identity.user)
+            return self._failed(
+                LoginFailed("no mail server for you", "SYS/PERM"), Outcome.FAILURE, AuthFailure.NO_ROUTE
+            )
+        pool = context.pools[route.pool]
+        try:
+            logins = logins_for(
+                pool, route.backend_user, identity, self._credential, lambda: context.stored(identity.user)
+            )
+        except VaultError as error:
+            log.error("the vault cannot be used", why=str(error))
+            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+        if not logins:
+            log.error("no way to log in at the pool", user=identity.user, pool=pool.name)
+            sorry = LoginFailed("no way to log in at your mail server", "SYS/PERM")
+            return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_ROUTE)
+        try:
+            opened = await context.dialer.open_maildrop(pool, logins)
+        except BackendError as error:
+            if identity.proven:
+                self._success()
+            self._trail.backend_failure(error.stage, error.reason, pool.name)
+            sorry = TRY_LATER if error.code == "SYS/TEMP" else LoginFailed("your mail server refuses", error.code)
+            return self._failed(sorry, Outcome.UNKNOWN, AuthFailure.BACKEND_UNAVAILABLE, recorded=identity.proven)
+        if isinstance(opened, NotOpened):
+            return await self._refused(identity, pool, opened)
+        return await self._opened(identity, route.backend_user, pool, opened)
+
+    async def _opened(self, identity: Identity, mailbox: str, pool: Pool, opened: Opened) -> LoggedIn | LoginFailed:
+        """The record first, then +OK: a login that is not on record does not happen."""
+        context = self._context
+        try:
+            self._success()
+            self._trail.login(identity, mailbox, pool.name, opened.peer)
+            await context.relay.audit.commit()
+        except AuditError:
+            opened.channel.abort()
+            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.AUDIT, recorded=True)
+        except BaseException:
+            opened.channel.abort()
+            raise
+        self._count(Outcome.SUCCESS, AuthFailure.NONE)
+        return LoggedIn(identity, pool, opened)
+
+    async def _refused(self, identity: Identity, pool: Pool, refused: NotOpened) -> LoginFailed:
+        """The backend does not open the maildrop."""
+        if refused.code in _BY_CODE:
+            sorry, reason = _BY_CODE[refused.code]
+            self._trail.backend_failure("login", reason, refused.backend.label)
+            return self._failed(sorry, Outcome.FAILURE, reason)
+        if not identity.proven:
+            return await self._wrong(AuthFailure.BAD_CREDENTIALS)
+        # the user has proved who it is: what the backend dislikes is ours to mend
+        log.error("the backend refuses the proxy's credential", backend=refused.backend.label, user=identity.user)
+        self._success()
+        self._trail.backend_failure("login", "rejected", refused.backend.label)
+        metrics = self._context.relay.metrics
+        metrics.backend_errors[(refused.backend.label, "login", "rejected")] += 1
+        sorry = LoginFailed("your mail server refuses the proxy, tell your administrator", "SYS/PERM")
+        return self._failed(sorry, Outcome.FAILURE, AuthFailure.BACKEND_REFUSED_PROXY, recorded=True)
+
+    async def _wrong(self, reason: AuthFailure) -> LoginFailed:
+        """Refuse, at the same time after the attempt whatever the cause."""
+        failed = self._failed(WRONG, Outcome.FAILURE, reason)
+        loop = self._context.reactor.loop
+        await asyncio.sleep(self._started + self._context.config.authentication.failure_delay - loop.time())
+        return failed
+
+    def _failed(
+        self, failed: LoginFailed, outcome: Outcome, reason: AuthFailure, *, recorded: bool = False
+    ) -> LoginFailed:
+        if not recorded:
+            self._trail.auth(outcome, reason, self._credential.mechanism, self._credential.authcid, known=False)
+        self._count(outcome, reason)
+        return failed
+
+    def _success(self) -> None:
+        credential = self._credential
+        self._trail.auth(Outcome.SUCCESS, AuthFailure.NONE, credential.mechanism, credential.authcid, known=True)
+
+    def _count(self, outcome: Outcome, reason: AuthFailure) -> None:
+        label = "error" if outcome is Outcome.UNKNOWN else str(outcome)
+        metrics = self._context.relay.metrics
+        metrics.auth_attempts[(self._credential.mechanism, label, reason)] += 1

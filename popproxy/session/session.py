@@ -1,0 +1,320 @@
+"""The life of one connection, from accept to the end of its last record.
+
+`run` is the whole story up to the login; then the relay takes over, and the task ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+
+from popproxy.errors import ChannelClosed, RemoteProtocolError, TlsFailed
+from popproxy.net.channel import Channel
+from popproxy.net.relay import Relay
+from popproxy.observe.logs import get_logger
+from popproxy.pop3 import replies
+from popproxy.pop3.exchange import Exchange
+from popproxy.pop3.server import CredentialOffered, Event, Finished, ServerConnection, TlsRequested
+from popproxy.session.context import ListenerContext
+from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
+from popproxy.types import Address, CloseReason, SessionId
+from popproxy.wire.proxy_protocol import ProxyHeaderParser
+
+log = get_logger("session")
+
+
+class SessionOver(Exception):
+    """The session ends before its login."""
+
+    def __init__(self, reason: CloseReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Session:
+    """One client's connection. Its channel's receiver until the relay takes over."""
+
+    __slots__ = (
+        "_admitted", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_events", "_failures", "_header",
+        "_over", "_relay", "_sessions", "_source", "_started", "_task", "_trail", "_waiter", "deadline", "id",
+    )  # fmt: skip
+
+    def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
+        loop = context.reactor.loop
+        self.id = SessionId(secrets.token_hex(8))
+        self._context = context
+        self._source = peer
+        self._started = loop.time()
+        self.deadline = self._started + context.config.timeouts.login
+        self._channel = Channel(context.reactor, sock, self)
+        self._core: ServerConnection | None = None
+        self._header: ProxyHeaderParser | None = None
+        self._trail = context.relay.audit.trail(self.id, context.listener.name, peer, None)
+        self._relay: Relay | None = None
+        self._events: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._over: CloseReason | None = None  # why the task is being cancelled
+        self._admitted: str | None = None
+        self._failures = 0
+        self._bytes_in = self._bytes_out = 0
+        self._sessions = sessions
+        sessions.add(self)
+        metrics = context.relay.metrics
+        metrics.connections[context.listener.name] += 1
+        metrics.sessions[(context.listener.name, "authorization")] += 1
+        context.relay.deadlines.add(self)
+        self._task: asyncio.Task[None] | None = loop.create_task(self.run())
+
+    # ---- the story ----
+
+    async def run(self) -> None:
+        """Admission, PROXY header, TLS, greeting, login, hand-over."""
+        context = self._context
+        try:
+            await self._identify_peer()
+            self._admit()
+            if context.listener.tls == "implicit":
+                await self._start_tls(b"")
+            self._greet()
+            self._hand_over(await self._authorize())
+        except SessionOver as over:
+            self._end(over.reason)
+        except asyncio.CancelledError:
+            self._end(self._over or CloseReason.SHUTDOWN)
+        except Exception:
+            log.exception("session failed", session=self.id)
+            self._say(replies.err("internal error", "SYS/TEMP"))
+            self._end(CloseReason.INTERNAL)
+
+    async def _identify_peer(self) -> None:
+        """Who is it? From a trusted load balancer the PROXY header tells; from others one is garbage like any other."""
+        context = self._context
+        if not context.sent_by_balancer(self._source.host):
+            return
+        self._header = ProxyHeaderParser()
+        self.deadline = self._started + context.config.timeouts.handshake
+        while self._header.result is None:
+            await self._wait()
+        header, balancer = self._header.result, self._source
+        if not header.local and header.source is not None:
+            self._source = header.source
+            self._trail = context.relay.audit.trail(self.id, context.listener.name, self._source, balancer)
+        self.deadline = self._started + context.config.timeouts.login
+
+    def _admit(self) -> None:
+        context = self._context
+        refusal = context.admission.enter(self._source.host)
+        if refusal is not None:
+            context.relay.metrics.connections_refused[(context.listener.name, refusal)] += 1
+            if context.listener.tls != "implicit":
+                self._say(replies.err("too many connections, try again later", "SYS/TEMP"))
+            raise SessionOver(CloseReason.REFUSED)
+        self._admitted = self._source.host
+
+    async def _start_tls(self, already: bytes) -> None:
+        context = self._context
+        assert context.tls is not None
+        name, metrics = context.listener.name, context.relay.metrics
+        before, self.deadline = self.deadline, context.reactor.loop.time() + context.config.timeouts.handshake
+        header, self._header = self._header, None
+        if header is not None:
+            already = header.rest
+        try:
+            info = await self._channel.accept_tls(context.tls.choose, already)
+        except (TlsFailed, ChannelClosed) as error:
+            metrics.tls_handshakes[(name, "failure", "none")] += 1
+            log.info("TLS handshake failed", session=self.id, client=str(self._source), why=str(error))
+            raise SessionOver(CloseReason.TLS) from None
+        metrics.tls_handshakes[(name, "success", info.version)] += 1
+        self._trail.tls(info)
+        self.deadline = before
+
+    def _greet(self) -> None:
+        context = self._context
+        timestamp = context.timestamp()
+        offer = context.offer(self._source.host, encrypted=self._channel.encrypted, timestamp=timestamp)
+        header, self._header = self._header, None
+        core = self._core = ServerConnection(offer, context.config.limits.bad_commands)
+        core.greet(context.listener.banner)
+        if header is not None and header.rest:
+            core.receive_data(header.rest)
+        self._channel.resume()
+        self._after_core()
+
+    async def _authorize(self) -> LoggedIn:
+        core = self._core
+        assert core is not None
+        while True:
+            while not self._events:
+                await self._wait()
+            match self._events.pop(0):
+                case Finished(reason):
+                    raise SessionOver(reason)
+                case TlsRequested():
+                    await self._start_tls(b"")
+                    timestamp = core.offer.timestamp
+                    core.upgrade_to_tls(self._context.offer(self._source.host, encrypted=True, timestamp=timestamp))
+                case CredentialOffered(credential):
+                    before = self.deadline
+                    self.deadline = float("inf")  # every step of an attempt has a deadline of its own
+                    attempt = LoginAttempt(self._context, self._trail, credential)
+                    outcome = await attempt.run()
+                    self.deadline = max(before, self._context.relay.deadlines.now + 1)
+                    if isinstance(outcome, LoggedIn):
+                        return outcome
+                    self._refuse(outcome)
+
+    def _refuse(self, failed: LoginFailed) -> None:
+        core, metrics = self._core, self._context.relay.metrics
+        assert core is not None
+        self._failures += failed.counts
+        final = CloseReason.TOO_MANY_FAILURES if self._failures >= self._context.config.authentication.tries else None
+        metrics.response_codes[failed.code or "other"] += 1
+        core.login_failed(failed.text, failed.code, failed.final or final)
+        self._after_core()
+
+    def _hand_over(self, login: LoggedIn) -> None:
+        """AUTHORIZATION is over: the relay owns both channels from here."""
+        context, core = self._context, self._core
+        assert core is not None
+        opened, pool = login.opened, login.pool
+        core.login_accepted()
+        self._after_core()
+        if self._channel.closed:
+            opened.channel.abort()
+            raise SessionOver(CloseReason.CLIENT_LOST)
+        pipelined, eof = core.take_rest()
+        now = context.reactor.loop.time()
+        exchange = Exchange(
+            pipelining=pool.pipelines(opened.backend, now), before=core.offer.capabilities(), declared=pool.declared
+        )
+        label, metrics = opened.backend.label, context.relay.metrics
+        metrics.backend_sessions[label] += 1
+        metrics.sessions[(context.listener.name, "authorization")] -= 1
+        context.relay.deadlines.discard(self)
+        self._core = self._task = None
+        self._relay = Relay(
+            context.relay, self._channel, opened.channel, label, exchange, self._trail, self._started,
+            (self._bytes_in, self._bytes_out), lambda reason: self._relay_ended(label, reason),
+        )  # fmt: skip
+        self._relay.start(pipelined, eof)
+
+    # ---- receiver ----
+
+    def data_received(self, buffer: bytearray, end: int) -> None:
+        """Octets before the login."""
+        self._bytes_in += end
+        data = memoryview(buffer)[:end]
+        if self._core is not None:
+            self._core.receive_data(data)
+            self._after_core()
+        elif self._header is not None:
+            try:
+                self._header.feed(data)
+            except RemoteProtocolError as error:
+                log.warning("PROXY header refused", session=self.id, client=str(self._source), why=str(error))
+                self._cancel(CloseReason.PROXY_HEADER)
+                return
+            if self._header.result is not None:
+                self._channel.pause()  # what follows belongs to TLS or to the greeting
+                self._wake()
+
+    def eof_received(self) -> None:
+        """The client will send no more, but may still read."""
+        if self._core is not None:
+            self._core.receive_eof()
+            self._after_core()
+        else:
+            self._cancel(CloseReason.CLIENT_LOST)
+
+    def drained(self) -> None:
+        """All that was said is in the client's socket."""
+
+    def connection_lost(self, reason: str) -> None:
+        """The client is gone."""
+        self._cancel(CloseReason.CLIENT_LOST)
+
+    def deadline_passed(self) -> None:
+        """The login has taken too long."""
+        self.deadline = float("inf")
+        if self._core is not None:
+            self._say(replies.err("you took too long to log in"))
+        self._cancel(CloseReason.LOGIN_TIMEOUT)
+
+    # ---- small change ----
+
+    def shut_down(self) -> None:
+        """The process ends."""
+        if self._relay is not None:
+            self._relay.shut_down()
+        else:
+            if self._core is not None:
+                self._say(replies.err("shutting down, try again later", "SYS/TEMP"))
+            self._cancel(CloseReason.SHUTDOWN)
+
+    async def _wait(self) -> None:
+        self._waiter = self._context.reactor.loop.create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _cancel(self, reason: CloseReason) -> None:
+        if self._over is None:
+            self._over = reason
+            if self._task is not None:
+                self._task.cancel()
+
+    def _after_core(self) -> None:
+        """Send what the core has to say, and wake the story if something has happened."""
+        core = self._core
+        assert core is not None
+        self._say(core.data_to_send())
+        if core.commands:
+            commands = self._context.relay.metrics.commands
+            for verb, answered in core.commands:
+                commands[(verb, "ok" if answered else "err")] += 1
+            core.commands.clear()
+        events = core.events_received()
+        if events:
+            self._events += events
+            self._wake()
+        if core.backlogged:
+            self._channel.pause()
+        else:
+            self._channel.resume()
+
+    def _say(self, data: bytes) -> None:
+        if data:
+            self._bytes_out += len(data)
+            self._context.relay.metrics.bytes_to_client += len(data)
+            self._channel.write(data)
+
+    def _end(self, reason: CloseReason) -> None:
+        """The session ends before its login."""
+        context = self._context
+        context.relay.deadlines.discard(self)
+        self._channel.close(linger=reason is not CloseReason.QUIT_BEFORE_LOGIN)
+        context.relay.metrics.sessions[(context.listener.name, "authorization")] -= 1
+        self._trail.end(
+            reason, retr=0, top=0, dele=0, bytes_in=self._bytes_in, bytes_out=self._bytes_out,
+            duration=context.reactor.loop.time() - self._started, committed=False, abandoned=(),
+        )  # fmt: skip
+        self._core = self._task = None
+        self._account(reason)
+
+    def _relay_ended(self, backend: str, reason: CloseReason) -> None:
+        self._context.relay.metrics.backend_sessions[backend] -= 1
+        self._account(reason)
+
+    def _account(self, reason: CloseReason) -> None:
+        context, name = self._context, self._context.listener.name
+        if self._admitted is not None:
+            context.admission.leave(self._admitted)
+            self._admitted = None
+        metrics = context.relay.metrics
+        metrics.sessions_ended[(name, reason)] += 1
+        metrics.session_duration.observe(name, context.reactor.loop.time() - self._started)
+        self._sessions.discard(self)
