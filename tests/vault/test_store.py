@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from popproxy.errors import VaultError
 from popproxy.types import Secret
+from popproxy.vault import files
 from popproxy.vault.files import exclusive
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
@@ -242,6 +243,25 @@ def test_lock_that_is_never_released_is_an_error_and_not_a_hang(path: Path) -> N
     Vault.create(path, KEY)
     with exclusive(path), pytest.raises(VaultError, match="another editor"), exclusive(path, patience=0.1):
         pass
+
+
+def test_lock_of_a_file_that_was_replaced_meanwhile_does_not_count(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text("old")
+    locked: list[int] = []
+    try_lock = files._try_lock
+
+    def replaced_just_before(descriptor: int) -> bool:
+        if not locked:
+            new = path.with_name("new")
+            new.write_text("new")
+            os.replace(new, path)
+        locked.append(os.fstat(descriptor).st_ino)
+        return try_lock(descriptor)
+
+    monkeypatch.setattr(files, "_try_lock", replaced_just_before)
+    with exclusive(path):
+        assert locked[-1] == path.stat().st_ino
+    assert len(locked) == 2
 
 
 def test_failed_write_leaves_the_old_file_and_no_rubbish(vault: Vault, path: Path) -> None:
