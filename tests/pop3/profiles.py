@@ -1,4 +1,4 @@
-"""How long the property tests search. Quick and repeatable by default; ``POPPROXY_EXAMPLES=5000`` searches at random."""
+"""How long the property tests search. Quick and repeatable; ``POPPROXY_EXAMPLES=5000`` searches at random."""
 
 from __future__ import annotations
 

@@ -1,0 +1,158 @@
+"""Dialogues as transcripts, and naive stand-ins for the two ends.
+
+A transcript is what a reader of the RFCs would write. Lines for the core to read are ``C:`` (client) or ``B:``
+(backend), with CRLF added, or ``C~``/``B~`` for octets as they are; escapes as in Python, a final space too.
+``A:`` is something the session does. The core's own octets come back as ``S:`` (to the client) or ``P:`` (to the
+backend), its events as ``E:``.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+
+from popproxy.errors import BackendError
+from popproxy.pop3 import client, server
+from popproxy.pop3.capabilities import Capabilities
+from popproxy.pop3.client import ClientConnection, Login
+from popproxy.pop3.server import Offer, ServerConnection
+from popproxy.sasl.credentials import ApopCredential
+from popproxy.sasl.login import Login as LoginMechanism
+from popproxy.sasl.plain import Plain
+from popproxy.types import CloseReason
+
+STAMP = b"<0123456789abcdef@mail.example.org>"
+OPEN = Offer(passwords=True, mechanisms={"PLAIN": Plain, "LOGIN": LoginMechanism}, timestamp=STAMP)
+CLEAR = Offer(passwords=False, stls=True)
+
+
+def chunks(octets: bytes, sizes: Iterable[int]) -> list[bytes]:
+    """`octets` cut into pieces of these sizes, the last one taking the rest."""
+    pieces = []
+    for size in sizes:
+        if octets:
+            pieces.append(octets[:size])
+            octets = octets[size:]
+    return [*pieces, octets] if octets else pieces
+
+
+def unescape(text: str) -> bytes:
+    return text.encode("latin-1").decode("unicode_escape").encode("latin-1")
+
+
+def escape(octets: bytes) -> str:
+    text = octets.decode("latin-1").encode("unicode_escape").decode("ascii")
+    return text[:-1] + r"\x20" if text.endswith(" ") else text
+
+
+def play(script: str, actions: Mapping[str, Callable[[str], None]], heard: Callable[[], list[str]]) -> None:
+    """Do what the script's lines for the core say and compare what comes back, line by line."""
+    expected = [line for line in textwrap.dedent(script).strip().splitlines() if line.strip()]
+    found = heard()
+    for line in expected:
+        if line[:2] in actions:
+            found.append(line)
+            actions[line[:2]](line[3:])
+            found += heard()
+    assert "\n".join(found) == "\n".join(expected)
+
+
+def shown(prefix: str, octets: bytes) -> list[str]:
+    lines = octets.split(b"\r\n")
+    ragged = [f"{prefix}~ {escape(lines[-1])}"] if lines[-1] else []
+    return [f"{prefix}: {escape(line)}" for line in lines[:-1]] + ragged
+
+
+def server_event(event: server.Event) -> str:
+    match event:
+        case server.CredentialOffered(credential):
+            names = f"{credential.mechanism} {credential.authcid!a} authzid={credential.authzid!a}"
+            secret = credential.digest if isinstance(credential, ApopCredential) else credential.password
+            return f"credential {names} {secret.reveal()!r}"
+        case server.TlsRequested():
+            return "tls"
+        case server.Finished(reason):
+            return f"finished {reason}"
+
+
+def play_server(script: str, offer: Offer = OPEN, *, drip: bool = False, greet: bool = False) -> ServerConnection:
+    """A client's dialogue before its login. ``A:`` is accept, fail CODE, final REASON, eof, or tls."""
+    connection = ServerConnection(offer)
+    if greet:
+        connection.greet("POP3 server ready")
+
+    def feed(octets: bytes) -> None:
+        for piece in [octets[i : i + 1] for i in range(len(octets))] if drip else [octets]:
+            connection.receive_data(piece)
+
+    def act(what: str) -> None:
+        verb, _, word = what.partition(" ")
+        match verb:
+            case "accept":
+                connection.login_accepted()
+            case "fail":
+                connection.login_failed("no", word or None)
+            case "final":
+                connection.login_failed("no", "AUTH", CloseReason(word))
+            case "eof":
+                connection.receive_eof()
+            case "tls":
+                connection.upgrade_to_tls(OPEN)
+            case _:
+                raise AssertionError(what)
+
+    def heard() -> list[str]:
+        events = [f"E: {server_event(event)}" for event in connection.events_received()]
+        return shown("S", connection.data_to_send()) + events
+
+    actions = {"C:": lambda text: feed(unescape(text) + b"\r\n"), "C~": lambda text: feed(unescape(text)), "A:": act}
+    play(script, actions, heard)
+    return connection
+
+
+def client_event(event: client.Event) -> str:
+    match event:
+        case client.StartTls():
+            return "tls"
+        case client.LoggedIn(_, learned):
+            return f"logged in, learned {learned if learned is None else sorted(learned)}"
+        case client.Refused(_, code):
+            return f"refused {code}"
+
+
+def play_client(
+    script: str,
+    logins: list[Login],
+    *,
+    stls: bool = False,
+    known: Capabilities | None = None,
+    drip: bool = False,
+) -> ClientConnection:
+    """A login at a backend. ``A:`` is tls or eof; an error that ends it is told as ``E: error STAGE REASON CODE``."""
+    connection = ClientConnection(logins, stls=stls, known=known)
+    errors: list[str] = []
+
+    def guarded(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BackendError as error:
+            errors.append(f"E: error {error.stage} {error.reason} {error.code}")
+
+    def feed(octets: bytes) -> None:
+        for piece in [octets[i : i + 1] for i in range(len(octets))] if drip else [octets]:
+            if not errors:
+                guarded(lambda piece=piece: connection.receive_data(piece))  # type: ignore[misc]
+
+    def heard() -> list[str]:
+        found = shown("P", connection.data_to_send())
+        found += [f"E: {client_event(event)}" for event in connection.events_received()] + errors
+        errors.clear()
+        return found
+
+    actions = {
+        "B:": lambda text: feed(unescape(text) + b"\r\n"),
+        "B~": lambda text: feed(unescape(text)),
+        "A:": lambda what: guarded(connection.upgrade_to_tls if what == "tls" else connection.receive_eof),
+    }
+    play(script, actions, heard)
+    return connection
