@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
@@ -11,6 +12,7 @@ from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.system import check_system
+from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
 
@@ -48,6 +50,6 @@ def _configuration(loaded: Loaded) -> list[Finding]:
 async def _run(area: str, check: Callable[[Config], list[Finding]], config: Config) -> list[Finding]:
     try:
         async with asyncio.timeout(LOCAL_SECONDS):
-            return await asyncio.to_thread(check, config)
+            return await in_daemon_thread(partial(check, config))
     except TimeoutError:
         return [problem(area, f"the check did not end within {LOCAL_SECONDS:g} s", "does a file system or DNS hang?")]

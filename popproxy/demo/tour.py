@@ -52,7 +52,7 @@ _TOUR = """\
   user {local} or {passed}; accept the certificate, or import {ca}
 
 {heading:7. Metrics}
-{command:curl -s http://127.0.0.1:{http}/metrics | grep -E "auth_attempts|messages_total|deletions" | grep -v " 0.0$"}
+{command:curl -s http://127.0.0.1:{http}/metrics | grep -E "^popproxy_(auth|messages|dele)" | grep -vE " 0(\\.0)?$"}
 
 {heading:Extra: APOP,} which sends no password at all
 {command:curl --cacert {ca} --ssl-reqd --login-options AUTH=+APOP -u {local}:{local_password} pop3://localhost:{pop3}/3}
@@ -189,6 +189,6 @@ def farewell(records: list[Record]) -> str:
     )
     undone = sum(len(record.get("pop3.abandoned", ())) for record in records)
     return (
-        f"{count['session_end']} sessions, {logins['success']} logins, {logins['failure']} refused, "
-        f"{count['retr']} messages fetched, {committed} deleted, {undone} deletions undone. Everything is removed."
+        f"Sessions: {count['session_end']}. Logins: {logins['success']}, refused: {logins['failure']}. "
+        f"Messages fetched: {count['retr']}, deleted: {committed}, deletions undone: {undone}. Everything is removed."
     )

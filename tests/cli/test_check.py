@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,20 @@ async def test_probe_sends_no_credential(tmp_path: Path) -> None:
         await server.stop()
     assert bad(findings) == []
     assert server.sessions == 1
+
+
+def test_hanging_name_server_does_not_hold_up_the_check(tmp_path: Path) -> None:
+    pools = {"main": {"servers": ["mail.example.com"], "tls": "none", "allow_cleartext": True}}
+    path = write_config(tmp_path, pools=pools, timeouts={"connect": "1s"})
+    hanging = f"""
+import socket, sys, time
+socket.getaddrinfo = lambda *arguments, **options: time.sleep(3600)
+from popproxy.cli import main
+sys.exit(main(["check", "-c", {str(path)!r}]))
+"""
+    run = subprocess.run([sys.executable, "-c", hanging], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == ExitCode.CONFIG
+    assert "no answer from the name servers" in run.stdout
 
 
 # The command

@@ -10,6 +10,7 @@ import pytest
 from popproxy.demo import backend
 from popproxy.demo.backend import Account, MaildirServer, Message
 from popproxy.demo.check import check_demo
+from popproxy.types import Secret
 
 
 async def checked() -> tuple[int, str]:
@@ -57,7 +58,7 @@ async def test_deletion_without_quit_is_found(monkeypatch: pytest.MonkeyPatch) -
 async def test_backend_that_takes_any_password_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def gullible(session: backend._Session, password: str) -> None:
         name = session.claimed or ""
-        session.server.accounts[name] = Account(backend.Secret(password), session.server.accounts[name].maildir)
+        session.server.accounts[name] = Account(Secret(password), session.server.accounts[name].maildir)
         await honest(session, password)
 
     honest = backend._Session._pass

@@ -112,5 +112,5 @@ def test_farewell_counts_only_what_was_committed() -> None:
         record("session_end", "failure", pop3__abandoned=[{"number": 5}], pop3__committed=False),
     ]
     assert farewell(records).startswith(
-        "1 sessions, 1 logins, 1 refused, 0 messages fetched, 2 deleted, 1 deletions undone"
+        "Sessions: 1. Logins: 1, refused: 1. Messages fetched: 0, deleted: 2, deletions undone: 1."
     )

@@ -100,7 +100,7 @@ def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -
         live = demo.text.partition("Ctrl-C ends the demo")[2]
         assert password not in live
         assert demo.stop() == 0
-        assert "1 sessions, 1 logins, 0 refused, 1 messages fetched, 1 deleted, 0 deletions undone" in demo.text
+        assert "Sessions: 1. Logins: 1, refused: 0. Messages fetched: 1, deleted: 1, deletions undone: 0." in demo.text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,6 +117,12 @@ def test_printed_curl_commands_work(tmp_path: Path) -> None:
                 continue
             assert run.returncode == 0, (command, run.stderr)
             assert expected[number] in run.stdout.decode("latin-1")
+        openssl = demo.until(r"  (openssl .*)")[1]
+        password = demo.until(r"alice, password (\S+):")[1]
+        dialogue = f"USER alice\nPASS {password}\nRETR 3\nQUIT\n".encode()
+        run = subprocess.run(["/bin/sh", "-c", openssl], input=dialogue, capture_output=True, timeout=60, check=False)
+        assert run.returncode == 0, run.stderr
+        assert b"dots at the beginning" in run.stdout
         demo.until(r"bob +update +success +1 deleted")
         demo.until(r"alice +auth +success +APOP")
         assert demo.stop() == 0

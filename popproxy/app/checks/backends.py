@@ -7,8 +7,10 @@ import contextlib
 import re
 import socket
 import ssl
+from functools import partial
 
 from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.config.model import Config, Pool
 from popproxy.types import Address
 
@@ -107,31 +109,38 @@ class _Probe:
         return context
 
     async def _connect(self, seconds: float, context: ssl.SSLContext | None) -> None:
-        host, port = self.address.host, self.address.port
+        hosts = await self._resolve(seconds)
+        server_name = (self.pool.server_name or self.address.host) if context else None
+        refusal: OSError | None = None
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                for host in hosts:
+                    try:
+                        self.reader, self.writer = await asyncio.open_connection(
+                            host, self.address.port, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
+                        )
+                    except ssl.SSLError as error:
+                        raise self._tls_failure(error) from None
+                    except OSError as error:
+                        refusal = error
+                    else:
+                        return
+        except TimeoutError:
+            text = f"cannot be reached within {seconds:g} s (timeouts.connect)"
+            raise _ProbeError(text, "is there a firewall in between?") from None
+        reason = _reason(refusal) if refusal is not None else "the name has no address"
+        raise _ProbeError(f"cannot be reached: {reason}", "is the server running, is the port right?")
+
+    async def _resolve(self, seconds: float) -> list[str]:
+        look_up = partial(socket.getaddrinfo, self.address.host, self.address.port, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(seconds):
+                found = await in_daemon_thread(look_up)
         except (socket.gaierror, TimeoutError) as error:
             reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
-            raise _ProbeError(
-                f"the name does not resolve: {reason}", "correct the name in servers: or ask your DNS"
-            ) from None
-        server_name = (self.pool.server_name or host) if context else None
-        try:
-            async with asyncio.timeout(seconds):
-                self.reader, self.writer = await asyncio.open_connection(
-                    host, port, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
-                )
-        except TimeoutError:
-            raise _ProbeError(
-                f"cannot be reached within {seconds:g} s (timeouts.connect)", "is there a firewall in between?"
-            ) from None
-        except ssl.SSLError as error:
-            raise self._tls_failure(error) from None
-        except OSError as error:
-            raise _ProbeError(
-                f"cannot be reached: {_reason(error)}", "is the server running, is the port right?"
-            ) from None
+            text = f"the name does not resolve: {reason}"
+            raise _ProbeError(text, "correct the name in servers: or ask your DNS") from None
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     async def _greeting(self, seconds: float) -> bytes:
         try:
