@@ -28,7 +28,7 @@ DISGUISES = _disguises()
 
 def leaks(data: bytes) -> list[bytes]:
     """The surroundings of every secret in `data`, at most ten."""
-    found = []
+    found: list[bytes] = []
     for disguise in DISGUISES:
         start = data.find(disguise)
         while start >= 0 and len(found) < 10:

@@ -43,7 +43,9 @@ class Authority:
         self.ca = directory / f"{name.replace(' ', '-')}.pem"
         self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *names: str, valid_days: tuple[float, float] = (-1, 20), file: str | None = None) -> CertificateFiles:
+    def issue(
+        self, *names: str, valid_days: tuple[float, float] = (-1, 20), file: str | None = None
+    ) -> CertificateFiles:
         """A server certificate for host names and addresses, valid from and until so many days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)

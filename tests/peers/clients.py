@@ -7,23 +7,15 @@ Each runner undoes or switches off what its client adds to a message, so that wh
 from __future__ import annotations
 
 import abc
-import contextlib
-import os
 import poplib
-import pty
 import re
-import select
-import shlex
-import signal
 import ssl
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from tests.peers.messages import wire
-from tests.peers.process import require
+from tests.peers.programs import ClientFailedError, run, run_on_terminal
 
 # mutt writes the length of the body at the end of the header of every message that it files
 _ADDED_BY_MUTT = re.compile(rb"\r\nContent-Length: \d+\r\nLines: \d+\r\n\r\n")
@@ -45,16 +37,16 @@ class Account:
     host: str = "localhost"
 
 
-class ClientFailed(AssertionError):
-    """The client ended with an error; the text has what it printed."""
-
-
 class Client(abc.ABC):
     """A mail client. `directory` is empty and the client's alone; it is its home directory, too."""
 
     name: ClassVar[str]
     auths: ClassVar[tuple[Auth, ...]] = ("user",)
     transports: ClassVar[tuple[Transport, ...]] = ("plain", "stls", "tls")
+
+    def ways(self) -> list[tuple[Transport, Auth]]:
+        """How it can log in."""
+        return [(transport, auth) for transport in self.transports for auth in self.auths]
 
     @abc.abstractmethod
     def fetch(self, account: Account, directory: Path) -> list[bytes]:
@@ -63,22 +55,6 @@ class Client(abc.ABC):
     @abc.abstractmethod
     def take(self, account: Account, directory: Path, limit: int) -> list[bytes]:
         """Fetches the messages of less than `limit` octets and deletes just these."""
-
-
-def run(command: list[str], directory: Path, expected: tuple[int, ...] = (0,), seconds: float = 30) -> str:
-    """Runs a client; ClientFailed with its output when the exit status is not an expected one."""
-    require(command[0])
-    done = subprocess.run(
-        command, cwd=directory, env=_environment(directory), stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
-    )
-    output = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode not in expected:
-        raise ClientFailed(f"{shlex.join(command)} ended with {done.returncode}:\n{output}")
-    return output
-
-
-def _environment(directory: Path) -> dict[str, str]:
-    return {"HOME": str(directory), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 
 
 def _private(path: Path, text: str) -> Path:
@@ -171,6 +147,9 @@ class Fetchmail(Client):
         "tls": "ssl sslcertck",
     }
 
+    def ways(self) -> list[tuple[Transport, Auth]]:
+        return [way for way in super().ways() if way != ("stls", "apop")]  # with `protocol apop` it never asks for STLS
+
     def fetch(self, account: Account, directory: Path) -> list[bytes]:
         return self._poll(account, directory, "keep")
 
@@ -209,8 +188,9 @@ class Mpop(Client):
         tls = "tls off" if account.transport == "plain" else f"tls on\ntls_trust_file {account.ca}"
         _private(
             directory / "mpoprc",
-            f"account default\nhost {account.host}\nport {account.port}\nuser {account.user}\npassword {account.password}\n"
-            f"auth {account.auth}\n{tls}\ntls_starttls {'on' if account.transport == 'stls' else 'off'}\n"
+            f"account default\nhost {account.host}\nport {account.port}\n"
+            f"auth {account.auth}\nuser {account.user}\npassword {account.password}\n"
+            f"{tls}\ntls_starttls {'on' if account.transport == 'stls' else 'off'}\n"
             f"pipelining {self.pipelining}\nreceived_header off\nuidls_file {directory}/uidls\n"
             f"delivery maildir {inbox}\n{options}\n",
         )
@@ -222,6 +202,7 @@ class MpopPipelining(Mpop):
     """mpop that sends many commands at once, asked or not."""
 
     name = "mpop-pipelining"
+    auths = ("user",)
     pipelining = "on"
 
 
@@ -229,6 +210,7 @@ class MpopOneByOne(Mpop):
     """mpop that waits for each reply."""
 
     name = "mpop-one-by-one"
+    auths = ("user",)
     pipelining = "off"
 
 
@@ -251,20 +233,20 @@ class Getmail(Client):
         trust = f"ca_certs = {account.ca}\n" if account.transport == "tls" else ""
         _private(
             directory / "getmailrc",
-            f"[retriever]\ntype = {retriever}\nserver = {account.host}\nport = {account.port}\nusername = {account.user}\n"
-            f"password = {account.password}\nuse_apop = {account.auth == 'apop'}\n{trust}\n"
+            f"[retriever]\ntype = {retriever}\nserver = {account.host}\nport = {account.port}\n"
+            f"username = {account.user}\npassword = {account.password}\nuse_apop = {account.auth == 'apop'}\n{trust}\n"
             f"[destination]\ntype = MDA_external\npath = {deliver}\nallow_root_commands = true\n\n"
             f"[options]\nread_all = true\nreceived = false\ndelivered_to = false\nverbose = 2\n{options}\n",
         )
         output = run(["getmail", f"--getmaildir={directory}", "--rcfile=getmailrc"], directory)
         if "error" in output.lower():
-            raise ClientFailed(output)
+            raise ClientFailedError(output)
         # the command makes up an envelope sender where the server has given none
         return [message.removeprefix(b"Return-Path: <unknown>\r\n") for message in _files(inbox)]
 
 
 class Mutt(Client):
-    """Driven by its keys on a pseudo-terminal; copies into a Maildir, whose flags are in file names and not in messages."""
+    """Driven by its keys; copies into a Maildir, whose flags are in file names and not in messages."""
 
     name = "mutt"
     auths = ("user", "apop", "plain", "login")
@@ -280,41 +262,20 @@ class Mutt(Client):
         inbox = _maildir(directory / "inbox")
         _private(
             directory / "muttrc",
-            f'set mbox_type=Maildir\nset folder="{directory}"\nset spoolfile="{directory}/empty"\nset confirmappend=no\n'
-            f'set delete=yes\nset pop_delete=yes\nset quit=yes\nset mail_check=0\nset pop_checkinterval=0\nset pop_reconnect=no\n'
-            f'set ssl_ca_certificates_file="{account.ca}"\nset certificate_file="{directory}/accepted"\nset pop_pass="{account.password}"\n'
-            f"set pop_authenticators={account.auth}\nset ssl_starttls={'yes' if account.transport == 'stls' else 'no'}\n"
-            f"set ssl_force_tls={'no' if account.transport == 'plain' else 'yes'}\nset wait_key=no\nset sleep_time=0\nset beep=no\n"
-            f'set copy=yes\nset message_cachedir=""\nset header_cache=""\n'
+            f'set folder="{directory}"\nset spoolfile="{directory}/empty"\nset mbox_type=Maildir\n'
+            "set confirmappend=no\nset copy=yes\nset delete=yes\nset pop_delete=yes\nset quit=yes\n"
+            "set mail_check=0\nset pop_checkinterval=0\nset pop_reconnect=no\nset sleep_time=0\nset wait_key=no\n"
+            'set beep=no\nset message_cachedir=""\nset header_cache=""\n'
+            f'set pop_pass="{account.password}"\nset pop_authenticators={account.auth}\n'
+            f"set ssl_starttls={'yes' if account.transport == 'stls' else 'no'}\n"
+            f"set ssl_force_tls={'no' if account.transport == 'plain' else 'yes'}\n"
+            f'set ssl_ca_certificates_file="{account.ca}"\nset certificate_file="{directory}/accepted"\n'
             f'push "<tag-pattern>{pattern}<enter><tag-prefix-cond><copy-message><kill-line>{inbox}<enter>{ending}"\n',
         )
         scheme = "pops" if account.transport == "tls" else "pop"
         url = f"{scheme}://{account.user}@{account.host}:{account.port}/"
-        on_terminal([require("mutt"), "-n", "-F", str(directory / "muttrc"), "-f", url], directory)
+        run_on_terminal(["mutt", "-n", "-F", str(directory / "muttrc"), "-f", url], directory)
         return [_ADDED_BY_MUTT.sub(b"\r\n\r\n", message, count=1) for message in _contents(inbox)]
-
-
-def on_terminal(command: list[str], directory: Path, seconds: float = 20) -> str:
-    """Runs a full-screen program on a terminal of its own; returns what it showed."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(directory)
-        os.execve(command[0], command, {**_environment(directory), "TERM": "vt100"})
-    screen = bytearray()
-    end = time.monotonic() + seconds
-    with contextlib.suppress(OSError):  # EIO: the program has closed its terminal
-        while time.monotonic() < end:
-            if select.select([terminal], [], [], 0.2)[0]:
-                screen += os.read(terminal, 65536)
-    late = time.monotonic() >= end
-    if late:
-        os.kill(process, signal.SIGKILL)
-    os.close(terminal)
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    text = screen.decode(errors="replace")
-    if late or status != 0:
-        raise ClientFailed(f"{shlex.join(command)} ended with {status}:\n{text}")
-    return text
 
 
 class Poplib(Client):
@@ -367,4 +328,13 @@ class Poplib(Client):
         return b"".join(line + b"\r\n" for line in session.retr(number)[1])
 
 
-CLIENTS: tuple[Client, ...] = (Curl(), Fetchmail(), Mpop(), MpopPipelining(), MpopOneByOne(), Getmail(), Mutt(), Poplib())
+CLIENTS: tuple[Client, ...] = (
+    Curl(),
+    Fetchmail(),
+    Mpop(),
+    MpopPipelining(),
+    MpopOneByOne(),
+    Getmail(),
+    Mutt(),
+    Poplib(),
+)

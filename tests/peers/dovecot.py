@@ -104,7 +104,9 @@ class Dovecot:
                 extra=extra,
             )
         )
-        self._process = Process("dovecot", [require("dovecot"), "-F", "-c", configuration], directory / "dovecot.log", directory)
+        self._process = Process(
+            "dovecot", [require("dovecot"), "-F", "-c", configuration], directory / "dovecot.log", directory
+        )
         self._process.wait_for(lambda: accepts(self.port), "Dovecot's greeting")
 
     def deliver(self, user: str, messages: Iterable[bytes]) -> None:

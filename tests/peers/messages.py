@@ -14,12 +14,21 @@ def wire(message: bytes) -> bytes:
     return lines.replace(b"\n", b"\r\n")
 
 
-def stuffed(message: bytes) -> bytes:
-    """`message` as the body of a multi-line reply: `wire`, dot-stuffed, with its termination octets."""
-    body = wire(message) if message else b""
-    if body.startswith(b"."):
-        body = b"." + body
-    return body.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+def multiline(message: bytes) -> bytes:
+    """Any octets as the body of a multi-line reply: dot-stuffed after each CRLF, a CRLF added only if the last one is
+    missing, then the termination octets. Bare CR and LF are not line ends here and stay as they are."""
+    stuffed = message.replace(b"\r\n.", b"\r\n..")
+    if stuffed.startswith(b"."):
+        stuffed = b"." + stuffed
+    if stuffed and not stuffed.endswith(b"\r\n"):
+        stuffed += b"\r\n"
+    return stuffed + b".\r\n"
+
+
+def unstuffed(body: bytes) -> bytes:
+    """What `multiline` was made of, with its last line end: `body` without added dots and termination octets."""
+    content = body.removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.")
+    return content[1:] if content.startswith(b"..") else content
 
 
 def _message(subject: str, body: bytes, *headers: str) -> bytes:
@@ -45,7 +54,9 @@ SAMPLES: tuple[bytes, ...] = (
     _message(
         "an attachment",
         b"--b\nContent-Type: text/plain\n\nSee there.\n\n--b\nContent-Type: application/octet-stream\n"
-        b"Content-Transfer-Encoding: base64\nContent-Disposition: attachment; filename=noise.bin\n\n" + _ATTACHMENT + b"\n--b--\n",
+        b"Content-Transfer-Encoding: base64\nContent-Disposition: attachment; filename=noise.bin\n\n"
+        + _ATTACHMENT
+        + b"\n--b--\n",
         'Content-Type: multipart/mixed; boundary="b"',
     ),
     _message("many lines", b"".join(b"line %d of many\n" % number for number in range(3000))),

@@ -48,16 +48,21 @@ class Popa3d:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with connection, self._log.open("ab") as log:
                 self._children = [child for child in self._children if child.poll() is None]
                 self._children.append(
                     subprocess.Popen(
-                        [require("chroot"), str(self._root), "/usr/sbin/popa3d"], stdin=connection, stdout=connection, stderr=log, env={}
+                        [require("chroot"), str(self._root), "/usr/sbin/popa3d"],
+                        stdin=connection.fileno(),
+                        stdout=connection.fileno(),
+                        stderr=log.fileno(),
+                        env={},
                     )
                 )
 
     def deliver(self, user: str, messages: Iterable[bytes]) -> None:
-        """Replaces the user's maildrop. A message must have LF line ends and end in one: that is all an mbox can hold."""
+        """Replaces the user's maildrop. An mbox can hold messages with LF line ends only."""
         mbox = b"".join(b"From ada@example.org Mon Jul  6 09:30:00 2026\n" + message + b"\n" for message in messages)
         path = self._spool(user)
         path.write_bytes(mbox)

@@ -1,4 +1,4 @@
-"""What all real peers have in common: free ports, a directory of their own, a process that is stopped by its id, logs."""
+"""What all real peers have in common: free ports, a directory, a process that is stopped by its id, logs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _handed_out: set[int] = set()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on, below the range from which the kernel takes source ports where possible."""
+    """A TCP port that nobody listens on and that was not handed out before."""
     while True:
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -78,7 +78,12 @@ class Process:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=cwd,
+                env=env,
             )
         LOGS[title] = log
 

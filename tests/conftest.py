@@ -1,0 +1,59 @@
+"""The real peers as fixtures, their logs beside every failing test, and the search for secrets over the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers.canaries import WATCH
+from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.process import LOGS, public_directory
+from tests.peers.proxy import StartProxy, proxies
+
+_LOG_TAIL = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Shows the end of every running peer's log with a test that fails."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed:
+        for title, log in LOGS.items():
+            if log.exists():
+                report.sections.append((f"log of {title}", log.read_text(errors="replace")[-_LOG_TAIL:]))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_any_output() -> Iterator[None]:
+    """Fails the run if a password turned up in what popproxy wrote (`tests/peers/canaries.py`)."""
+    yield
+    assert not WATCH.found, "secrets in popproxy's output:\n" + "\n".join(WATCH.found)
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Iterator[Path]:
+    """A directory for keys and certificates."""
+    with public_directory("certificates") as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def authority(certificates: Path) -> Authority:
+    """The certificate authority that clients trust."""
+    return Authority(certificates)
+
+
+@pytest.fixture(scope="session")
+def server_certificate(authority: Authority) -> CertificateFiles:
+    """For localhost, 127.0.0.1 and ::1."""
+    return authority.server()
+
+
+@pytest.fixture
+def start_proxy() -> Iterator[StartProxy]:
+    """Starts popproxy with a configuration; stopped, and its output searched for secrets, after the test."""
+    with proxies() as start:
+        yield start
