@@ -161,7 +161,10 @@ class _Builder:
         if self._values > MAX_VALUES:
             raise Unreadable(
                 Finding(
-                    path, f"aliases make this more than {MAX_VALUES} values", "write fewer aliases (*name)", key_place
+                    path,
+                    f"the file makes more than {MAX_VALUES} values",
+                    "write fewer aliases (*name) or shorter lists",
+                    key_place,
                 )
             )
         if node in self._open:

@@ -16,7 +16,7 @@ from popproxy.config.rules import check
 from popproxy.config.syntax import Unreadable
 from popproxy.errors import ConfigError, Problem
 
-MAX_OCTETS = 1 << 20
+MAX_OCTETS = 256 << 10
 _ROUNDS = 20
 _ABOUT_THE_KEY = {"extra_forbidden"}
 
@@ -146,5 +146,5 @@ def _octets(path: Path) -> bytes:
         raise ConfigError([Problem(name, "", f"cannot be read: {reason}", "name a readable file with -c")]) from None
     if len(raw) > MAX_OCTETS:
         cure = "name the right file; long lists of users belong in the file of a routing rule"
-        raise ConfigError([Problem(name, "", f"is larger than {MAX_OCTETS >> 20} MiB", cure)])
+        raise ConfigError([Problem(name, "", f"is larger than {MAX_OCTETS >> 10} KiB", cure)])
     return raw

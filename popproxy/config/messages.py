@@ -51,7 +51,7 @@ def tell(error: ErrorDetails, path: KeyPath) -> Told:
 
 
 def _missing(error: ErrorDetails, path: KeyPath) -> Told:
-    return "is missing", f"add it, for example {_flow({str(path[-1]): _example(path)})}"
+    return "is missing", f"add it, for example {path[-1]}: {_flow(_example(path))}"
 
 
 def _unknown(error: ErrorDetails, path: KeyPath) -> Told:
@@ -225,16 +225,9 @@ def _example(path: KeyPath) -> Any:
 def _flow(value: Any) -> str:
     """`value` as one line of YAML."""
     if isinstance(value, dict):
-        inner = ", ".join(f"{key}: {_flow_inside(item)}" for key, item in value.items())
-        return inner if len(value) == 1 and not isinstance(next(iter(value.values())), dict) else f"{{{inner}}}"
-    return _flow_inside(value)
-
-
-def _flow_inside(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow_inside(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(_flow_inside, value)) + "]"
+        return "[" + ", ".join(map(_flow, value)) + "]"
     text = "..." if value is None else str(value)
     return f'"{text}"' if text.startswith(":") else quote(text, 200)[1:-1] if len(text) < 200 else quote(text)
 

@@ -10,7 +10,7 @@ import yaml
 from popproxy.config.model import Config
 from popproxy.types import Secret
 
-_USERINFO = re.compile(r"(\w+://)[^/@\s]*@")
+_USERINFO = re.compile(r"\b(\w{1,20}://)[^/@\s]*@")
 
 
 def show(config: Config, changed: bool = False) -> str:

@@ -14,8 +14,8 @@ from popproxy.config.finding import Finding
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class Unreadable(Exception):  # noqa: N818 - never leaves the package; the loader makes a ConfigError of it
-    """The file cannot be understood to its end. `finding` says where it stopped."""
+class Unreadable(Exception):
+    """The file cannot be understood to its end; `finding` says where. The loader makes a ConfigError of it."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.what)

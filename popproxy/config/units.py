@@ -24,9 +24,8 @@ _UNIT_SLIPS = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m
     "H": "h", "D": "d", "b": "B", "K": "KiB", "k": "KiB", "kB": "KiB", "KB": "KiB", "kb": "KiB", "kib": "KiB",
     "MB": "MiB", "mb": "MiB", "mib": "MiB", "G": "GiB", "GB": "GiB", "gb": "GiB", "gib": "GiB",
 }  # fmt: skip
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]{0,15})")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[\w.-]*))(?::(?P<port>[0-9]{1,5}))?")
-_USERINFO = re.compile(r"[^\s/@]*:[^\s/@]*@")
 _LONGEST_DURATION = 366 * 86400.0
 _LARGEST_SIZE = 1 << 50
 
@@ -34,7 +33,9 @@ _LARGEST_SIZE = 1 << 50
 def quote(value: object, limit: int = 60) -> str:
     """`value` in quotes for a message: one line, shortened, a password before an ``@`` masked."""
     text = value if isinstance(value, str) else str(value)
-    text = _USERINFO.sub("****@", text)
+    before, at, host = text.rpartition("@")
+    if at and ":" in before:
+        text = f"****@{host}"
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
@@ -128,7 +129,7 @@ def _is_ip(text: str) -> bool:
 
 def _nearest_address(text: str) -> str:
     """What somebody who wrote `text` for an address may have meant."""
-    bare = re.sub(r"^\w+://", "", _USERINFO.sub("", text)).rpartition("@")[2].partition("/")[0]
+    bare = re.sub(r"^\w+://", "", text).rpartition("@")[2].partition("/")[0]
     if bare.startswith("*:"):
         return f"{bare[1:]!r} for every address of the machine"
     if _is_ip(bare):
