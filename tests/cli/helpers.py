@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from popproxy.cli import main
 from popproxy.demo.certificates import Issued, issue, make_authority
 
 PROGRAM = [sys.executable, "-m", "popproxy"]
 CANARY = "correct-horse-canary"
 
 
-def popproxy(
-    *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run the program as a process of its own, standard input being a pipe."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def popproxy(*arguments: str, stdin: bytes = b"") -> Run:
+    """Run the command line in this process, its three streams being pipes."""
+    streams = [io.TextIOWrapper(io.BytesIO(octets), "utf-8", write_through=True) for octets in (stdin, b"", b"")]
+    before = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = streams
+    try:
+        code = main(list(arguments))
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+    output, errors = (stream.buffer.getvalue() for stream in streams[1:])
+    return Run(code, output, errors)
+
+
+def process(*arguments: str, env: dict[str, str] | None = None) -> Run:
+    """Run the program as a process of its own."""
     environment = {**os.environ, "NO_COLOR": "1", **(env or {})}
-    return subprocess.run(
-        [*PROGRAM, *arguments], input=stdin, capture_output=True, timeout=60, env=environment, check=False
+    ended = subprocess.run(
+        [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=environment, check=False
     )
+    return Run(ended.returncode, ended.stdout, ended.stderr)
 
 
 def write_pair(directory: Path, issued: Issued, name: str = "server", chain: tuple[Issued, ...] = ()) -> dict[str, str]:

@@ -309,7 +309,10 @@ def test_hanging_name_server_does_not_hold_up_the_check(tmp_path: Path) -> None:
     path = write_config(tmp_path, pools=pools, timeouts={"connect": "1s"})
     hanging = f"""
 import socket, sys, time
-socket.getaddrinfo = lambda *arguments, **options: time.sleep(3600)
+look_up = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **more: (
+    time.sleep(3600) if host == "mail.example.com" else look_up(host, *rest, **more)
+)
 from popproxy.cli import main
 sys.exit(main(["check", "-c", {str(path)!r}]))
 """

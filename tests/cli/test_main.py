@@ -16,7 +16,7 @@ from popproxy import __version__
 from popproxy.cli.exits import CommandError, ExitCode, explain
 from popproxy.cli.main import main, make_app
 from popproxy.errors import AuditError, BackendError, ConfigError, Problem, Unavailable, VaultError
-from tests.cli.helpers import CANARY, PROGRAM, popproxy, write_config
+from tests.cli.helpers import CANARY, PROGRAM, popproxy, process, write_config
 
 COMMANDS = [
     "serve",
@@ -31,7 +31,7 @@ COMMANDS = [
 
 
 def test_version() -> None:
-    run = popproxy("version")
+    run = process("version")
     assert (run.returncode, run.stdout, run.stderr) == (0, f"popproxy {__version__}\n".encode(), b"")
     assert json.loads(popproxy("version", "--json").stdout)["popproxy"] == __version__
 
@@ -70,7 +70,7 @@ def test_passwords_are_not_taken_as_arguments() -> None:
 def test_every_problem_of_a_configuration_is_one_line_on_standard_error(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("listeners:\n  - {name: a, listen: [':110'], tsl: stls}\npools:\n  main: {servers: []}\n")
-    run = popproxy("serve", "-c", str(path))
+    run = process("serve", "-c", str(path))
     lines = run.stderr.decode().splitlines()
     assert run.returncode == ExitCode.CONFIG
     assert run.stdout == b""
@@ -87,7 +87,7 @@ def test_missing_configuration_is_78() -> None:
 
 
 def test_configuration_named_by_the_environment(tmp_path: Path) -> None:
-    run = popproxy("config", "show", env={"POPPROXY_CONFIG": str(write_config(tmp_path))})
+    run = process("config", "show", env={"POPPROXY_CONFIG": str(write_config(tmp_path))})
     assert run.returncode == 0, run.stderr
 
 
@@ -149,6 +149,6 @@ def test_exit_codes(error: Exception, code: int) -> None:
 
 
 def test_completion_can_be_shown() -> None:
-    run = popproxy("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    run = process("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
     assert run.returncode == 0
     assert b"complete -o default -F" in run.stdout

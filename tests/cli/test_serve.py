@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from popproxy.cli.exits import ExitCode
-from tests.cli.helpers import PROGRAM, popproxy, write_config
+from tests.cli.helpers import PROGRAM, popproxy, process, write_config
 
 
 def free_port() -> int:
@@ -25,18 +25,18 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(config: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([*PROGRAM, "serve", "-c", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server = subprocess.Popen([*PROGRAM, "serve", "-c", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         give_up = time.monotonic() + 30
-        while process.poll() is None and time.monotonic() < give_up:
+        while server.poll() is None and time.monotonic() < give_up:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(0.05)
-        yield process
+        yield server
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        if server.poll() is None:
+            server.kill()
+        server.communicate()
 
 
 def config_on(directory: Path, port: int) -> Path:
@@ -48,13 +48,13 @@ def config_on(directory: Path, port: int) -> Path:
 
 def test_serves_until_sigterm(tmp_path: Path) -> None:
     port = free_port()
-    with serving(config_on(tmp_path, port), port) as process:
+    with serving(config_on(tmp_path, port), port) as server:
         pop = poplib.POP3("127.0.0.1", port, timeout=10)
         assert "STLS" in pop.capa()
         pop.quit()
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=30)
+    assert server.returncode == 0, errors
     assert b"Traceback" not in errors
     actions = [json.loads(line)["event.action"] for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()]
     assert (actions[0], actions[-1]) == ("audit_start", "audit_stop")
@@ -63,16 +63,16 @@ def test_serves_until_sigterm(tmp_path: Path) -> None:
 def test_check_knows_a_running_popproxy(tmp_path: Path) -> None:
     port = free_port()
     config = config_on(tmp_path, port)
-    with serving(config, port) as process:
+    with serving(config, port) as server:
         run = popproxy("check", "--offline", "-c", str(config))
         assert run.returncode == 0, run.stdout
-        assert f"127.0.0.1:{port} is held by a running popproxy (pid {process.pid})".encode() in run.stdout
+        assert f"127.0.0.1:{port} is held by a running popproxy (pid {server.pid})".encode() in run.stdout
 
 
 def test_taken_port_is_78_and_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = config_on(tmp_path, taken.getsockname()[1])
-        run = popproxy("serve", "-c", str(config))
+        run = process("serve", "-c", str(config))
     assert run.returncode == ExitCode.CONFIG
     lines = [line for line in run.stderr.decode().splitlines() if line.startswith("popproxy: ")]
     assert len(lines) == 1
