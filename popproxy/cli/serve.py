@@ -40,5 +40,6 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     loaded = load_file(config)
     from popproxy.app import service  # noqa: PLC0415
+
     complain([f"warning: {text}" for text in map(str, loaded.warnings)])
     raise typer.Exit(run(service.serve(loaded)))

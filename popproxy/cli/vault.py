@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from popproxy.cli.exits import CommandError, ExitCode
+from popproxy.cli.exits import CommandError, ExitCode, complain
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, StdinOption
 from popproxy.cli.output import print_json
 from popproxy.cli.passwords import read_secret
@@ -58,6 +59,7 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
         _write_key(section.key.file, Secret(generate_key()))
         print(f"key:   {section.key.file}   keep a copy elsewhere: without it the vault is lost")
     Vault.create(section.file, resolve_secret(section.key))
+    _give_to_service(section.file, config)
     print(f"vault: {section.file}")
 
 
@@ -200,6 +202,16 @@ def _canonical(user: str, path: Path) -> str:
         return canonical(check_name(os.fsencode(user)), rules.default_domain, rules.case)
     except NameRefused as refused:
         raise CommandError(f"that is no user name ({refused.reason.value})", ExitCode.USAGE) from None
+
+
+def _give_to_service(file: Path, path: Path) -> None:
+    """The proxy opens the vault after it has become process.user; the key it reads before."""
+    user = _config(path).process.user
+    if user is not None and os.geteuid() == 0:
+        try:
+            shutil.chown(file, user)
+        except LookupError:
+            complain([f"warning: the user {user} does not exist yet; give {file} to it once it does"])
 
 
 def _write_key(path: Path, key: Secret) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -133,9 +134,14 @@ async def test_port_of_the_metrics_is_checked(tmp_path: Path) -> None:
 def local_users(directory: Path, *lines: str) -> dict[str, Any]:
     """Sections for a listener with APOP, with a users file of `lines` and an empty vault."""
     (directory / "users").write_text("\n".join(lines) + "\n")
+    (directory / "users").chmod(0o644)
     (directory / "vault.key").write_text(generate_key())
     (directory / "vault.key").chmod(0o600)
     Vault.create(directory / "vault", Secret((directory / "vault.key").read_bytes()))
+    if os.geteuid() == 0:
+        shutil.chown(directory / "vault", "nobody")  # as `popproxy vault init` does
+    else:
+        (directory / "vault").chmod(0o644)
     pool = {"servers": ["127.0.0.1:9"], "tls": "none", "allow_cleartext": True, "login": ["stored", "forward"]}
     return {
         "listeners": [{"name": "pop3", "listen": ["127.0.0.1:0"], "apop": True, "authenticate": ["users"]}],
@@ -184,6 +190,23 @@ async def test_audit_directory_that_the_service_may_not_write(tmp_path: Path) ->
     assert "cannot be written" in finding.text
     missing = only(await look(tmp_path, audit={"file": str(tmp_path / "none" / "audit.jsonl")}), "problem")
     assert "does not exist" in missing.text
+
+
+async def test_files_that_the_service_may_not_read(tmp_path: Path) -> None:
+    sections = local_users(tmp_path)
+    (tmp_path / "users").chmod(0o600)
+    finding = only(await look(tmp_path, process={"user": "nobody"}, **sections), "problem")
+    assert f"{tmp_path}/users cannot be read by nobody" in finding.text
+    assert f"chmod 640 {tmp_path}/users" in finding.cure
+
+
+async def test_routing_file_with_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "routes").write_text("alice no-such-pool\n")
+    (tmp_path / "routes").chmod(0o644)
+    routing = {"rules": [{"file": str(tmp_path / "routes")}], "default": "main"}
+    finding = only(await look(tmp_path, routing=routing), "problem")
+    assert finding.area == "routing"
+    assert f"{tmp_path}/routes:1" in finding.text
 
 
 async def test_log_unknown_users_is_pointed_out(tmp_path: Path) -> None:

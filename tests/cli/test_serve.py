@@ -40,9 +40,6 @@ def serving(config: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def config_on(directory: Path, port: int) -> Path:
-    for parent in (directory, *directory.parents[:2]):
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)  # the service runs as another user
     return write_config(directory, listeners=[{"name": "pop3", "listen": [f"127.0.0.1:{port}"]}])
 
 

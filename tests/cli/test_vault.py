@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -56,6 +58,12 @@ def test_init_makes_vault_and_key_for_the_owner_only(vault: str) -> None:
     for name in ("vault", "vault.key"):
         assert stat.S_IMODE((Path(vault).parent / name).stat().st_mode) == 0o600
     assert users(vault) == []
+
+
+def test_vault_belongs_to_the_service_and_its_key_does_not(vault: str) -> None:
+    service = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid()
+    assert (Path(vault).parent / "vault").stat().st_uid == service
+    assert (Path(vault).parent / "vault.key").stat().st_uid == os.geteuid()
 
 
 def test_init_keeps_what_is_there(vault: str) -> None:

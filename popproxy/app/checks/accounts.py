@@ -1,8 +1,8 @@
-"""Checks of the users file and the vault, and of users who could not use what their listener offers."""
+"""Checks of the users file, the routing files and the vault, and of users who could not use what is offered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from popproxy.app.checks.finding import Finding, ok, problem
@@ -11,13 +11,15 @@ from popproxy.auth.users_file import UsersFile
 from popproxy.config.model import Config
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, VaultError
+from popproxy.routing.router import Router
 from popproxy.vault.store import Vault
 
 
 def check_accounts(config: Config) -> list[Finding]:
-    """Findings about the users file and the vault. Reads files; verifies no password."""
+    """Findings about the users file, the routing files and the vault. Reads files; verifies no password."""
     findings: list[Finding] = []
     users = _read_users(config, findings)
+    findings += _routing(config)
     secrets = _read_vault(config, findings)
     if users is not None and secrets is not None and any(listener.apop for listener in config.listeners):
         findings += _apop(users, secrets)
@@ -28,11 +30,8 @@ def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
     if config.users is None:
         return None
     area = f"users file {config.users.file}"
-    rules = config.authentication
     try:
-        users = UsersFile.load(
-            config.users.file, partial(canonical, default_domain=rules.default_domain, case=rules.case)
-        ).users()
+        users = UsersFile.load(config.users.file, _canonical(config)).users()
     except ConfigError as error:
         findings += _problems(area, error)
         return None
@@ -54,6 +53,22 @@ def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
         return None
     findings.append(ok(area, f"opens with its key, {len(users)} secrets"))
     return set(users)
+
+
+def _routing(config: Config) -> list[Finding]:
+    files = [rule.file for rule in config.routing.rules if rule.file is not None]
+    if not files:
+        return []
+    try:
+        Router(config, _canonical(config))
+    except ConfigError as error:
+        return _problems("routing", error)
+    return [ok("routing", f"{file} can be used") for file in files]
+
+
+def _canonical(config: Config) -> Callable[[str], str]:
+    rules = config.authentication
+    return partial(canonical, default_domain=rules.default_domain, case=rules.case)
 
 
 def _apop(users: Iterable[str], secrets: set[str]) -> list[Finding]:

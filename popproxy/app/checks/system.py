@@ -14,8 +14,8 @@ from popproxy.config.model import Config
 
 
 def check_system(config: Config) -> list[Finding]:
-    """Findings about process.user, process.group and the audit file."""
-    return [*_process(config), *_audit(config)]
+    """Findings about process.user, process.group, the files that this user must read, and the audit file."""
+    return [*_process(config), *_readable(config), *_audit(config)]
 
 
 def _process(config: Config) -> Iterator[Finding]:
@@ -36,6 +36,23 @@ def _process(config: Config) -> Iterator[Finding]:
         yield ok("process", f"runs as {user}")
     if group is not None and _group(group) is None:
         yield problem("process", f"the group {group} does not exist", f"groupadd --system {group}")
+
+
+def _readable(config: Config) -> Iterator[Finding]:
+    """What is opened after root has become process.user; whether it can be used is found out elsewhere."""
+    account = _account(config.process.user) if config.process.user else None
+    if account is None:
+        return
+    sections = [section for section in (config.users, config.vault) if section is not None]
+    files: list[Path | None] = [section.file for section in sections]
+    files += [rule.file for rule in config.routing.rules]
+    files += [pool.ca for pool in config.pools.values()]
+    for file in dict.fromkeys(files):
+        if file is not None and file.exists() and not _may(file, os.R_OK, account, config.process.group):
+            user = account.pw_name
+            group = config.process.group or grp.getgrgid(account.pw_gid).gr_name
+            cure = f"chgrp {group} {file}; chmod 640 {file}, and let {user} into its directories"
+            yield problem("process", f"{file} cannot be read by {user}", cure)
 
 
 def _audit(config: Config) -> Iterator[Finding]:
@@ -73,18 +90,21 @@ def _writable(file: Path, config: Config) -> Finding:
 
 
 def _may(path: Path, need: int, account: pwd.struct_passwd, group: str | None) -> bool:
-    """Do the mode bits of `path` let `account` do `need` (os.W_OK, os.X_OK)? Access lists are not read."""
+    """Do the mode bits of `path` let `account` do `need` and let it get there? Access lists are not read."""
     if account.pw_uid == 0:
         return True
-    found = path.stat()
-    primary = (_group(group) if group else None) or account.pw_gid
-    if found.st_uid == account.pw_uid:
-        granted = stat.S_IMODE(found.st_mode) >> 6
-    elif found.st_gid in os.getgrouplist(account.pw_name, primary):
-        granted = stat.S_IMODE(found.st_mode) >> 3
-    else:
-        granted = stat.S_IMODE(found.st_mode)
-    return granted & need == need
+    path = path.resolve()
+    groups = os.getgrouplist(account.pw_name, (_group(group) if group else None) or account.pw_gid)
+    wanted = [(path, need), *((parent, os.X_OK) for parent in path.parents)]
+    return all(_granted(place.stat(), account.pw_uid, groups) & bits == bits for place, bits in wanted)
+
+
+def _granted(found: os.stat_result, uid: int, groups: list[int]) -> int:
+    """The bits (os.R_OK, os.W_OK, os.X_OK) for a user of these groups."""
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid == uid:
+        return mode >> 6 & 7
+    return (mode >> 3 if found.st_gid in groups else mode) & 7
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
