@@ -451,7 +451,7 @@ def test_marking_and_unmarking_does_not_grow() -> None:
     give(exchange, b"+OK 1 abc\r\n")
     tracemalloc.start()
     before = 0
-    for turn in range(3000):
+    for turn in range(800):
         ask(exchange, b"DELE 1", b"RSET", b"UIDL 1", b"LAST", b"XYZZY")
         give(exchange, b"+OK\r\n+OK\r\n+OK 1 abc\r\n")
         exchange.events = []
@@ -479,7 +479,7 @@ def test_half_a_unique_id_is_never_taken_for_a_whole_one() -> None:
     ask(exchange, b"UIDL")
     lines = [b"%d %s\r\n" % (n, b"u" * 60 + b"%d" % n) for n in range(1, 6000)]
     give(exchange, b"+OK\r\n" + b"".join(lines) + b".\r\n")
-    known = {n: exchange.unique_id(n) for n in range(1, 6000)}
+    known = {n: exchange.unique_id(n) for n in (*range(1, 6000, 37), *range(3700, 4000), 5999)}
     assert known[1] == b"u" * 60 + b"1"
     assert known[5999] is None
     assert all(uid in (None, b"u" * 60 + b"%d" % n) for n, uid in known.items())
