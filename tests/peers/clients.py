@@ -174,7 +174,7 @@ class Mpop(Client):
     """Pipelines by itself when the server says it can, and whatever the server says with `pipelining on`."""
 
     name = "mpop"
-    auths = ("user", "apop", "plain", "login")
+    auths: ClassVar[tuple[Auth, ...]] = ("user", "apop", "plain", "login")
     pipelining: ClassVar[Literal["auto", "on", "off"]] = "auto"
 
     def fetch(self, account: Account, directory: Path) -> list[bytes]:

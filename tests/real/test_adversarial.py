@@ -110,19 +110,27 @@ def test_the_stuffing_of_the_tests_is_undone_without_loss() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "one-by-one"])
-@pytest.mark.parametrize("transport", ["plain", "tls"])
-async def test_ten_thousand_adversarial_messages_arrive_unchanged(
+@pytest.mark.parametrize(
+    ("transport", "pipelined", "count"),
+    [
+        ("plain", True, MESSAGES),
+        ("tls", False, MESSAGES),
+        ("plain", False, MESSAGES // 10),
+        ("tls", True, MESSAGES // 10),
+    ],
+)
+async def test_adversarial_messages_arrive_unchanged(
     start_proxy: StartProxy,
     authority: Authority,
     server_certificate: CertificateFiles,
     transport: str,
     pipelined: bool,
+    count: int,
 ) -> None:
     print(f"POPPROXY_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     secret = canary()
-    share = range(0, MESSAGES, IN_A_SESSION)
+    share = range(0, count, IN_A_SESSION)
     async with ScriptedBackend(
         chunks=Cutter(chance), capa=["TOP", "UIDL", "PIPELINING"] if pipelined else None
     ) as backend:
@@ -141,7 +149,7 @@ async def test_ten_thousand_adversarial_messages_arrive_unchanged(
         assert sum(session.ahead for session in backend.sessions) == 0
     records = await asyncio.to_thread(proxy.settled)
     retrievals = [record for record in records if record["event.action"] == "retr"]
-    assert [r["pop3.octets"] for r in retrievals] == [len(multiline(message)) - 3 for message in DROP]
+    assert [r["pop3.octets"] for r in retrievals] == [len(multiline(message)) - 3 for message in DROP[:count]]
     assert all(record["pop3.complete"] for record in retrievals)
 
 
