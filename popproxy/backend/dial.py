@@ -90,7 +90,15 @@ class _Dialogue:
             self.channel.write(data)
 
     def eof_received(self) -> None:
-        self._fail(BackendError("connection closed", self.core.stage, "eof"))
+        try:
+            self.core.receive_eof()
+        except BackendError as error:
+            self._fail(error)
+            return
+        for event in self.core.events_received():
+            self.waiter.set_result(event)
+        if not self.waiter.done():
+            self._fail(BackendError("connection closed", self.core.stage, "eof"))
 
     def drained(self) -> None:
         pass
@@ -124,7 +132,7 @@ class Dialer:
         failure: BackendError | None = None
         for backend in pool.backends:
             try:
-                addresses = await self._resolve(backend)
+                addresses = self._resolver.known(backend.address) or await self._resolve(backend)
             except BackendError as error:
                 failure = self._failed(backend, error)
                 continue
@@ -175,12 +183,9 @@ class Dialer:
 
     async def _connect(self, pool: Pool, backend: Backend, address: Address, deadline: float) -> Channel:
         try:
-            async with asyncio.timeout_at(deadline):
-                channel = await connect(self._reactor, address)
+            channel = await connect(self._reactor, self._deadlines, address, deadline)
         except ConnectFailed as error:
             raise BackendError(str(error), "connect", error.reason) from None
-        except TimeoutError:
-            raise BackendError(f"{address}: no answer", "connect", "timeout") from None
         if pool.config.tls == "implicit":
             try:
                 async with asyncio.timeout_at(deadline + self._timeouts.handshake):

@@ -10,6 +10,7 @@ import socket
 
 from popproxy.errors import ConnectFailed
 from popproxy.net.channel import Channel
+from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import WRITABLE, Reactor
 from popproxy.types import Address
 
@@ -25,14 +26,19 @@ class Resolver:
         self._known: dict[Address, tuple[float, list[Address]]] = {}
         self._asking: dict[Address, asyncio.Task[list[Address]]] = {}
 
-    async def resolve(self, address: Address) -> list[Address]:
-        """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
+    def known(self, address: Address) -> list[Address] | None:
+        """The answer to `resolve`, if it needs no question."""
         known = self._known.get(address)
         if known is not None and known[0] > self._loop.time():
             return known[1]
-        if _is_ip(address.host):
+        if known is None and _is_ip(address.host):
             self._known[address] = (float("inf"), [address])
             return [address]
+        return None
+
+    async def resolve(self, address: Address) -> list[Address]:
+        """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
+        known = self._known.get(address)
         task = self._asking.get(address)
         if task is None:  # one question for all sessions that want the same name
             task = self._asking[address] = self._loop.create_task(self._ask(address))
@@ -60,12 +66,13 @@ def _is_ip(host: str) -> bool:
 
 
 class _Connecting:
-    """Waits for one socket to become writable."""
+    """Waits for one socket to become writable, or for the deadline."""
 
-    __slots__ = ("fd", "reactor", "waiter")
+    __slots__ = ("deadline", "fd", "reactor", "waiter")
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+    def __init__(self, reactor: Reactor, sock: socket.socket, deadline: float) -> None:
         self.reactor = reactor
+        self.deadline = deadline
         self.fd = sock.fileno()
         self.waiter: asyncio.Future[None] = reactor.loop.create_future()
         reactor.watch(self.fd, self, WRITABLE)
@@ -76,9 +83,14 @@ class _Connecting:
         if not self.waiter.done():
             self.waiter.set_result(None)
 
+    def deadline_passed(self) -> None:
+        """From the deadlines."""
+        if not self.waiter.done():
+            self.waiter.set_exception(ConnectFailed("no answer in time", "timeout"))
 
-async def connect(reactor: Reactor, address: Address) -> Channel:
-    """One attempt at one IP address, without a deadline of its own (cancel it). Raises ConnectFailed."""
+
+async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, deadline: float) -> Channel:
+    """One attempt at one IP address, until `deadline` (loop time). Raises ConnectFailed."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -87,10 +99,12 @@ async def connect(reactor: Reactor, address: Address) -> Channel:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex((address.host, address.port))
         if code == errno.EINPROGRESS:
-            connecting = _Connecting(reactor, sock)
+            connecting = _Connecting(reactor, sock, deadline)
+            deadlines.add(connecting)
             try:
                 await connecting.waiter
             finally:
+                deadlines.discard(connecting)
                 reactor.forget(connecting.fd)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:

@@ -91,8 +91,16 @@ class Relay:
     def data_received(self, buffer: bytearray, end: int) -> None:
         """Commands."""
         self._bytes_in += end
-        self._exchange.receive_from_client(memoryview(buffer)[:end])
-        self._pump()
+        data = bytes(memoryview(buffer)[:end])
+        command = self._exchange.take_lone_command(data) if self._lost is None else None
+        if command is None:
+            self._exchange.receive_from_client(data)
+            self._pump()
+            return
+        context = self._context
+        context.metrics.bytes_to_backend += end
+        self.deadline = context.deadlines.now + context.timeouts.stall
+        self._backend.write(command)
 
     def eof_received(self) -> None:
         """The client has closed its side: it still gets the answers to what it has asked."""
@@ -136,6 +144,11 @@ class Relay:
             return
         if not taken:
             self._backend.pause()
+        elif exchange.settled:
+            context = self._context
+            self.deadline = context.deadlines.now + context.timeouts.idle
+            client.resume()
+            return
         self._pump()
 
     def backend_drained(self) -> None:
@@ -150,35 +163,12 @@ class Relay:
 
     def _pump(self) -> None:
         """Hand on what may be handed on now, and set the deadline for what is awaited."""
-        if self._is_over():
-            return
         exchange, client, backend = self._exchange, self._client, self._backend
-        if self._lost is not None:
-            if not exchange.idle:
-                self._tell_and_leave(self._lost)
-            elif exchange.client_finished:
-                self._leave(self._lost)
+        # each answer of ours may make room for more commands, or clear the way for QUIT
+        while self._send_commands() and self._send_answers():
+            pass
+        if self._is_over() or self._lost is not None:
             return
-        commands = exchange.commands_to_send(client_drained=not client.pending)
-        if commands:
-            self._context.metrics.bytes_to_backend += len(commands)
-            if exchange.state is State.UPDATE:
-                self._context.metrics.sessions[(self._context.listener, "transaction")] -= 1
-                self._context.metrics.sessions[(self._context.listener, "update")] += 1
-            backend.write(commands)
-            if self._is_over() or self._lost is not None:  # the backend was lost while we wrote
-                return
-        answers = exchange.local_answers()
-        if answers:
-            client.write(answers)
-            self._sent(len(answers))
-            self._record()
-            if self._is_over():  # the client was lost while we wrote
-                return
-            # answering may have made room for more commands, or cleared the way for QUIT
-            if not exchange.idle:
-                self._pump()
-                return
         if exchange.client_finished:
             self._leave(CloseReason.CLIENT_LOST, flush=True)
             return
@@ -192,6 +182,36 @@ class Relay:
         else:
             patience = timeouts.idle if exchange.idle else timeouts.stall
         self.deadline = self._context.deadlines.now + patience
+
+    def _send_commands(self) -> bool:
+        """Hand on commands. False if there is no backend for them any more."""
+        if self._is_over():
+            return False
+        exchange = self._exchange
+        if self._lost is not None:
+            if not exchange.idle:
+                self._tell_and_leave(self._lost)
+            elif exchange.client_finished:
+                self._leave(self._lost)
+            return False
+        commands = exchange.commands_to_send(client_drained=not self._client.pending)
+        if commands:
+            self._context.metrics.bytes_to_backend += len(commands)
+            if exchange.state is State.UPDATE:
+                self._context.metrics.sessions[(self._context.listener, "transaction")] -= 1
+                self._context.metrics.sessions[(self._context.listener, "update")] += 1
+            self._backend.write(commands)
+        return not self._is_over() and self._lost is None
+
+    def _send_answers(self) -> bool:
+        """Hand on the proxy's own answers whose turn has come. True if there were any."""
+        answers = self._exchange.local_answers()
+        if not answers:
+            return False
+        self._client.write(answers)
+        self._sent(len(answers))
+        self._record()
+        return True
 
     def _is_over(self) -> bool:
         return self._ended is None

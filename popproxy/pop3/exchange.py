@@ -13,12 +13,15 @@ cheap as one that understands none:
 
 from __future__ import annotations
 
+import re
+
 from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities, replies
 from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse, serialise
 from popproxy.pop3.lines import LineSplitter, LineTooLong
 from popproxy.pop3.states import NEXT, RELAYED, State
 
+_PLUS = ord("+")
 TERMINATOR = b"\r\n.\r\n"
 PENDING_LIMIT = 256
 """Commands parsed ahead of their replies; what a client pipelines beyond that stays in its buffer, then in its socket."""
@@ -27,13 +30,22 @@ LISTING_LIMIT = 256 * 1024
 CAPA_LIMIT = 16 * 1024
 """Octets of a backend's CAPA answer."""
 MULTILINE = frozenset({"RETR", "TOP", "CAPA"})
+PECULIAR = frozenset({"CAPA", "QUIT", "UIDL"})
 LISTINGS = frozenset({"LIST", "UIDL"})  # multi-line without a message number
+# Commands as nearly all clients write them, which can go to the backend as they are: one match instead of cutting,
+# parsing and serialising. Whatever else a client writes takes the long way to the same result.
+_CANONICAL = re.compile(
+    rb"(?:(?P<bare>STAT|LIST|UIDL|NOOP|RSET|QUIT|CAPA)|(?P<verb>RETR|DELE|LIST|UIDL) (?P<number>[1-9][0-9]{0,8}))\r\n"
+)
+_VERBS = {verb.encode(): verb for verb in RELAYED}
 
 
 class Exchanged:
     """One command and what became of it. `octets` is the body as it went over the wire, without the final dot line."""
 
-    __slots__ = ("answer", "line", "multiline", "number", "octets", "ok", "reply", "restored", "top_lines", "verb")
+    __slots__ = (
+        "answer", "line", "multiline", "number", "octets", "ok", "peculiar", "reply", "restored", "top_lines", "verb",
+    )  # fmt: skip
 
     def __init__(
         self, verb: str, number: int | None, top_lines: int | None, line: bytes | None, answer: bytes | None
@@ -44,6 +56,7 @@ class Exchanged:
         self.line = line  # for the backend; None if the proxy answers itself
         self.answer = answer  # the proxy's own answer; None until its turn for LAST
         self.multiline = verb in MULTILINE or (number is None and verb in LISTINGS)
+        self.peculiar = verb in PECULIAR  # its status line is not just handed on
         self.ok = False
         self.octets = 0
         self.restored = 0  # RSET only: how many messages it has unmarked
@@ -78,7 +91,7 @@ class Exchange:
         self._pipelining = pipelining
         self._before = before
         self._declared = declared
-        self._lines = LineSplitter(COMMAND_LIMIT)
+        self._lines: LineSplitter | None = None  # only for a client that does not write plain commands
         self._unsent: list[Exchanged] = []  # parsed, not yet handed to the backend
         self._outstanding: list[Exchanged] = []  # their replies are due, in this order
         self._waiting_for = 0  # how many of those are the backend's to answer
@@ -95,8 +108,54 @@ class Exchange:
 
     def receive_from_client(self, data: bytes | bytearray | memoryview) -> None:
         """Take octets from the client."""
+        if not self._lines:
+            data = bytes(data)
+            taken = self._take_canonical(data)
+            if taken == len(data):
+                return
+            data = data[taken:]
+        if self._lines is None:
+            self._lines = LineSplitter(COMMAND_LIMIT)
         self._lines.feed(data)
         self._parse()
+
+    def take_lone_command(self, data: bytes) -> bytes | None:
+        """Lock-step, the way most clients work: one plain command while nothing is under way.
+
+        Returns what goes to the backend at once; None if it is not so, and `data` is then for `receive_from_client`.
+        """
+        if self._outstanding or self._unsent or self._lines or self.state is not State.TRANSACTION:
+            return None
+        found = _CANONICAL.fullmatch(data)
+        if found is None:
+            return None
+        bare, verb, number = found.groups()
+        if bare is None:
+            self._outstanding.append(Exchanged(_VERBS[verb], int(number), None, data, None))
+        elif bare == b"QUIT":
+            return None
+        else:
+            self._outstanding.append(Exchanged(_VERBS[bare], None, None, data, None))
+        self._waiting_for = 1
+        return data
+
+    def _take_canonical(self, data: bytes) -> int:
+        """Take commands from the beginning of `data` while they are plain. Returns the octets taken."""
+        unsent, at = self._unsent, 0
+        if self.state is not State.TRANSACTION or (unsent and unsent[-1].verb == "QUIT"):
+            return 0
+        room = PENDING_LIMIT - len(unsent) - len(self._outstanding)
+        while room > 0 and (found := _CANONICAL.match(data, at)):
+            line, at = found[0], found.end()
+            bare, verb, number = found.groups()
+            if bare is None:
+                unsent.append(Exchanged(_VERBS[verb], int(number), None, line, None))
+            else:
+                unsent.append(Exchanged(_VERBS[bare], None, None, line, None))
+                if bare == b"QUIT":
+                    break
+            room -= 1
+        return at
 
     def receive_client_eof(self) -> None:
         """The client will send no more."""
@@ -108,12 +167,14 @@ class Exchange:
         QUIT is a barrier: it leaves only when every earlier reply has been handed over in full, since it makes deletions
         final that the client may not have the messages for.
         """
-        self._parse()
-        if not self._unsent:
+        if self._lines:
+            self._parse()
+        unsent = self._unsent
+        if not unsent:
             return b""
         out = []
         sent = 0
-        for command in self._unsent:
+        for command in unsent:
             if command.line is not None:
                 if command.verb == "QUIT":
                     if self._outstanding or not client_drained:
@@ -125,7 +186,7 @@ class Exchange:
                 out.append(command.line)
             self._outstanding.append(command)
             sent += 1
-        del self._unsent[:sent]
+        del unsent[:sent]
         return b"".join(out)
 
     def local_answers(self) -> bytes:
@@ -161,6 +222,11 @@ class Exchange:
         return bool(self._unsent) and self._unsent[-1].verb == "QUIT"
 
     @property
+    def settled(self) -> bool:
+        """True if nothing is under way and nothing is left to be looked at."""
+        return not (self._outstanding or self._unsent or self._client_eof or self._lines or self.violation)
+
+    @property
     def idle(self) -> bool:
         """True if nothing is under way: no command unsent, no reply due."""
         return not self._outstanding and not self._unsent
@@ -184,6 +250,8 @@ class Exchange:
         return self._listing[at + len(mark) :].partition(b"\n")[0].strip()[:70] if at >= 0 else None
 
     def _parse(self) -> None:
+        if self._lines is None:
+            return
         while not self.backlogged and not self.quit_waiting:
             try:
                 line = self._lines.next_line()
@@ -220,6 +288,8 @@ class Exchange:
 
         After it look at `events` (replies now complete), `violation`, `local_answers` and `commands_to_send`.
         """
+        if self._is_lone_reply(buffer, end):
+            return None
         if (
             self._in_body
             and self._keep is None
@@ -251,6 +321,18 @@ class Exchange:
                 else:
                     out.append(view[start:pos])
                 complete = stop >= 0
+            elif (
+                not self._partial
+                and (plain := replies.PLAIN_LINE.match(buffer, pos, end))
+                and plain.end() - pos <= replies.STATUS_LIMIT
+                and not head.peculiar
+            ):
+                start, pos = pos, plain.end()
+                out.append(view[start:pos])
+                head.ok = buffer[start] == _PLUS
+                complete = not (head.ok and head.multiline)
+                if not complete:
+                    self._begin_body(head)
             else:
                 newline = buffer.find(b"\n", pos, end)
                 start, pos = pos, end if newline < 0 else newline + 1
@@ -267,6 +349,27 @@ class Exchange:
                     changed = True
                     out.append(answers)
         return b"".join(out) if changed or self.violation else None
+
+    def _is_lone_reply(self, buffer: bytes | bytearray, end: int) -> bool:
+        """Take ``buffer[:end]`` if it is just one whole plain reply to the one command under way."""
+        if self._in_body or self._waiting_for != 1 or self._partial or len(self._outstanding) != 1:
+            return False
+        head = self._outstanding[0]
+        line = None if head.peculiar else replies.PLAIN_LINE.match(buffer, 0, end)
+        if line is None or line.end() > replies.STATUS_LIMIT:
+            return False
+        body = line.end()
+        positive = buffer[0] == _PLUS
+        if positive and head.multiline:
+            # the CRLF of the status line is the beginning of the mark that ends an empty body
+            if not buffer.endswith(TERMINATOR, body - 2, end) or buffer.rfind(TERMINATOR, body - 2, end - 1) >= 0:
+                return False
+            head.octets = end - body - 3
+        elif body != end:
+            return False
+        head.ok = positive
+        self._complete(head)
+        return True
 
     def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
         """Take (the beginning of) a status line. Returns what the client sees instead of it, None for the line itself."""
@@ -286,11 +389,7 @@ class Exchange:
             return b""
         head.ok = status.ok
         if status.ok and head.multiline:
-            self._in_body = True
-            self._body_octets = 0
-            self._tail = b"\r\n"
-            # b"\n" before the first line, so that a look-up finds each number at the beginning of a line
-            self._keep = bytearray(b"\n") if head.verb in ("UIDL", "CAPA") else None
+            self._begin_body(head)
         elif status.ok and head.verb == "UIDL":
             self._note_unique_id(status.text)
         shown = replies.clean(bare, status)
@@ -300,6 +399,13 @@ class Exchange:
         if head.verb == "CAPA":
             return b""
         return None if shown == line and not partial else shown
+
+    def _begin_body(self, head: Exchanged) -> None:
+        self._in_body = True
+        self._body_octets = 0
+        self._tail = b"\r\n"
+        # b"\n" before the first line, so that a look-up finds each number at the beginning of a line
+        self._keep = bytearray(b"\n") if head.verb in ("UIDL", "CAPA") else None
 
     def _note_unique_id(self, text: bytes) -> None:
         words = text.split(None, 2)

@@ -26,6 +26,8 @@ _CODE = re.compile(rb"\[([!-.0-\\^-~]+(?:/[!-.0-\\^-~]+)*)\] ?")
 _STATUS = re.compile(rb"(\+OK|-ERR)(?![A-Za-z0-9])[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
 # what may be handed on untouched: upper case, no code, no control character
 _CLEAN = re.compile(rb"(?:\+OK|-ERR)(?: (?:[^\x00-\x20\x7f\[][^\x00-\x1f\x7f]*)?)?")
+PLAIN_LINE = re.compile(_CLEAN.pattern + rb"\r\n")
+"""A whole status line that `clean` would leave as it is, if it is not too long."""
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]+")
 
 

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import socket
 
-from popproxy.errors import ChannelClosed, RemoteProtocolError, TlsFailed
+from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
 from popproxy.net.channel import Channel
 from popproxy.net.relay import Relay
 from popproxy.observe.logs import get_logger
@@ -154,7 +154,10 @@ class Session:
                 case TlsRequested():
                     await self._start_tls(b"")
                     timestamp = core.offer.timestamp
-                    core.upgrade_to_tls(self._context.offer(self._source.host, encrypted=True, timestamp=timestamp))
+                    try:
+                        core.upgrade_to_tls(self._context.offer(self._source.host, encrypted=True, timestamp=timestamp))
+                    except LocalProtocolError:  # plain text that came in the moment before TLS
+                        raise SessionOver(CloseReason.PROTOCOL) from None
                 case CredentialOffered(credential):
                     before = self.deadline
                     self.deadline = float("inf")  # every step of an attempt has a deadline of its own
