@@ -1,8 +1,8 @@
 """CAPA (RFC 2449): reading a backend's list, and the proxy's own, before and after the login.
 
-Ownership decides. What the proxy does itself (USER, SASL, STLS, RESP-CODES, AUTH-RESP-CODE, PIPELINING, IMPLEMENTATION) it
-announces itself, and hides the backend's. What only a backend can do (TOP, UIDL, EXPIRE, LOGIN-DELAY) is announced before
-the login as far as every possible backend can do it, and after it as this backend can.
+Ownership decides. What the proxy does itself (USER, SASL, STLS, RESP-CODES, AUTH-RESP-CODE, PIPELINING,
+IMPLEMENTATION) it announces itself, and hides the backend's. What only a backend can do (TOP, UIDL, EXPIRE,
+LOGIN-DELAY) is announced before the login as far as every possible backend can do it, and after it as this one can.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ Capabilities = Mapping[str, tuple[str, ...]]
 """Tag in upper case → its arguments."""
 
 BACKEND_OWNED = ("TOP", "UIDL", "EXPIRE", "LOGIN-DELAY")
-"""Tags that a backend may contribute. UTF8 and LANG are left out: they would have to be answered before the backend is known."""
+"""Tags that a backend may contribute.
+
+UTF8 and LANG are left out: they would have to be answered before the backend is known.
+"""
 BARE = frozenset({"TOP", "UIDL"})
 """Those of them that need no argument."""
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -22,7 +25,10 @@ _LINE = re.compile(rb"[\x20-\x7e]{1,510}")
 
 
 def parse(lines: Iterable[bytes | str]) -> dict[str, tuple[str, ...]]:
-    """Capabilities from the lines of a CAPA answer, without the status line and the dot. Lines that are no text are skipped."""
+    """Capabilities from the lines of a CAPA answer, without the status line and the dot.
+
+    Lines that are no text are skipped.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for line in lines:
         raw = line.encode() if isinstance(line, str) else line
@@ -39,7 +45,8 @@ def parse_body(body: bytes) -> dict[str, tuple[str, ...]]:
 def common(pools: Sequence[Capabilities]) -> dict[str, tuple[str, ...]]:
     """What may be promised before the login, when any of `pools` may turn out to be the user's (RFC 2449 section 6).
 
-    A tag must be in all of them. Of LOGIN-DELAY the largest value, of EXPIRE the smallest; ``USER`` is added where they differ.
+    A tag must be in all of them. Of LOGIN-DELAY the largest value, of EXPIRE the smallest; ``USER`` is added where
+    they differ.
     """
     if not pools:
         return {}
@@ -65,8 +72,8 @@ def _cautious(tag: str, arguments: set[tuple[str, ...]]) -> tuple[str, ...]:
 def after_login(before: Capabilities, backend: Capabilities | None) -> dict[str, tuple[str, ...]]:
     """What the proxy and this backend can do together, never less than was promised `before` (RFC 2449 section 3).
 
-    `before` is the list shown before the login (after TLS where TLS is on), `backend` the backend's own answer, or None if
-    it knows no CAPA. STLS is gone: it cannot be had any more.
+    `before` is the list shown before the login (after TLS where TLS is on), `backend` the backend's own answer, or
+    None if it knows no CAPA. STLS is gone: it cannot be had any more.
     """
     merged = {tag: words for tag, words in before.items() if tag != "STLS"}
     implementation = merged.pop("IMPLEMENTATION", None)  # by habit the last line

@@ -1,7 +1,8 @@
 """The backend-facing core: from a server's greeting to a maildrop that is open. Octets in, events and octets out.
 
-Greeting, STLS if the pool asks for it, CAPA if it is not known yet, then the first login that can be used. Strict where a
-hostile or broken server could lead us on: one greeting line, nothing unread behind STLS, no answer that was not asked for.
+Greeting, STLS if the pool asks for it, CAPA if it is not known yet, then the first login that can be used. Strict
+where a hostile or broken server could lead us on: one greeting line, nothing unread behind STLS, no answer that was
+not asked for.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class LoggedIn:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server does not open the maildrop. `code` as the server gave it (or as its words mean it), None if it gave none."""
+    """The server does not open the maildrop.
+
+    `code` as the server gave it (or as its words mean it), None if it gave none.
+    """
 
     login: Login
     code: str | None
@@ -115,8 +119,12 @@ class ClientConnection:
     def stage(self) -> str:
         """Where it stands, as a metric label: greeting, tls, capa or login."""
         return {
-            _Step.GREETING: "greeting", _Step.STLS: "tls", _Step.TLS: "tls", _Step.CAPA: "capa", _Step.CAPA_BODY: "capa",
-        }.get(self._step, "login")  # fmt: skip
+            _Step.GREETING: "greeting",
+            _Step.STLS: "tls",
+            _Step.TLS: "tls",
+            _Step.CAPA: "capa",
+            _Step.CAPA_BODY: "capa",
+        }.get(self._step, "login")
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take octets from the server. Raises BackendError."""

@@ -13,9 +13,15 @@ from typing import NamedTuple
 from popproxy.errors import RemoteProtocolError
 
 COMMAND_LIMIT = 512
-"""Longest command line in octets, line end included. RFC 2449 section 4 asks for 255; PASS of real clients needs more."""
+"""Longest command line in octets, line end included.
+
+RFC 2449 section 4 asks for 255; PASS of real clients needs more.
+"""
 NUMBER_LIMIT = 2**31 - 1
-"""Greatest number handed on. Beyond it many servers wrap around, and would touch another message than the one recorded."""
+"""Greatest number handed on.
+
+Beyond it many servers wrap around, and would touch another message than the one recorded.
+"""
 
 
 class BadCommand(RemoteProtocolError):

@@ -1,13 +1,14 @@
 """TRANSACTION and UPDATE: pairs the client's commands with the backend's replies and finds where each reply ends.
 
-Octets of the backend are handed on as they came; the core only says when it must not be so (`receive_from_backend` returns
-None for "hand the whole chunk on unchanged", the normal case). That is what keeps a relay that understands every reply as
-cheap as one that understands none:
+Octets of the backend are handed on as they came; the core only says when it must not be so (`receive_from_backend`
+returns None for "hand the whole chunk on unchanged", the normal case). That is what keeps a relay that understands
+every reply as cheap as one that understands none:
 
-* a multi-line reply ends at the first CRLF.CRLF, and the CRLF of the status line counts as its beginning, so that an empty
-  body needs no special case;
-* `rfind` of that mark is several times faster than `find`. If the last mark in a chunk is the chunk's tail and there is no
-  earlier one, the reply ends with the chunk; if there is none at all, the chunk is all body. Only else do we search forward;
+* a multi-line reply ends at the first CRLF.CRLF, and the CRLF of the status line counts as its beginning, so that an
+  empty body needs no special case;
+* `rfind` of that mark is several times faster than `find`. If the last mark in a chunk is the chunk's tail and there
+  is no earlier one, the reply ends with the chunk; if there is none at all, the chunk is all body. Only else do we
+  search forward;
 * a mark that straddles two chunks is found in the last four octets kept from the first.
 """
 
@@ -24,7 +25,10 @@ from popproxy.pop3.states import NEXT, RELAYED, State
 _PLUS = ord("+")
 TERMINATOR = b"\r\n.\r\n"
 PENDING_LIMIT = 256
-"""Commands parsed ahead of their replies; what a client pipelines beyond that stays in its buffer, then in its socket."""
+"""Commands parsed ahead of their replies.
+
+What a client pipelines beyond that stays in its buffer, then in its socket.
+"""
 LISTING_LIMIT = 256 * 1024
 """Octets of a UIDL listing remembered, to name unique-ids in the audit record."""
 CAPA_LIMIT = 16 * 1024
@@ -74,8 +78,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_listing", "_outstanding", "_partial",
-        "_pipelining", "_tail", "_uids", "_unsent", "_waiting_for", "deleted", "events", "highest", "state", "violation",
+        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_listing",
+        "_outstanding", "_partial", "_pipelining", "_tail", "_uids", "_unsent", "_waiting_for", "deleted", "events",
+        "highest", "state", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -164,8 +169,8 @@ class Exchange:
     def commands_to_send(self, *, client_drained: bool) -> bytes:
         """Octets for the backend now. `client_drained`: all earlier replies are in the client's socket.
 
-        QUIT is a barrier: it leaves only when every earlier reply has been handed over in full, since it makes deletions
-        final that the client may not have the messages for.
+        QUIT is a barrier: it leaves only when every earlier reply has been handed over in full, since it makes
+        deletions final that the client may not have the messages for.
         """
         if self._lines:
             self._parse()
@@ -372,7 +377,10 @@ class Exchange:
         return True
 
     def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
-        """Take (the beginning of) a status line. Returns what the client sees instead of it, None for the line itself."""
+        """Take (the beginning of) a status line.
+
+        Returns what the client sees instead of it, None for the line itself.
+        """
         partial, self._partial = self._partial, b""
         line = partial + octets
         if len(line) > replies.REPLY_LINE_LIMIT:
@@ -454,7 +462,10 @@ class Exchange:
             self._tail = (self._tail + bytes(buffer[start:stop]))[-4:]
 
     def _complete(self, head: Exchanged) -> bytes:
-        """The reply to `head` has ended. Returns what the client gets besides: a merged CAPA, the proxy's own answers."""
+        """The reply to `head` has ended.
+
+        Returns what the client gets besides: a merged CAPA, the proxy's own answers.
+        """
         del self._outstanding[0]
         self._waiting_for -= 1
         answers = b""

@@ -1,7 +1,9 @@
 """Cuts a byte stream into lines without ever scanning an octet twice.
 
-Goal: a client that drips one octet at a time, or a backend that never ends a line, costs linear time and bounded memory.
-Plan: `_scanned` remembers how far the search for LF has come; an over-long line is reported once and its rest discarded.
+Goal: a client that drips one octet at a time, or a backend that never ends a line, costs linear time and bounded
+memory.
+Plan: `_scanned` remembers how far the search for LF has come; an over-long line is reported once and its rest
+discarded.
 """
 
 from __future__ import annotations

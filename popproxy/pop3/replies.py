@@ -1,7 +1,7 @@
-"""Replies: the status line, its response code (RFC 2449 section 8, RFC 3206), and making a backend's line fit to be shown.
+"""Replies: the status line, its response code (RFC 2449 section 8, RFC 3206), making a backend's line fit to be shown.
 
-We announce RESP-CODES and AUTH-RESP-CODE, so every text that begins with "[" must be a code and [AUTH] must mean the user's
-credentials and nothing else. A backend promises neither; `clean` makes its lines keep our promise.
+We announce RESP-CODES and AUTH-RESP-CODE, so every text that begins with "[" must be a code and [AUTH] must mean the
+user's credentials and nothing else. A backend promises neither; `clean` makes its lines keep our promise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The client-facing core in AUTHORIZATION: octets in, events and octets out, no input or output of its own.
 
-It speaks the dialogue (RFC 1939 sections 4 and 7, RFC 2449, RFC 2595, RFC 5034) and judges nothing: a complete credential
-becomes a `CredentialOffered`, and the core then waits, keeping what the client pipelines, until `login_accepted` or
-`login_failed` is called. After `login_accepted` the exchange of TRANSACTION takes over with `take_rest`.
+It speaks the dialogue (RFC 1939 sections 4 and 7, RFC 2449, RFC 2595, RFC 5034) and judges nothing: a complete
+credential becomes a `CredentialOffered`, and the core then waits, keeping what the client pipelines, until
+`login_accepted` or `login_failed` is called. After `login_accepted` the exchange of TRANSACTION takes over with
+`take_rest`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,10 @@ NEXT: dict[State, frozenset[State]] = {
 }
 
 IN_AUTHORIZATION = frozenset({"USER", "PASS", "APOP", "AUTH", "STLS", "CAPA", "QUIT", "NOOP"})
-"""NOOP is RFC 1939's for TRANSACTION only; clients that keep a line alive while they ask for a password send it earlier."""
+"""NOOP is RFC 1939's for TRANSACTION only.
+
+Clients that keep a line alive while they ask for a password send it earlier.
+"""
 
 RELAYED = frozenset({"STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP", "QUIT", "CAPA"})
 """What TRANSACTION hands to the backend. LAST is answered by the proxy, the rest is refused by it."""

@@ -22,7 +22,10 @@ class PasswordCredential:
 
 @dataclass(frozen=True, slots=True)
 class ApopCredential:
-    """APOP (RFC 1939 section 7): `digest` is 32 lower-case hex digits, MD5 of `timestamp` (with <>) and the shared secret."""
+    """APOP (RFC 1939 section 7).
+
+    `digest` is 32 lower-case hex digits, MD5 of `timestamp` (with <>) and the shared secret.
+    """
 
     authcid: str
     timestamp: bytes

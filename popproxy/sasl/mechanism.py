@@ -44,5 +44,8 @@ class SaslMechanism(Protocol):
 
 
 def decode_name(raw: bytes) -> str:
-    """A user name as text. Octets that are no UTF-8 become surrogates, which the vetting of names refuses with [AUTH]."""
+    """A user name as text.
+
+    Octets that are no UTF-8 become surrogates, which the vetting of names refuses with [AUTH].
+    """
     return raw.decode("utf-8", "surrogateescape")
