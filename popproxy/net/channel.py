@@ -107,9 +107,9 @@ class Channel:
         "_lingering",
         "_out",
         "_reactor",
-        "_reading",
         "_sock",
         "_tls",
+        "reading",
         "receiver",
     )
 
@@ -121,7 +121,7 @@ class Channel:
         self._out: bytearray | None = None  # what the socket has not taken yet
         self._tls: _Tls | None = None
         self._events = READABLE
-        self._reading = True
+        self.reading = True
         self._eof = False
         self._closing = False  # close as soon as _out is empty
         self._lingering = False  # and wait for the peer's FIN
@@ -206,14 +206,14 @@ class Channel:
 
     def pause(self) -> None:
         """Read no more: TCP's own flow control reaches the peer."""
-        if self._reading:
-            self._reading = False
+        if self.reading:
+            self.reading = False
             self._want(self._events & ~READABLE)
 
     def resume(self) -> None:
         """Read again."""
-        if not self._reading:
-            self._reading = True
+        if not self.reading:
+            self.reading = True
             if not self._eof:
                 self._want(self._events | READABLE)
 
@@ -221,7 +221,7 @@ class Channel:
         """From the reactor."""
         if events & WRITABLE and self._out:
             self._flush()
-        if events & READABLE and self._reading and self._sock is not None:
+        if events & READABLE and self.reading and self._sock is not None:
             self._read()
         elif events & BROKEN and self._sock is not None:
             self._lose(

@@ -128,14 +128,15 @@ class Relay:
         shown = exchange.receive_from_backend(buffer, end)
         if shown is None:
             taken = client.write(memoryview(buffer)[:end])
-            self._sent(end)
+            self._bytes_out += end
+            self._context.metrics.bytes_to_client += end
         elif shown:
             taken = client.write(shown)
             self._sent(len(shown))
         else:
-            taken = True
+            taken = not client.pending
         # what is not in the client's socket yet is not complete: recorded when it is, or as cut when the client is lost
-        if exchange.events and (not client.pending or exchange.state is State.CLOSED):
+        if exchange.events and (taken or exchange.state is State.CLOSED):
             self._record()
         if self._ended is None:
             return
@@ -147,7 +148,8 @@ class Relay:
         elif exchange.settled:
             context = self._context
             self.deadline = context.deadlines.now + context.timeouts.idle
-            client.resume()
+            if not client.reading:
+                client.resume()
             return
         self._pump()
 
@@ -383,13 +385,11 @@ class Relay:
 class _BackendSide:
     """Receives from the backend for a relay."""
 
-    __slots__ = ("_relay",)
+    __slots__ = ("_relay", "data_received")
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-
-    def data_received(self, buffer: bytearray, end: int) -> None:
-        self._relay.backend_data(buffer, end)
+        self.data_received = relay.backend_data
 
     def eof_received(self) -> None:
         self._relay.backend_lost("eof")

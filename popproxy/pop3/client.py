@@ -21,6 +21,7 @@ from popproxy.sasl import apop
 from popproxy.types import Secret
 
 CAPA_LINES_LIMIT = 100
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # servers older than RFC 2449 say in words that the maildrop is locked; shown as a wrong password it drives users mad
 # (an account that is locked is another matter: that is a refusal, and a guesser must not have it counted as less)
 _LOCKED_IN_WORDS = re.compile(
@@ -248,7 +249,7 @@ class ClientConnection:
 
     def _pass_line(self, login: UserPass) -> bytes:
         line = b"PASS " + login.password.reveal() + b"\r\n"
-        if len(line) > COMMAND_LIMIT or any(octet < 0x20 or octet == 0x7F for octet in line[:-2]):
+        if len(line) > COMMAND_LIMIT or _CONTROL.search(line, 0, len(line) - 2):
             raise BackendError("a password that cannot be sent by PASS", "login", "protocol", "SYS/PERM")
         return line
 
@@ -294,6 +295,6 @@ def _word(name: str) -> bytes:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no octet
         raw = b""
-    if not raw or len(raw) > 255 or any(octet < 0x20 or octet == 0x7F for octet in raw):
+    if not raw or len(raw) > 255 or _CONTROL.search(raw):
         raise BackendError("a user name that cannot be sent", "login", "protocol", "SYS/PERM")
     return raw

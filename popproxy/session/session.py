@@ -286,7 +286,7 @@ class Session:
             self._wake()
         if core.backlogged:
             self._channel.pause()
-        else:
+        elif not self._channel.reading:
             self._channel.resume()
 
     def _say(self, data: bytes) -> None:
