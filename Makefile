@@ -34,4 +34,4 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -q -n 2 $(ARGS)

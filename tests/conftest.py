@@ -33,6 +33,12 @@ def no_secret_in_any_output() -> Iterator[None]:
     assert not WATCH.found, "secrets in popproxy's output:\n" + "\n".join(WATCH.found)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def base_directory_lets_others_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A service that has given up root must get to its files below; pytest-xdist makes one more private directory."""
+    tmp_path_factory.getbasetemp().chmod(0o755)
+
+
 @pytest.fixture(scope="session")
 def certificates() -> Iterator[Path]:
     """A directory for keys and certificates."""
