@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.peers.canaries import WATCH
 from tests.peers.certs import Authority, CertificateFiles
@@ -37,6 +39,17 @@ def no_secret_in_any_output() -> Iterator[None]:
 def base_directory_lets_others_in(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A service that has given up root must get to its files below; pytest-xdist makes one more private directory."""
     tmp_path_factory.getbasetemp().chmod(0o755)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A service that ran inside a test has set up the logging of the whole process: undo it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

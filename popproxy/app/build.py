@@ -107,6 +107,7 @@ class Parts:
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
             authenticator=self._chain(listener), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
+            talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
     def close(self) -> None:

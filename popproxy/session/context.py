@@ -49,6 +49,7 @@ class ListenerContext:
     tls: ServerTls | None
     promised: Capabilities  # what every possible backend can do
     host: str  # for APOP timestamps
+    talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     def vet(self, credential: Credential) -> str:
         """The canonical user name. Raises NameRefused."""

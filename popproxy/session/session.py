@@ -64,6 +64,8 @@ class Session:
         metrics.connections[context.listener.name] += 1
         metrics.sessions[(context.listener.name, "authorization")] += 1
         context.relay.deadlines.add(self)
+        if context.talkative:
+            log.debug("connected", session=self.id, listener=context.listener.name, client=str(peer))
         self._task: asyncio.Task[None] | None = loop.create_task(self.run())
 
     # ---- the story ----
@@ -317,6 +319,8 @@ class Session:
         if self._admitted is not None:
             context.admission.leave(self._admitted)
             self._admitted = None
+        if context.talkative:
+            log.debug("ended", session=self.id, listener=name, client=str(self._source), reason=str(reason))
         metrics = context.relay.metrics
         metrics.sessions_ended[(name, reason)] += 1
         metrics.session_duration.observe(name, context.reactor.loop.time() - self._started)
