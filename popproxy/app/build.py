@@ -146,7 +146,7 @@ class Parts:
     def _chain(self, listener: Listener) -> Chain:
         authenticators: list[Authenticator] = []
         if listener.apop and self._vault is not None:
-            authenticators.append(ApopAuthenticator(self._vault))
+            authenticators.append(ApopAuthenticator(self._vault, self._users))
         for number, check in enumerate(listener.authenticate, 1):
             if check == "users" and self._users is not None:
                 last = number == len(listener.authenticate)

@@ -27,8 +27,8 @@ from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rej
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.state.executors import BoundedExecutor
+from popproxy.state.reread import RereadFile
 from popproxy.types import AuthFailure, Identity
-from popproxy.vault.reread import RereadFile
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from popproxy.errors import ConfigError, Problem
-from popproxy.vault.reread import RereadFile
+from popproxy.state.reread import RereadFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from popproxy.errors import PopproxyError, Problem, VaultError
+from popproxy.state.reread import RereadFile
 from popproxy.types import Secret
 from popproxy.vault import files
 from popproxy.vault.format import Cipher, Contents, Entry, decode, encode, new_salt
-from popproxy.vault.reread import RereadFile
 
 logger = logging.getLogger(__name__)
 
