@@ -79,7 +79,6 @@ class _Connecting:
 
     def ready(self, events: int) -> None:
         """From the reactor: connected or failed, SO_ERROR tells."""
-        self.reactor.forget(self.fd)
         if not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -105,14 +104,13 @@ async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, dead
                 await connecting.waiter
             finally:
                 deadlines.discard(connecting)
-                reactor.forget(connecting.fd)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise ConnectFailed(f"{address}: {os.strerror(code)}", _REASONS.get(code, "unreachable"))
         return Channel(reactor, sock)
-    except OSError as error:
+    except BaseException as error:
+        reactor.forget(sock.fileno())
         sock.close()
-        raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
-    except BaseException:
-        sock.close()
+        if isinstance(error, OSError):
+            raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
         raise

@@ -45,8 +45,11 @@ class Reactor:
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
     def watch(self, fd: int, owner: Watched, events: int) -> None:
-        """Begin to call `owner.ready`."""
-        self._epoll.register(fd, events)
+        """Begin to call `owner.ready`, instead of an earlier owner's if there is one."""
+        if fd in self._watched:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
         self._watched[fd] = owner
 
     def change(self, fd: int, events: int) -> None:
@@ -54,9 +57,8 @@ class Reactor:
         self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
-        """No calls any more. Before the descriptor is closed."""
-        if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+        """No calls any more. The descriptor must be closed right after: that takes it out of the kernel's set."""
+        self._watched.pop(fd, None)
 
     def close(self) -> None:
         """Stop watching everything."""

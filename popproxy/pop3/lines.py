@@ -49,7 +49,7 @@ class LineSplitter:
 
     def next_line(self) -> bytes | None:
         """The next complete line without its line end, or None. Raises LineTooLong once per over-long line."""
-        while True:
+        while self._buffer:
             end = self._buffer.find(b"\n", self._scanned)
             if self._discarding:
                 if end < 0:
@@ -72,6 +72,7 @@ class LineSplitter:
             line = bytes(self._buffer[self._start : stop])
             self._drop(end + 1)
             return line
+        return None
 
     def take_rest(self) -> bytes:
         """Everything buffered, complete lines or not, leaving nothing behind."""
