@@ -98,14 +98,18 @@ class Process:
         return self._process.poll()
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-        """Like `wait_until`, but fails at once, with the log, when the process has ended."""
+        """Like `wait_until`, but fails at once when the process has ended. A failure stops it and shows its log."""
 
         def met() -> bool:
             status = self._process.poll()
-            assert status is None, f"{self.title} ended with {status}:\n{self.log.read_text(errors='replace')}"
+            assert status is None, f"{self.title} ended with {status}"
             return condition()
 
-        wait_until(met, what, seconds)
+        try:
+            wait_until(met, what, seconds)
+        except AssertionError as error:
+            self.stop()
+            raise AssertionError(f"{error}\n{self.log.read_text(errors='replace')}") from None
 
     def stop(self, seconds: float = 10.0) -> int:
         """Asks it to end, insists after `seconds`. Returns the exit status."""
