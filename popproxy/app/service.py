@@ -25,7 +25,7 @@ from popproxy.session.session import Session
 from popproxy.types import Address
 
 LAST_WORDS = 2.0
-"""Seconds for sessions that were told to end."""
+"""Seconds for sessions that were told to end, and for what they say last to get to their clients."""
 
 log = logs.get_logger("popproxy")
 
@@ -81,10 +81,10 @@ class Service:
         parts = self._parts
         if parts is None:
             return
-        await self._wait_for_sessions(drain)
+        await _wait_while(lambda: bool(self.sessions), drain)
         for session in list(self.sessions):
             session.shut_down()
-        await self._wait_for_sessions(LAST_WORDS)
+        await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
         if self._http is not None:
             await self._http.stop()
         parts.close()
@@ -99,11 +99,6 @@ class Service:
             log.error("the audit log could not be reopened", why=str(error))
 
     # ---- pieces ----
-
-    async def _wait_for_sessions(self, seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self.sessions and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - rare, and over soon
-            await asyncio.sleep(0.05)
 
     def _bind(self) -> list[tuple[Listener, socket.socket]]:
         bound: list[tuple[Listener, socket.socket]] = []
@@ -144,6 +139,13 @@ class Service:
         if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
             reasons.append("the audit log cannot be written, logins are refused")
         return not reasons, reasons
+
+
+async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while condition() and loop.time() < deadline:
+        await asyncio.sleep(0.02)
 
 
 def _cannot_listen(loaded: Loaded, key: str, address: Address | None, error: OSError) -> Problem:

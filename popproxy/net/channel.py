@@ -37,7 +37,10 @@ _GONE = frozenset(
 
 
 class Receiver(Protocol):
-    """What a channel calls. After `connection_lost` it calls nothing any more."""
+    """What a channel calls. After `connection_lost` it calls nothing any more.
+
+    Whatever a receiver raises is a bug of ours: the connection ends, and it is told so by `connection_lost("internal")`.
+    """
 
     def data_received(self, buffer: bytearray, end: int) -> None:
         """``buffer[:end]`` has arrived; the buffer is reused when this returns."""
@@ -144,6 +147,11 @@ class Channel:
         """True under TLS."""
         return self._tls is not None
 
+    @property
+    def handshaking(self) -> bool:
+        """True while TLS is being agreed on; what is written then is dropped."""
+        return self._tls is not None and self._tls.waiter is not None
+
     # ---- writing ----
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:
@@ -154,14 +162,17 @@ class Channel:
         sock = self._sock
         if sock is None or self._closing:
             return True
-        if self._tls is not None:
-            assert self._tls.session is not None
+        tls = self._tls
+        if tls is not None:
+            if tls.waiter is not None:
+                return True  # during the handshake there is nobody yet to say anything to
+            assert tls.session is not None
             try:
-                self._tls.session.write(data)
+                tls.session.write(data)
             except ssl.SSLError:
                 self._lose(OSError(errno.ECONNRESET, "TLS"), "tls")
                 return True
-            data = self._tls.outgoing.read()
+            data = tls.outgoing.read()
         return self._send(sock, data)
 
     def _send(self, sock: socket.socket, data: bytes | bytearray | memoryview) -> bool:
@@ -228,6 +239,10 @@ class Channel:
                 OSError(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET, "hung up")
             )
 
+    def failed(self) -> None:
+        """From the reactor: a handler has raised, so nobody knows what state this connection is in."""
+        self._lose(OSError(errno.ECONNABORTED, "internal"), "internal")
+
     def _read(self) -> None:
         assert self._sock is not None
         buffer = self._reactor.buffer
@@ -251,7 +266,8 @@ class Channel:
         self._eof = True
         self._want(self._events & ~READABLE)
         if self._closing or self.receiver is NOBODY:
-            self._destroy()
+            if not self._out:  # else the peer still reads, perhaps: it gets the rest first
+                self._destroy()
         else:
             self.receiver.eof_received()
 
@@ -270,7 +286,7 @@ class Channel:
         return await self._handshake(tls, b"")
 
     def _begin_tls(self) -> _Tls:
-        if self._sock is None:
+        if self._sock is None or self._eof:
             raise ChannelClosed("the connection is gone", "eof")
         return _Tls(self._reactor.loop.create_future())
 
@@ -280,7 +296,10 @@ class Channel:
         self._tls = tls
         self._tls_received(tls, memoryview(already), start=True)
         self.resume()
-        return await waiter
+        try:
+            return await waiter
+        finally:
+            del waiter  # an exception's traceback holds this frame, and the future holds the exception
 
     def _tls_received(self, tls: _Tls, data: memoryview, *, start: bool = False) -> None:
         try:
@@ -332,6 +351,8 @@ class Channel:
                 self._decrypt(tls)
             except ssl.SSLError as error:
                 self._tls_failed(tls, error)
+            except Exception:
+                self._reactor.handler_failed(self)
 
     def _decrypt(self, tls: _Tls) -> None:
         session, plain = tls.session, self._reactor.plain

@@ -82,6 +82,9 @@ class _Connecting:
         if not self.waiter.done():
             self.waiter.set_result(None)
 
+    def failed(self) -> None:
+        """From the reactor; `ready` does not raise."""
+
     def deadline_passed(self) -> None:
         """From the deadlines."""
         if not self.waiter.done():
@@ -91,9 +94,11 @@ class _Connecting:
 async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, deadline: float) -> Channel:
     """One attempt at one IP address, until `deadline` (loop time). Raises ConnectFailed."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptor left
+        raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
+    try:
         # before anything is written: Nagle against a delayed ACK costs 44 ms a reply
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex((address.host, address.port))

@@ -99,6 +99,9 @@ class Acceptor:
             host = peer[0]
             self._accepted(sock, Address(host[7:] if host.startswith("::ffff:") else host, peer[1]))
 
+    def failed(self) -> None:
+        """From the reactor: one connection could not be taken on; its socket is closed with its last reference."""
+
     def _turn_away(self, error: OSError) -> None:
         """No descriptor left: lend the reserve one to tell the next client, instead of spinning on a full queue."""
         self._failed(error)

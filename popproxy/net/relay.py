@@ -118,7 +118,7 @@ class Relay:
         if self._exchange.state is State.UPDATE:
             self.deadline = self._context.deadlines.now + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
             return
-        self._leave(CloseReason.CLIENT_LOST)
+        self._leave(CloseReason.INTERNAL if reason == "internal" else CloseReason.CLIENT_LOST)
 
     # ---- from the backend ----
 
@@ -159,7 +159,10 @@ class Relay:
 
     def backend_lost(self, reason: str) -> None:
         """The backend has closed or reset the connection."""
-        self._backend_gone(reason)
+        if reason == "internal":
+            self._backend_gone("other", CloseReason.INTERNAL)
+        else:
+            self._backend_gone(reason)
 
     # ---- the dialogue ----
 
