@@ -76,7 +76,7 @@ async def test_trusted_peer_without_a_header_gets_nothing(trusting: Proxy) -> No
         assert await client.rest() == b""
 
 
-async def test_header_from_an_untrusted_peer_ends_the_connection(start_proxy: StartProxy, dovecot_server: Dovecot) -> None:
+async def test_header_from_an_untrusted_peer_ends_it(start_proxy: StartProxy, dovecot_server: Dovecot) -> None:
     networks = {"proxy_protocol": ["192.0.2.0/24"]}
     proxy = start_proxy(settings(f"127.0.0.1:{dovecot_server.port}", listener=networks))
 
