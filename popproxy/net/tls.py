@@ -1,4 +1,4 @@
-"""Every TLS context of the process, for both directions: TLS 1.2 and later, AEAD ciphers only (Mozilla "intermediate")."""
+"""Every TLS context of the process, for both directions: TLS 1.2 and later, AEAD ciphers (Mozilla "intermediate")."""
 
 from __future__ import annotations
 

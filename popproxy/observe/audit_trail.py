@@ -104,7 +104,7 @@ class AuditTrail:
             f'"event.reason":{json_string(reason)},{self._session}"popproxy.backend":{json_string(backend)}'
         )
 
-    def message(  # noqa: PLR0917 - called once per message: keywords would cost
+    def message(
         self, verb: str, number: int, unique_id: bytes | None, octets: int, complete: bool, lines: int | None = None
     ) -> None:
         """RETR or TOP sent a message to the client: `octets` as relayed, cut unless `complete`; `lines` of TOP."""
