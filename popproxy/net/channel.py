@@ -1,7 +1,7 @@
 """The one transport that sessions see: octets to and from a peer, in the clear or under TLS, with back-pressure.
 
-A channel calls its receiver from the reactor and never starts a task. It owns its buffers: what has been read and not been
-handed on is visible, so that STLS, a PROXY header and a ClientHello in one segment can be told apart.
+A channel calls its receiver from the reactor and never starts a task. It owns its buffers: what has been read and not
+been handed on is visible, so that STLS, a PROXY header and a ClientHello in one segment can be told apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _GONE = frozenset(
 class Receiver(Protocol):
     """What a channel calls. After `connection_lost` it calls nothing any more.
 
-    Whatever a receiver raises is a bug of ours: the connection ends, and it is told so by `connection_lost("internal")`.
+    Whatever a receiver raises is a bug of ours: the connection ends, and it is told so by
+    `connection_lost("internal")`.
     """
 
     def data_received(self, buffer: bytearray, end: int) -> None:
@@ -406,7 +407,8 @@ class Channel:
         """Send what is pending, say good-bye (FIN; close_notify under TLS), close. The receiver hears no more.
 
         `notify` False leaves the close_notify out, so that a TLS client takes the end for what it is: a cut.
-        `linger`: the peer may still be sending; wait for its end a little, so that our last words are not lost to a RST.
+        `linger`: the peer may still be sending; wait for its end a little, so that our last words are not lost to a
+        RST.
         """
         if self._sock is None or self._closing:
             return

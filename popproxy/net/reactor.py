@@ -1,7 +1,8 @@
 """Readiness of many sockets through one epoll object that the event loop watches as a single descriptor.
 
-Why not the loop's own transports: they cost three times the memory a session, hide the input buffer (so STLS cannot be made
-safe, see CVE-2011-0411) and, on plain asyncio, 280 KiB for each TLS session. This way the same code runs on uvloop and asyncio.
+Why not the loop's own transports: they cost three times the memory a session, hide the input buffer (so STLS cannot be
+made safe, see CVE-2011-0411) and, on plain asyncio, 280 KiB for each TLS session. This way the same code runs on uvloop
+and asyncio.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Watched(Protocol):
 
 
 class Reactor:
-    """The sockets of one process. `buffer` and `plain` are the only read buffers there are: their content is valid until the
-    receiver returns.
+    """The sockets of one process.
+
+    `buffer` and `plain` are the only read buffers there are: their content is valid until the receiver returns.
     """
 
     __slots__ = ("_epoll", "_forgotten", "_watched", "buffer", "loop", "plain")

@@ -50,8 +50,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange", "_lost", "_retr",
-        "_started", "_top", "_trail", "deadline",
+        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange",
+        "_lost", "_retr", "_started", "_top", "_trail", "deadline",
     )  # fmt: skip
 
     def __init__(
