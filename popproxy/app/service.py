@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import resource
 import signal
 import socket
@@ -24,6 +25,8 @@ from popproxy.session.context import ListenerContext
 from popproxy.session.session import Session
 from popproxy.types import Address
 
+_IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
+"""What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
 LAST_WORDS = 2.0
 """Seconds for sessions that were told to end, and for what they say last to get to their clients."""
 
@@ -49,6 +52,8 @@ class Service:
         bound = self._bind()
         try:
             privileged = read_privileged(self._loaded)
+            for module in _IMPORTED_LATE:
+                importlib.import_module(module)
             privileges.drop(config.process, str(self._loaded.path))
             parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
         except BaseException:
@@ -196,14 +201,15 @@ def _settle_memory() -> None:
 
 
 def _raise_descriptor_limit(connections: int) -> None:
-    """Two descriptors a session, and some for the rest; as far as the hard limit lets us."""
+    """Two descriptors a session, and some for the rest; beyond the hard limit only root can go."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * connections + 100
-    if soft < wanted:
+    for limits in ((wanted, max(wanted, hard)), (min(wanted, hard), hard)):
+        if soft >= wanted:
+            return
         with contextlib.suppress(ValueError, OSError):
-            reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
-            soft = reachable
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            soft = limits[0]
     if soft < wanted:
-        possible = (soft - 100) // 2
-        log.warning("too few file descriptors for limits.connections", connections=connections, possible=possible)
+        cure = f"raise the limit (systemd: LimitNOFILE={wanted}), or lower limits.connections"
+        log.warning("too few file descriptors", possible_connections=(soft - 100) // 2, wanted=connections, cure=cure)
