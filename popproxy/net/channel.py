@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import socket
 import ssl
 import struct
+import termios
+from array import array
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -137,6 +140,15 @@ class Channel:
     def pending(self) -> int:
         """Octets written and not yet taken by the socket."""
         return len(self._out) if self._out else 0
+
+    @property
+    def unacknowledged(self) -> int:
+        """Octets written that the peer's system has not confirmed: they get fewer while a slow peer reads."""
+        if self._sock is None:
+            return 0
+        queued = array("i", [0])
+        fcntl.ioctl(self._fd, termios.TIOCOUTQ, queued)
+        return self.pending + queued[0]
 
     @property
     def closed(self) -> bool:

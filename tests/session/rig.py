@@ -439,7 +439,7 @@ async def running(directory: Path, **sections: Any) -> AsyncIterator[Rig]:
     await until(lambda: asyncio.all_tasks() <= tasks, "the end of all tasks")
     # what lingers for a peer's last octets is given two seconds
     await until(lambda: _opened(before) == set(), f"the end of all descriptors: {_opened(before)}", 4)
-    errors = [line for line in log.getvalue().splitlines() if '"level": "error"' in line or "exception" in line]
+    errors = [line for line in log.getvalue().splitlines() if '"level": "error"' in line or '"exception"' in line]
     unexpected = [line for line in errors if not any(re.search(word, line) for word in rig.expected_errors)]
     assert not unexpected, "\n".join(unexpected)
     assert not complaints, complaints
