@@ -36,6 +36,11 @@ class Resolver:
             return [address]
         return None
 
+    def stale(self, address: Address) -> list[Address] | None:
+        """The last answer, however old: for when the name service is silent."""
+        known = self._known.get(address)
+        return None if known is None else known[1]
+
     async def resolve(self, address: Address) -> list[Address]:
         """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
         known = self._known.get(address)
@@ -109,6 +114,7 @@ async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, dead
                 await connecting.waiter
             finally:
                 deadlines.discard(connecting)
+                del connecting  # it holds the exception, whose traceback holds this frame
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise ConnectFailed(f"{address}: {os.strerror(code)}", _REASONS.get(code, "unreachable"))

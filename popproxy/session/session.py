@@ -21,6 +21,9 @@ from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.types import Address, CloseReason, SessionId
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 
+UNREAD_LIMIT = 64 * 1024
+"""Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
+
 log = get_logger("session")
 
 
@@ -304,6 +307,9 @@ class Session:
             self._bytes_out += len(data)
             self._context.relay.metrics.bytes_to_client += len(data)
             self._channel.write(data)
+            if self._channel.pending > UNREAD_LIMIT:
+                self._channel.abort()
+                self._cancel(CloseReason.CLIENT_STALL)
 
     def _end(self, reason: CloseReason) -> None:
         """The session ends before its login."""
