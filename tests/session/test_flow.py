@@ -236,6 +236,7 @@ async def test_backend_is_paused_for_a_slow_client_and_nothing_is_lost(
         assert await client.take(2000 * 5) == b"+OK\r\n" * 2000
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
+        client.reset()
 
 
 async def test_nothing_spins_while_one_side_waits_for_the_other(tmp_path: Path) -> None:
