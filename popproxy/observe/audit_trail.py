@@ -184,7 +184,12 @@ class AuditTrail:
 
 @lru_cache(maxsize=64)  # also shares the text between sessions
 def _tls_members(version: str, cipher: str) -> str:
-    return f'"tls.version":{json_string(version)},"tls.cipher":{json_string(cipher)},'
+    """ECS parts ``TLSv1.3`` into the number and the name of the protocol, in lower case."""
+    protocol, _, number = version.lower().partition("v")
+    return (
+        f'"tls.version":{json_string(number)},"tls.version_protocol":{json_string(protocol)},'
+        f'"tls.cipher":{json_string(cipher)},'
+    )
 
 
 def _endpoint(host: str, port: str, address: Address) -> str:

@@ -72,7 +72,7 @@ async def test_everything_works_after_stls(tmp_path: Path, authority: Authority,
         await fetch(client, backend)
         client.reset()
         (end,) = await rig.ends("client_lost")
-        assert end["tls.version"] == "TLSv1.3"
+        assert end["tls.version"] == "1.3"
 
 
 @pytest.mark.parametrize("behind", ["USER mallory\r\n", "\r\n", "Q", "NOOP\r\nNOOP\r\n"])
