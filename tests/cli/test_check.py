@@ -84,12 +84,23 @@ async def test_key_open_to_others(tmp_path: Path, mode: int, who: str) -> None:
     assert finding.cure == f"chmod 600 {pair['key']}"
 
 
+@pytest.mark.filterwarnings("error")  # some authorities of the system are certificates that RFC 5280 forbids
 async def test_chain_without_its_authority(tmp_path: Path) -> None:
     authority = make_authority("Private CA", days=400)
     pair = write_pair(tmp_path, issue(authority, ["localhost"], 300), "alone")
     finding = only(await look(tmp_path, tls={"certificates": [pair]}), "warning")
     assert "incomplete" in finding.text
     assert "Private CA" in finding.cure
+
+
+async def test_authority_of_the_system_need_not_be_in_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_authority("Public CA", days=400)
+    (tmp_path / "system.pem").write_bytes(make_authority(days=400).certificate_pem() + authority.certificate_pem())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    pair = write_pair(tmp_path, issue(authority, ["localhost"], 300), "alone")
+    assert bad(await look(tmp_path, tls={"certificates": [pair]})) == []
 
 
 async def test_chain_in_the_wrong_order(tmp_path: Path) -> None:

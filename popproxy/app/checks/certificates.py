@@ -103,7 +103,7 @@ def _chain(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
         yield warning(
             area, "is self-signed: clients must be told to trust it", "have it signed by an authority that clients know"
         )
-    elif top.issuer != top.subject and _der(top.issuer) not in _system_authorities():
+    elif top.issuer != top.subject and not _is_authority_of_the_system(top.issuer):
         cure = f"append the certificate of {_common(top.issuer)}; an authority of your own must be known to the clients"
         yield warning(
             area,
@@ -112,9 +112,10 @@ def _chain(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
         )
 
 
-def _system_authorities() -> set[bytes]:
-    authorities = ssl.create_default_context().get_ca_certs(binary_form=True)
-    return {_der(x509.load_der_x509_certificate(octets).subject) for octets in authorities}
+def _is_authority_of_the_system(name: x509.Name) -> bool:
+    """Searches the octets: some roots have a serial number of 0, which `cryptography` will refuse to parse one day."""
+    der = name.public_bytes()
+    return any(der in octets for octets in ssl.create_default_context().get_ca_certs(binary_form=True))
 
 
 def _key(area: str, pair: Certificate, leaf: x509.Certificate) -> Iterator[Finding]:
@@ -163,7 +164,3 @@ def _group_id(name: str | None) -> int | None:
 
 def _common(name: x509.Name) -> str:
     return name.rfc4514_string() or "(no name)"
-
-
-def _der(name: x509.Name) -> bytes:
-    return name.public_bytes()
