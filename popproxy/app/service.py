@@ -30,6 +30,9 @@ _IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
 LAST_WORDS = 2.0
 """Seconds for sessions that were told to end, and for what they say last to get to their clients."""
 
+ACCEPT_COMPLAINTS = 10.0
+"""Seconds between two log lines about connections that cannot be accepted."""
+
 log = logs.get_logger("popproxy")
 
 
@@ -45,6 +48,7 @@ class Service:
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
         self._draining = False
+        self._complain_again = 0.0  # loop time
 
     async def start(self) -> None:
         """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
@@ -131,6 +135,10 @@ class Service:
         def failed(error: OSError) -> None:
             parts.metrics.accept_errors += 1
             parts.metrics.connections_refused[(context.listener.name, "fd")] += 1
+            now = context.reactor.loop.time()
+            if now < self._complain_again:
+                return  # a line for each client that is turned away would fill a disk
+            self._complain_again = now + ACCEPT_COMPLAINTS
             log.error("cannot accept", listener=context.listener.name, why=error.strerror)
 
         acceptor = Acceptor(context.reactor, sock, accepted, failed)

@@ -169,6 +169,7 @@ class Peer:
             else:
                 if octets := self._out.read():
                     await self._loop.sock_sendall(self.sock, octets)
+                self._decrypt()
                 return
 
     def hello(self, context: ssl.SSLContext, name: str = "localhost") -> bytes:
