@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from popproxy.app.checks.finding import counted
 from popproxy.cli.exits import CommandError, ExitCode, complain
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, StdinOption
 from popproxy.cli.output import print_json
@@ -138,7 +139,7 @@ def import_(
         count = vault.import_lines(lines, canonical=name, source=str(file))
     except VaultError as error:
         raise CommandError(str(error), ExitCode.DATAERR) from None
-    print(f"{count} secrets imported")
+    print(f"{counted(count, 'secret')} imported")
 
 
 @app.command()

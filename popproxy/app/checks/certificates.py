@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from popproxy.app.checks.finding import Finding, ok, problem, unreadable, warning
+from popproxy.app.checks.finding import Finding, counted, ok, problem, unreadable, warning
 from popproxy.config.model import Certificate, Config
 
 EXPIRES_SOON = timedelta(days=14)
@@ -85,7 +85,9 @@ def _dates(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
                 "wait, or correct the clock of this machine",
             )
         elif until - now < EXPIRES_SOON:
-            yield warning(area, f"{which}expires in {(until - now).days} days, on {until:%Y-%m-%d}", "renew it")
+            yield warning(
+                area, f"{which}expires in {counted((until - now).days, 'day')}, on {until:%Y-%m-%d}", "renew it"
+            )
         elif not which:
             yield ok(area, f"is valid until {until:%Y-%m-%d}")
 
