@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -56,7 +58,8 @@ async def test_machine_in_order_has_no_findings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "level", "text"), [(-3, "problem", "expired on"), (5, "warning", "expires in 4 days")]
+    ("days", "level", "text"),
+    [(-3, "problem", "expired on"), (5, "warning", "expires in 4 days"), (2, "warning", "expires in 1 day,")],
 )
 async def test_certificate_dates(tmp_path: Path, days: int, level: str, text: str) -> None:
     authority = make_authority(days=400)
@@ -180,6 +183,19 @@ async def test_every_wrong_line_of_the_users_file(tmp_path: Path) -> None:
     assert "canary" not in str(findings)
 
 
+@pytest.mark.parametrize(
+    ("names", "users", "secrets"),
+    [([], "0 users", "0 secrets"), (["a"], "1 user", "1 secret"), (["a", "b"], "2 users", "2 secrets")],
+)
+async def test_users_and_secrets_are_counted(tmp_path: Path, names: list[str], users: str, secrets: str) -> None:
+    sections = local_users(tmp_path, *(f"{name}:{hash_password(b'x')}" for name in names))
+    for name in names:
+        Vault.open(tmp_path / "vault", Secret((tmp_path / "vault.key").read_bytes())).set(name, Secret("x"))
+    texts = [finding.text for finding in await look(tmp_path, **sections)]
+    assert users in texts
+    assert f"opens with its key, {secrets}" in texts
+
+
 async def test_vault_with_the_wrong_key(tmp_path: Path) -> None:
     sections = local_users(tmp_path)
     (tmp_path / "vault.key").write_text(generate_key())
@@ -235,17 +251,44 @@ async def probe(directory: Path, server: str, **pool: Any) -> list[Finding]:
     return await look(directory, offline=False, pools={"main": settings}, timeouts={"connect": "1s"})
 
 
-async def test_dead_backend(tmp_path: Path) -> None:
+async def test_backend_that_refuses_connections(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     finding = only(await probe(tmp_path, address, tls="none"), "problem")
-    assert finding.area == "pool main"
-    assert address in finding.text
-    assert "cannot be reached" in finding.text
+    assert (finding.area, finding.text) == ("pool main", f"{address} refuses connections")
+    assert finding.cure.startswith("start the server")
+
+
+async def test_backend_that_does_not_accept(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as waiting:
+        for _ in range(3):  # the queue of connections is full then
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        finding = only(await probe(tmp_path, address, tls="none"), "problem")
+    assert finding.text == f"{address} does not answer within 1 s (timeouts.connect)"
+    assert "firewall" in finding.cure
+
+
+async def test_backend_without_a_route(tmp_path: Path) -> None:
+    finding = only(await probe(tmp_path, "255.255.255.255", tls="none"), "problem")
+    assert finding.text == "255.255.255.255:110 cannot be reached: there is no route to its network"
+    assert "routes" in finding.cure
+
+
+@pytest.mark.parametrize(("tls", "when"), [("none", "before its greeting"), ("implicit", "during the TLS handshake")])
+async def test_backend_that_hangs_up_at_once(tmp_path: Path, tls: str, when: str) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    async with server:
+        finding = only(await probe(tmp_path, address, tls=tls), "problem")
+    assert finding.text == f"{address} closed the connection {when}"
 
 
 async def test_name_that_does_not_resolve(tmp_path: Path) -> None:
-    assert "does not resolve" in only(await probe(tmp_path, "no-such-host.invalid", tls="none"), "problem").text
+    finding = only(await probe(tmp_path, "no-such-host.invalid", tls="none"), "problem")
+    assert "no-such-host.invalid:110 has a name that does not resolve" in finding.text
 
 
 async def test_backend_that_says_nothing(tmp_path: Path) -> None:
@@ -316,7 +359,7 @@ async def test_backend_certificate_that_is_refused(
     tls = {"ca": str(tmp_path / "ca.pem")} if trusted else {}
     async with backend(**{mode: context}) as server:  # type: ignore[arg-type]
         finding = only(await probe(tmp_path, server, tls=mode, **tls), "problem")
-    assert "certificate is refused" in finding.text
+    assert "has a certificate that is refused" in finding.text
     assert reason in finding.text
     assert cure in finding.cure
 
