@@ -1,4 +1,4 @@
-"""From a pool to an open maildrop: failover, budgets, and not one octet of a credential over a link that is not safe."""
+"""From a pool to an open maildrop: failover, budgets, and no octet of a credential over a link that is not safe."""
 
 from __future__ import annotations
 

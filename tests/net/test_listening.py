@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -147,23 +146,19 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-
-
 def test_no_descriptors_left(tmp_path: Path) -> None:
     """Clients are turned away in words, nothing spins, and all is well when some have left."""
     config = configuration(tmp_path, "127.0.0.1:1")
     (tmp_path / "popproxy.yaml").write_text(json.dumps(config))
     script = (
-        "import sys, uvloop\nfrom pathlib import Path\nfrom popproxy.app import service\n"
+        "import resource, sys, uvloop\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\nfrom pathlib import Path\nfrom popproxy.app import service\n"
         "from popproxy.config.loader import load_file\n"
         "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
         "uvloop.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "popproxy.yaml")]
     errors = (tmp_path / "stderr").open("wb")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, preexec_fn=_limit) as proxy:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as proxy:
         assert proxy.stdout is not None
         port = int(proxy.stdout.readline())
         clients = []
