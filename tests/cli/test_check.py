@@ -16,8 +16,11 @@ from typing import Any
 
 import pytest
 
+import popproxy as popproxy_package
 from popproxy.app.check import check_environment
+from popproxy.app.checks import system
 from popproxy.app.checks.finding import Finding
+from popproxy.app.checks.system import installation
 from popproxy.auth.hashes import hash_password
 from popproxy.cli.exits import ExitCode
 from popproxy.config.loader import load_file
@@ -225,6 +228,25 @@ async def test_files_that_the_service_may_not_read(tmp_path: Path) -> None:
     finding = only(await look(tmp_path, process={"user": "nobody"}, **sections), "problem")
     assert f"{tmp_path}/users cannot be read by nobody" in finding.text
     assert f"chmod 640 {tmp_path}/users" in finding.cure
+
+
+async def test_python_that_the_service_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = tmp_path / "home" / "python", tmp_path / "opt"
+    for directory in (inside, outside):
+        directory.mkdir(parents=True)
+    inside.parent.chmod(0o700)
+    monkeypatch.setattr(system, "installation", lambda: [inside, outside])
+    sections: dict[str, Any] = {"process": {"user": "nobody"}, "audit": {}}
+    finding = only(await look(tmp_path, **sections), "warning")
+    assert finding.text.startswith(f"nobody cannot read what popproxy is installed in ({inside}):")
+    assert "python3 -m venv /opt/" in finding.cure
+    inside.parent.chmod(0o711)
+    assert bad(await look(tmp_path, **sections)) == []
+
+
+def test_python_its_environment_and_the_package_are_the_installation() -> None:
+    package = Path(popproxy_package.__file__).parent
+    assert {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), package.resolve()} <= {*installation()}
 
 
 async def test_routing_file_with_a_mistake(tmp_path: Path) -> None:

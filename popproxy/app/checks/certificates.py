@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import ssl
 import stat
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from popproxy.app.checks.finding import Finding, counted, ok, problem, unreadable, warning
+from popproxy.app.checks.permissions import group_id
 from popproxy.config.model import Certificate, Config
 
 EXPIRES_SOON = timedelta(days=14)
@@ -153,15 +153,8 @@ def _permissions(area: str, path: Path, service_group: str | None) -> Iterator[F
         return  # reported by _key
     if found.st_mode & stat.S_IRWXO:
         yield problem(area, f"the private key in {path} may be read by everybody", f"chmod 600 {path}")
-    elif found.st_mode & stat.S_IRGRP and found.st_gid != _group_id(service_group):
+    elif found.st_mode & stat.S_IRGRP and found.st_gid != group_id(service_group):
         yield problem(area, f"the private key in {path} may be read by its group", f"chmod 600 {path}")
-
-
-def _group_id(name: str | None) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid if name else None
-    except KeyError:
-        return None
 
 
 def _common(name: x509.Name) -> str:
