@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -47,6 +48,27 @@ def process(*arguments: str, env: dict[str, str] | None = None) -> Run:
         [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=environment, check=False
     )
     return Run(ended.returncode, ended.stdout, ended.stderr)
+
+
+def type_at(command: list[str], *answers: str) -> tuple[int, str]:
+    """Run `command` on a terminal of its own and type an answer at each prompt."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [*PROGRAM, *command])
+    output = b""
+    waiting = list(answers)
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        output += chunk
+        if waiting and output.rstrip(b" ").endswith(b":"):
+            os.write(terminal, f"{waiting.pop(0)}\n".encode())
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
 
 
 def write_pair(directory: Path, issued: Issued, name: str = "server", chain: tuple[Issued, ...] = ()) -> dict[str, str]:
