@@ -256,6 +256,16 @@ class Channel:
         """From the reactor: a handler has raised, so nobody knows what state this connection is in."""
         self._lose(OSError(errno.ECONNABORTED, "internal"), "internal")
 
+    def call_soon(self, handler: Callable[[], None]) -> None:
+        """Call `handler` in the loop's next turn; if it raises, this connection ends."""
+        self._reactor.loop.call_soon(self._guarded, handler)
+
+    def _guarded(self, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except Exception:
+            self._reactor.handler_failed(self)
+
     def _read(self) -> None:
         assert self._sock is not None
         buffer = self._reactor.buffer

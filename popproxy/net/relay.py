@@ -30,6 +30,9 @@ from popproxy.types import CloseReason
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
+ROUNDS = 8
+"""Times that one session may be answered in a row, some hundred commands each time, before the others get their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayContext:
@@ -173,14 +176,18 @@ class Relay:
         exchange, client, backend = self._exchange, self._client, self._backend
         # each answer of ours may make room for more commands, or clear the way for QUIT; a client that reads no answers
         # gets no more of them
+        rounds = 0
         while self._send_commands() and self._send_answers() and not client.pending:
-            pass
+            rounds += 1
+            if rounds == ROUNDS:
+                client.call_soon(self._pump)
+                break
         if self._is_over() or self._lost is not None:
             return
         if exchange.client_finished and not client.pending:
             self._leave(CloseReason.CLIENT_LOST, flush=True)
             return
-        if exchange.backlogged or backend.pending or client.pending:
+        if exchange.backlogged or backend.pending or client.pending or rounds == ROUNDS:
             client.pause()
         else:
             client.resume()

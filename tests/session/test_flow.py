@@ -164,6 +164,22 @@ async def test_client_that_reads_no_answers_is_read_no_more(tmp_path: Path) -> N
         await asyncio.gather(sending, return_exceptions=True)
 
 
+async def test_flood_of_one_client_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        flooder, _ = await rig.logged_in()
+        (session,) = rig.service.sessions
+        flooded: Any = session._relay
+        client, backend = await rig.logged_in()
+        lines = 120_000
+        sending = asyncio.create_task(feed(flooder, b"\r\n" * lines))
+        reading = asyncio.create_task(flooder.take(lines * len(b"-ERR unknown command\r\n")))
+        await until(lambda: flooded._bytes_out > 1000, "the first answers")
+        await Transcript(client, backend).play("C: NOOP\nB: NOOP\nR: +OK\nS: +OK")
+        assert not reading.done(), "the other client was answered after all of the flood"
+        assert flooded._bytes_out < MEBI
+        await asyncio.gather(sending, reading)
+
+
 async def test_rest_of_an_endless_line_is_no_command(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         client, backend = await rig.logged_in()
