@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -504,3 +505,43 @@ async def test_backend_that_resets_while_the_login_is_recorded(tmp_path: Path) -
         await client.send("STAT\r\n")
         assert await client.rest() == GONE
         await rig.ends("backend_lost")
+
+
+async def test_quit_waits_for_a_whole_reply_that_the_client_has_not_taken(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client, backend = await rig.logged_in(receive=4096)
+        (session,) = rig.service.sessions
+        relay: Any = session._relay
+        relay._client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await client.send("RETR 1\r\nQUIT\r\n")
+        await backend.expect("RETR 1")
+        relay._backend.pause()  # so that the whole reply is there at once
+        reply = b"+OK\r\n" + (b"x" * 98 + b"\r\n") * 600 + b".\r\n"
+        await backend.send(reply)
+        relay._backend.resume()
+        await until(lambda: relay._client.pending, "back-pressure")
+        assert relay._exchange.awaiting is None, "the reply is not complete"
+        assert await backend.silent(), "QUIT before the client has its message (R7)"
+        assert await client.take(len(reply)) == reply
+        await backend.expect("QUIT")
+        await backend.send("+OK bye\r\n")
+        await client.expect("+OK bye")
+        await rig.ends("logout")
+
+
+async def test_client_that_resets_in_the_moment_of_its_login(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+        audit = rig.parts.audit
+        commit = audit.commit
+
+        async def commit_and_lose() -> None:
+            await commit()
+            client.reset()
+
+        audit.commit = commit_and_lose
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        backend = await rig.backend.logged_in()
+        assert await backend.rest() == b""
+        assert backend.ended == "reset"
+        await rig.ends("client_lost")
