@@ -31,7 +31,7 @@ GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
 ROUNDS = 8
-"""Times that one session may be answered in a row, some hundred commands each time, before the others get their turn."""
+"""Times that one session may be answered in a row, some hundred commands each time, before others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,5 +179,5 @@ class LoginAttempt:
 
 
 def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:
-    """What a backend's code means for the client; codes are hierarchies (RFC 2449 section 8): SYS/TEMP/DISK is SYS/TEMP."""
+    """What a backend's code means for the client. Codes are hierarchies (RFC 2449 section 8)."""
     return next((meant for known, meant in _BY_CODE.items() if f"{code}/".startswith(f"{known}/")), None)
