@@ -349,6 +349,7 @@ async def test_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
         assert [record["pop3.complete"] for record in rig.audit("retr")] == [False]
 
 
+@pytest.mark.long
 async def test_client_that_reads_slowly_is_not_left(tmp_path: Path) -> None:
     async with running(tmp_path, timeouts={"stall": "1s"}) as rig:
         client, backend = await rig.logged_in(receive=32768)
@@ -540,6 +541,22 @@ async def test_client_that_resets_in_the_moment_of_its_login(tmp_path: Path) -> 
             client.reset()
 
         audit.commit = commit_and_lose
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        backend = await rig.backend.logged_in()
+        assert await backend.rest() == b""
+        assert backend.ended == "reset"
+        await rig.ends("client_lost")
+
+
+async def test_client_that_resets_while_its_login_is_recorded(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+
+        async def never_written() -> None:
+            client.reset()
+            await asyncio.sleep(3600)
+
+        rig.parts.audit.commit = never_written
         await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
         backend = await rig.backend.logged_in()
         assert await backend.rest() == b""
