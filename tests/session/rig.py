@@ -459,7 +459,7 @@ def client_context(ca: Path | None = None, *, alpn: list[str] | None = None) -> 
         context.verify_mode = ssl.CERT_NONE
     if alpn is not None:
         context.set_alpn_protocols(alpn)
-    # Python asks OpenSSL 3 to overlook a missing close_notify; these tests must see it (the number: it has no name in 3.11)
+    # Python asks OpenSSL 3 to overlook a missing close_notify; these tests must see it (it has no name in 3.11.2)
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
     return context
 
