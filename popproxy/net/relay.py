@@ -279,7 +279,8 @@ class Relay:
 
     def _say_last(self, reply: bytes) -> None:
         self._client.write(reply)
-        self._client.close()
+        # what a client sends behind QUIT nobody reads; closing on it would be a RST, and may cost it the +OK
+        self._client.close(linger=self._client.has_unread)
 
     def _update(self, outcome: UpdateOutcome, reason: CloseReason) -> None:
         deleted = list(self._exchange.deleted.items())

@@ -562,3 +562,15 @@ async def test_client_that_resets_while_its_login_is_recorded(tmp_path: Path) ->
         assert await backend.rest() == b""
         assert backend.ended == "reset"
         await rig.ends("client_lost")
+
+
+async def test_what_is_sent_behind_quit_costs_nobody_the_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client, backend = await rig.logged_in()
+        await client.send("QUIT\r\n")
+        await backend.expect("QUIT")
+        await client.send("NOOP\r\nSTAT\r\n")
+        await backend.send("+OK bye\r\n")
+        assert await client.rest() == b"+OK bye\r\n"
+        assert client.ended == "eof", "closing on unread octets is a RST"
+        await rig.ends("logout")
