@@ -23,7 +23,8 @@ from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3 import replies
-from popproxy.pop3.exchange import Exchange, Exchanged
+from popproxy.pop3.exchange import Exchange
+from popproxy.pop3.exchanged import Exchanged
 from popproxy.pop3.states import State
 from popproxy.types import CloseReason
 
