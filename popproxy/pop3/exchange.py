@@ -42,8 +42,8 @@ class Exchange:
 
     __slots__ = (
         "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_outstanding",
-        "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted", "events", "highest", "state",
-        "violation",
+        "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted", "events", "highest",
+        "state", "violation",
     )  # fmt: skip
 
     def __init__(

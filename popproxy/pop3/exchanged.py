@@ -1,4 +1,4 @@
-"""One command of TRANSACTION, from the client's line to the end of its reply; and the quick way to read most of them."""
+"""One command of TRANSACTION, from the client's line to the end of its reply; and a quick way to read most."""
 
 from __future__ import annotations
 
