@@ -68,6 +68,8 @@ class Mechanism(StrEnum):
     APOP = "APOP"
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
+    GSSAPI = "GSSAPI"
+    KPOP = "KPOP"
 
 
 @dataclass(frozen=True, slots=True)
