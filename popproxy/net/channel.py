@@ -424,7 +424,7 @@ class Channel:
         """Send what is pending, say good-bye (FIN; close_notify under TLS), close. The receiver hears no more.
 
         `notify` False leaves the close_notify out, so that a TLS client takes the end for what it is: a cut.
-        `linger`: the peer may still be sending; wait for its end a little, so that our last words are not lost to a RST.
+        `linger`: the peer may still be sending; wait for its end a little, so that a RST does not eat our last words.
         """
         if self._sock is None or self._closing:
             return

@@ -6,7 +6,7 @@ four octets (RFC 4422 section 3.7). The layer is as strict as TLS: what it canno
 
 from __future__ import annotations
 
-from popproxy.errors import LocalProtocolError, RemoteProtocolError
+from popproxy.errors import LocalProtocolError, PopproxyError, RemoteProtocolError
 from popproxy.sasl.gssapi import GssContext
 
 _PREFIX = 4
@@ -24,7 +24,7 @@ class GssLayer:
         self.conf = conf
         self._context = context
         self._our_max = our_max
-        self._plaintext_limit = context.wrap_size_limit(client_max, conf)
+        self._plaintext_limit = context.wrap_size_limit(client_max, confidential=conf)
         self._buffer = bytearray()  # an incomplete token with its length
         if self._plaintext_limit < 1:
             raise LocalProtocolError("the client takes no token that is long enough for one octet")
@@ -62,19 +62,25 @@ class GssLayer:
     def encode(self, data: bytes | bytearray | memoryview) -> bytes:
         """The tokens for the client that carry `data`, each with its length.
 
-        Raises RemoteProtocolError if the context has expired.
+        Raises RemoteProtocolError (reason ``gss_layer``) if the context is of no more use, as when it has expired.
         """
         pieces: list[bytes] = []
         with memoryview(data) as view:
             for start in range(0, len(view), self._plaintext_limit):
-                token = self._context.wrap(bytes(view[start : start + self._plaintext_limit]), self.conf)
+                token = self._wrap(bytes(view[start : start + self._plaintext_limit]))
                 pieces += (len(token).to_bytes(_PREFIX, "big"), token)
         return b"".join(pieces)
+
+    def _wrap(self, data: bytes) -> bytes:
+        try:
+            return self._context.wrap(data, confidential=self.conf)
+        except PopproxyError:
+            raise _bad("the GSS context is not usable any more") from None
 
     def _unwrap(self, token: bytes) -> bytes:
         try:
             plaintext, encrypted = self._context.unwrap(token)
-        except RemoteProtocolError:
+        except PopproxyError:
             raise _bad("a token cannot be verified") from None
         if self.conf and not encrypted:
             raise _bad("a token is not encrypted")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, Final, Protocol
 
-from popproxy.errors import LocalProtocolError, RemoteProtocolError
+from popproxy.errors import LocalProtocolError, PopproxyError
 from popproxy.sasl.credentials import GssapiCredential, Layer
 from popproxy.sasl.mechanism import Challenge, SaslError, Verify
 
@@ -28,7 +28,10 @@ LEAST_PLAINTEXT: Final = 64
 
 
 class GssContext(Protocol):
-    """One acceptor's GSS context (RFC 2743), used by one thread at a time. popproxy/kerberos/ has the real one."""
+    """One acceptor's GSS context (RFC 2743), used by one thread at a time. popproxy/kerberos/ has the real one.
+
+    What its methods raise is a PopproxyError.
+    """
 
     @property
     def complete(self) -> bool:
@@ -61,22 +64,19 @@ class GssContext(Protocol):
         ...
 
     def step(self, token: bytes) -> bytes | None:
-        """Take the client's token; returns the answer to it, if there is one. Blocks."""
+        """Take the client's token; returns the answer to it, if there is one. Blocks. Raises if it is refused."""
         ...
 
-    def wrap(self, data: bytes, conf: bool) -> bytes:
-        """Sign `data`, and encrypt it if `conf`. Raises RemoteProtocolError if the context has expired."""
+    def wrap(self, data: bytes, *, confidential: bool) -> bytes:
+        """Sign `data`, and encrypt it if `confidential`. Raises if that cannot be, as when the context has expired."""
         ...
 
     def unwrap(self, token: bytes) -> tuple[bytes, bool]:
-        """The data in `token`, and whether it was encrypted.
-
-        Raises RemoteProtocolError for a token that is malformed, forged, replayed or out of order.
-        """
+        """The data in `token`, and whether it was encrypted. Raises if it is forged, replayed or out of order."""
         ...
 
-    def wrap_size_limit(self, max_size: int, conf: bool) -> int:
-        """The most octets of data whose token is no longer than `max_size`; 0 or less if none fit."""
+    def wrap_size_limit(self, token_size: int, *, confidential: bool) -> int:
+        """The most octets of data whose token is no longer than `token_size`; 0 or less if none fit."""
         ...
 
 
@@ -194,8 +194,8 @@ class GssapiExchange:
             raise SaslError("your Kerberos context allows no security layer that is offered here")
         max_size = 0 if self._offered == Layer.NONE else self._offer.max_size
         try:
-            message = self._context.wrap(bytes([self._offered]) + max_size.to_bytes(3, "big"), False)
-        except RemoteProtocolError:
+            message = self._context.wrap(bytes([self._offered]) + max_size.to_bytes(3, "big"), confidential=False)
+        except PopproxyError:
             raise SaslError("your Kerberos context is not usable any more") from None
         self._awaits = _Awaits.CHOICE
         return Challenge(message)
@@ -207,7 +207,7 @@ class GssapiExchange:
             raise SaslError("GSSAPI token too long")
         try:
             message, _ = self._context.unwrap(response)
-        except RemoteProtocolError:
+        except PopproxyError:
             raise SaslError("the choice of a security layer cannot be verified") from None
         if len(message) < 4:
             raise SaslError("the choice of a security layer is too short")
@@ -230,7 +230,7 @@ class GssapiExchange:
             if max_size and not self._lenient:
                 raise SaslError("without a security layer the maximum size must be 0")
             return 0
-        if self._context.wrap_size_limit(max_size, layer is Layer.CONFIDENTIALITY) < LEAST_PLAINTEXT:
+        if self._context.wrap_size_limit(max_size, confidential=layer is Layer.CONFIDENTIALITY) < LEAST_PLAINTEXT:
             raise SaslError("the maximum size is too small for the security layer")
         return max_size
 

@@ -1,4 +1,4 @@
-"""A GSS context that hides nothing, for tests of state machines at the level of octets. Security is tested with Kerberos.
+"""A GSS context that hides nothing, for tests of state machines octet by octet. Security is tested with Kerberos.
 
 A token is ``W``, whether it is encrypted, its number, a checksum, the data.
 """
@@ -43,11 +43,11 @@ class TransparentContext:
         self.tokens.append(token)
         return self._answers.pop(0)
 
-    def wrap(self, data: bytes, conf: bool) -> bytes:
+    def wrap(self, data: bytes, *, confidential: bool) -> bytes:
         if self.expired:
             raise RemoteProtocolError("expired")
         number, self._sent = self._sent, self._sent + 1
-        return b"W" + bytes([conf]) + number.to_bytes(4, "big") + zlib.crc32(data).to_bytes(4, "big") + data
+        return b"W" + bytes([confidential]) + number.to_bytes(4, "big") + zlib.crc32(data).to_bytes(4, "big") + data
 
     def unwrap(self, token: bytes) -> tuple[bytes, bool]:
         data = token[OVERHEAD:]
@@ -59,5 +59,5 @@ class TransparentContext:
         self._received += 1
         return data, token[1] == 1
 
-    def wrap_size_limit(self, max_size: int, conf: bool) -> int:
-        return max(0, max_size - OVERHEAD)
+    def wrap_size_limit(self, token_size: int, *, confidential: bool) -> int:
+        return max(0, token_size - OVERHEAD)

@@ -54,7 +54,7 @@ def at_choice(
 
 
 def choose(exchange: GssapiExchange, client: TransparentContext, message: bytes) -> GssapiCredential:
-    step = exchange.step(client.wrap(message, False))
+    step = exchange.step(client.wrap(message, confidential=False))
     assert isinstance(step, Verify)
     assert isinstance(step.credential, GssapiCredential)
     return step.credential
@@ -172,7 +172,7 @@ def test_each_layer_can_be_chosen(layer: Layer) -> None:
 def test_nonsense_in_the_last_step_is_refused(offer: LayerOffer, message: bytes) -> None:
     exchange, client, _ = at_choice(offer)
     with pytest.raises(SaslError) as caught:
-        exchange.step(client.wrap(message, False))
+        exchange.step(client.wrap(message, confidential=False))
     assert caught.value.reason == "malformed"
 
 
@@ -188,7 +188,7 @@ def test_a_maximum_size_without_a_layer_is_tolerated_only_by_the_lenient() -> No
     assert choose(exchange, client, message) == GssapiCredential(client.initiator, client.target, "alice")
     exchange, client, _ = at_choice(lenient=False)
     with pytest.raises(SaslError):
-        exchange.step(client.wrap(message, False))
+        exchange.step(client.wrap(message, confidential=False))
 
 
 @pytest.mark.parametrize("response", [b"", None, b"\x01\0\0\0", b"W", b"W\0\0\0\0\0\0\0\0\0\x01\0\0\0alice"])
@@ -200,9 +200,9 @@ def test_a_last_step_that_cannot_be_verified_is_refused(response: bytes | None) 
 
 def test_a_replayed_message_is_no_choice() -> None:
     exchange, client, _ = at_choice()
-    client.wrap(b"\x01\0\0\0", False)
+    client.wrap(b"\x01\0\0\0", confidential=False)
     with pytest.raises(SaslError, match="cannot be verified"):
-        exchange.step(client.wrap(b"\x01\0\0\0", False))
+        exchange.step(client.wrap(b"\x01\0\0\0", confidential=False))
 
 
 @given(st.binary(max_size=12))
@@ -275,7 +275,7 @@ def test_an_exchange_that_has_failed_takes_no_second_try() -> None:
     with pytest.raises(SaslError):
         exchange.step(b"nonsense")
     with pytest.raises(LocalProtocolError):
-        exchange.step(client.wrap(b"\x01\0\0\0", False))
+        exchange.step(client.wrap(b"\x01\0\0\0", confidential=False))
 
 
 @pytest.mark.parametrize(("layers", "size"), [(0, 0), (8, 10), (2, 0), (7, MAX_SIZE + 1), (4, -1)])
