@@ -23,7 +23,7 @@ BACKLOG_LIMIT: Final = 32 * 1024
 _VERSION_LIMIT = 255  # octets of a version string, right or wrong, that is read to the end and answered
 _KERBEROS_4 = b"AUTHV0.1"
 _TLS = b"\x16\x03"
-_FRAMED = b"\0\0\0"  # a short string behind its length
+_FRAMED = b"\0\0\0"  # a string of up to _VERSION_LIMIT octets behind its length
 _ACCEPTED, _BAD_SENDAUTH_VERSION, _BAD_APPLICATION_VERSION = b"\0", b"\1", b"\2"
 _NO_ERROR = bytes(4)
 _USE_KPOP = b"-ERR this port takes only Kerberos clients that speak KPOP\r\n"
@@ -188,10 +188,7 @@ class KpopHandshake:
         return self._fail(KpopFailure.GARBAGE)
 
     def _sendauth_version(self) -> bool:
-        length = self._length()
-        if length is not None and length > _VERSION_LIMIT:
-            return self._fail(KpopFailure.SENDAUTH_VERSION, _BAD_SENDAUTH_VERSION)
-        version = self._message(length)
+        version = self._message(self._length())
         if version is None:
             return False
         # a wrong one is answered behind the second string, as MIT's acceptor does: the client writes both at once
