@@ -170,19 +170,21 @@ class GssContext:
             raise KerberosRefused(Refusal.GARBAGE)
         try:
             # Not gssapi.SecurityContext: it can return an error token as if all were well.
-            result = raw.accept_sec_context(token, acceptor.credentials, self._context, self._bindings)
+            result = raw.accept_sec_context(token, acceptor.credentials, None, self._bindings)
+            if result.more_steps:
+                # Kerberos is done after one token. MIT wants more after one with a wrong token id (RFC 4121 section
+                # 4.1), and in the three-legged exchange of DCE, which SASL does not have.
+                raise KerberosRefused(Refusal.GARBAGE)
+            self._finish(result)
         except raw.GSSError as error:
             raise self._refusal(error) from None
         self._context = result.context
-        if result.more_steps:
-            return result.token or None
-        self._finish(result)
         return result.token or None
 
     def _finish(self, result: AcceptSecContextResult) -> None:
         acceptor = self._acceptor
         flags = frozenset(cast("Iterable[raw.RequirementFlag]", result.flags))
-        target = _text(raw.inquire_context(result.context, initiator_name=False).target_name)
+        target = _text(_target(result.context))
         refusal = acceptor.principals.refuse(target)
         if refusal is not None:
             raise KerberosRefused(refusal)
@@ -208,12 +210,18 @@ class GssContext:
         return KerberosRefused(reason, temporary=ours, token=error.token or None)
 
     def _established(self) -> gssapi.SecurityContext:
-        if not self.complete or self._context is None:
+        if self._failed or not self.complete or self._context is None:
             raise LocalProtocolError("there is no security layer before the exchange is complete")
         return cast("gssapi.SecurityContext", self._context)  # the stubs of gssapi.raw ask for the class above it
 
 
 _WRAP_OVERHEAD: Final = 256  # header, confounder, checksum of RFC 4121, generously
+
+
+def _target(context: raw.SecurityContext) -> raw.Name | None:
+    """Nothing else is asked for: about the lifetime of a ticket just over (within the clock skew) MIT raises an error."""
+    asked = {"initiator_name": False, "lifetime": False, "mech": False, "flags": False}
+    return raw.inquire_context(context, **asked, locally_init=False, complete=False).target_name
 
 
 def _from_major(error: raw.GSSError) -> Refusal | None:
