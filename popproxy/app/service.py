@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import resource
 import signal
 import socket
@@ -24,8 +25,13 @@ from popproxy.session.context import ListenerContext
 from popproxy.session.session import Session
 from popproxy.types import Address
 
+_IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
+"""What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
 LAST_WORDS = 2.0
-"""Seconds for sessions that were told to end."""
+"""Seconds for sessions that were told to end, and for what they say last to get to their clients."""
+
+ACCEPT_COMPLAINTS = 10.0
+"""Seconds between two log lines about connections that cannot be accepted."""
 
 log = logs.get_logger("popproxy")
 
@@ -42,6 +48,7 @@ class Service:
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
         self._draining = False
+        self._complain_again = 0.0  # loop time
 
     async def start(self) -> None:
         """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
@@ -49,6 +56,8 @@ class Service:
         bound = self._bind()
         try:
             privileged = read_privileged(self._loaded)
+            for module in _IMPORTED_LATE:
+                importlib.import_module(module)
             privileges.drop(config.process, str(self._loaded.path))
             parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
         except BaseException:
@@ -81,10 +90,10 @@ class Service:
         parts = self._parts
         if parts is None:
             return
-        await self._wait_for_sessions(drain)
+        await _wait_while(lambda: bool(self.sessions), drain)
         for session in list(self.sessions):
             session.shut_down()
-        await self._wait_for_sessions(LAST_WORDS)
+        await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
         if self._http is not None:
             await self._http.stop()
         parts.close()
@@ -99,11 +108,6 @@ class Service:
             log.error("the audit log could not be reopened", why=str(error))
 
     # ---- pieces ----
-
-    async def _wait_for_sessions(self, seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self.sessions and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - rare, and over soon
-            await asyncio.sleep(0.05)
 
     def _bind(self) -> list[tuple[Listener, socket.socket]]:
         bound: list[tuple[Listener, socket.socket]] = []
@@ -131,6 +135,10 @@ class Service:
         def failed(error: OSError) -> None:
             parts.metrics.accept_errors += 1
             parts.metrics.connections_refused[(context.listener.name, "fd")] += 1
+            now = context.reactor.loop.time()
+            if now < self._complain_again:
+                return  # a line for each client that is turned away would fill a disk
+            self._complain_again = now + ACCEPT_COMPLAINTS
             log.error("cannot accept", listener=context.listener.name, why=error.strerror)
 
         acceptor = Acceptor(context.reactor, sock, accepted, failed)
@@ -144,6 +152,13 @@ class Service:
         if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
             reasons.append("the audit log cannot be written, logins are refused")
         return not reasons, reasons
+
+
+async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while condition() and loop.time() < deadline:  # noqa: ASYNC110 - rare, and over soon
+        await asyncio.sleep(0.02)
 
 
 def _cannot_listen(loaded: Loaded, key: str, address: Address | None, error: OSError) -> Problem:
@@ -194,14 +209,15 @@ def _settle_memory() -> None:
 
 
 def _raise_descriptor_limit(connections: int) -> None:
-    """Two descriptors a session, and some for the rest; as far as the hard limit lets us."""
+    """Two descriptors a session, and some for the rest; beyond the hard limit only root can go."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * connections + 100
-    if soft < wanted:
+    for limits in ((wanted, max(wanted, hard)), (min(wanted, hard), hard)):
+        if soft >= wanted:
+            return
         with contextlib.suppress(ValueError, OSError):
-            reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
-            soft = reachable
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            soft = limits[0]
     if soft < wanted:
-        possible = (soft - 100) // 2
-        log.warning("too few file descriptors for limits.connections", connections=connections, possible=possible)
+        cure = f"raise the limit (systemd: LimitNOFILE={wanted}), or lower limits.connections"
+        log.warning("too few file descriptors", possible_connections=(soft - 100) // 2, wanted=connections, cure=cure)

@@ -90,6 +90,9 @@ class _Dialogue:
             self.channel.write(data)
 
     def eof_received(self) -> None:
+        if self.waiter.done():
+            self.channel.abort()
+            return
         try:
             self.core.receive_eof()
         except BackendError as error:
@@ -130,22 +133,27 @@ class Dialer:
         loop = self._reactor.loop
         give_up = loop.time() + self._timeouts.connect_total
         failure: BackendError | None = None
-        for backend in pool.backends:
-            try:
-                addresses = self._resolver.known(backend.address) or await self._resolve(backend)
-            except BackendError as error:
-                failure = self._failed(backend, error)
-                continue
-            for address in addresses:
-                core = ClientConnection(logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()))
+        try:
+            for backend in pool.backends:
                 try:
-                    return await self._try(pool, backend, address, core, give_up)
+                    addresses = self._resolver.known(backend.address) or await self._resolve(backend)
                 except BackendError as error:
                     failure = self._failed(backend, error)
-                    if core.credential_sent or loop.time() >= give_up:
-                        raise failure from None
-        assert failure is not None
-        raise failure
+                    if loop.time() >= give_up:
+                        raise
+                    continue
+                for address in addresses:
+                    core = ClientConnection(logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()))
+                    try:
+                        return await self._try(pool, backend, address, core, give_up)
+                    except BackendError as error:
+                        failure = self._failed(backend, error)
+                        if core.credential_sent or loop.time() >= give_up:
+                            raise
+            assert failure is not None
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame, and that the passwords
 
     async def _resolve(self, backend: Backend) -> list[Address]:
         try:
@@ -154,6 +162,8 @@ class Dialer:
         except ConnectFailed as error:
             raise BackendError(str(error), "connect", error.reason) from None
         except TimeoutError:
+            if stale := self._resolver.stale(backend.address):
+                return stale
             raise BackendError("the name service does not answer", "connect", "dns") from None
 
     async def _try(
@@ -173,6 +183,7 @@ class Dialer:
             self._deadlines.discard(dialogue)
             if not isinstance(event, LoggedIn):
                 channel.abort()  # R3: no QUIT, and nothing buffered may be read as a command
+                del dialogue.waiter  # it holds the exception, whose traceback holds this frame
         self._metrics.backend_login_duration.observe(backend.label, loop.time() - connected)
         self._metrics.backend_up[backend.label] = 1
         if isinstance(event, Refused):

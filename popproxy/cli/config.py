@@ -22,6 +22,7 @@ def schema() -> None:
         popproxy config schema > popproxy.schema.json
 
         # then, as first line of popproxy.yaml:
+
         # yaml-language-server: $schema=popproxy.schema.json
     """
     from popproxy.config.schema import json_schema  # noqa: PLC0415

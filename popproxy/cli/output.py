@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
+from popproxy.app.checks.finding import counted
+
 
 class Finding(Protocol):
     """What `findings` prints (see popproxy.app.checks.finding)."""
@@ -75,4 +77,4 @@ def _styled(text: str, code: str, fancy: bool) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"

@@ -20,7 +20,9 @@ def hash_password(stdin: StdinOption = False) -> None:
 
         popproxy hash-password
 
-        (printf 'alice:'; pass show mail/alice | popproxy hash-password --stdin) >> /etc/popproxy/users
+        pass show mail/alice | popproxy hash-password --stdin
+
+        (printf alice:; popproxy hash-password) >> /etc/popproxy/users
     """
     secret = read_secret("Password", stdin)
     from popproxy.auth.hashes import hash_password as make_hash  # noqa: PLC0415

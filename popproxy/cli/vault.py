@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from popproxy.app.checks.finding import counted
+from popproxy.app.checks.permissions import make_directory
 from popproxy.cli.exits import CommandError, ExitCode, complain
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, StdinOption
 from popproxy.cli.output import print_json
@@ -55,11 +57,19 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     if section.file.exists():
         raise CommandError(f"{section.file} exists already; nothing was done", ExitCode.CANTCREAT)
-    if section.key.file is not None and not section.key.file.exists():
-        _write_key(section.key.file, Secret(generate_key()))
-        print(f"key:   {section.key.file}   keep a copy elsewhere: without it the vault is lost")
-    Vault.create(section.file, resolve_secret(section.key))
+    new_key = section.key.file if section.key.file is not None and not section.key.file.exists() else None
+    _require_directories([section.file, *([new_key] if new_key else [])], config)
+    if new_key:
+        _write_key(new_key, Secret(generate_key()))
+    try:
+        Vault.create(section.file, resolve_secret(section.key))
+    except BaseException:
+        if new_key:
+            new_key.unlink()  # nothing is encrypted with it
+        raise
     _give_to_service(section.file, config)
+    if new_key:
+        print(f"key:   {new_key}   keep a copy elsewhere: without it the vault is lost")
     print(f"vault: {section.file}")
 
 
@@ -138,7 +148,7 @@ def import_(
         count = vault.import_lines(lines, canonical=name, source=str(file))
     except VaultError as error:
         raise CommandError(str(error), ExitCode.DATAERR) from None
-    print(f"{count} secrets imported")
+    print(f"{counted(count, 'secret')} imported")
 
 
 @app.command()
@@ -185,6 +195,20 @@ def _section(path: Path) -> VaultSection:
     return section
 
 
+def _require_directories(files: list[Path], path: Path) -> None:
+    """Raises CommandError unless every one of `files` can be made where it is to be."""
+    owner = _config(path).process.user
+    directories = dict.fromkeys(file.parent for file in files)
+    missing = [directory for directory in directories if not directory.is_dir()]
+    if missing:
+        cures = [f"{directory} is no directory; make it: {make_directory(directory, owner)}" for directory in missing]
+        raise CommandError("\n".join(cures), ExitCode.CANTCREAT)
+    for directory in directories:
+        if not os.access(directory, os.W_OK | os.X_OK):
+            text = f"{directory} cannot be written by this user; run this as root, or correct its permissions"
+            raise CommandError(text, ExitCode.NOPERM)
+
+
 def _open(path: Path) -> Vault:
     section = _section(path)
     from popproxy.config.secret import resolve_secret  # noqa: PLC0415
@@ -216,10 +240,14 @@ def _give_to_service(file: Path, path: Path) -> None:
 
 def _write_key(path: Path, key: Secret) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key.reveal() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.reveal() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()  # half a key would be taken for one the next time
+        raise
 
 
 def _keep_owner(old: Path, new: Path) -> None:

@@ -278,7 +278,7 @@ class Process(Model):
     """What the process becomes after it has bound its ports."""
 
     user: str | None = None
-    """Run as this user. Needed when started as root."""
+    """Run as this user. Without it, a process started as root stays root, and says so."""
     group: str | None = None
     """Run as this group; by default the user's."""
 

@@ -157,7 +157,7 @@ def audit_line(record: Record) -> Text | None:
 def _details(record: Record) -> str:
     words = [_message(record), record.get("auth.mechanism", "") if record["event.action"] == "auth" else ""]
     if record["event.action"] in {"auth", "session_end"}:
-        words.append(record.get("tls.version", "without TLS"))
+        words.append(f"TLS {record['tls.version']}" if "tls.version" in record else "without TLS")
     words.append(record.get("event.reason", ""))
     deleted = record.get("pop3.deleted") or []
     if record["event.action"] == "update":

@@ -111,8 +111,9 @@ class GssContext:
         self._failed = False
         self.complete = False  # the client has proved who it is; what follows means nothing before
         self.mutual = False  # the client wanted us to prove ourselves, too
-        self.integrity = False  # wrap can protect against changes
-        self.confidentiality = False  # wrap can encrypt
+        # Fit for a security layer, which needs sequence_req_flag (RFC 4752 section 3.1): else commands could be repeated.
+        self.integrity = False  # wrap protects against changes, losses and repetitions
+        self.confidentiality = False  # and can encrypt
         self.channel_bound = False  # the client has named the very channel that we gave
         self.initiator = ""  # the client's principal: alice@REALM, unusual characters behind a backslash
         self.target = ""  # the principal of ours whose key the ticket was made with
@@ -197,8 +198,9 @@ class GssContext:
         self.target = target
         self.lifetime = int(result.lifetime or 0)
         self.mutual = raw.RequirementFlag.mutual_authentication in flags
-        self.integrity = raw.RequirementFlag.integrity in flags
-        self.confidentiality = raw.RequirementFlag.confidentiality in flags
+        ordered = raw.RequirementFlag.out_of_sequence_detection in flags
+        self.integrity = ordered and raw.RequirementFlag.integrity in flags
+        self.confidentiality = ordered and raw.RequirementFlag.confidentiality in flags
         if raw.RequirementFlag.delegate_to_peer in flags and result.delegated_creds is not None:
             self.delegated = DelegatedCredentials(gssapi.Credentials(result.delegated_creds))
         self.complete = True
@@ -219,7 +221,7 @@ _WRAP_OVERHEAD: Final = 256  # header, confounder, checksum of RFC 4121, generou
 
 
 def _target(context: raw.SecurityContext) -> raw.Name | None:
-    """Nothing else is asked for: about the lifetime of a ticket just over (within the clock skew) MIT raises an error."""
+    """Nothing else is asked for: about the lifetime of a ticket that ended within the clock skew MIT gives an error."""
     asked = {"initiator_name": False, "lifetime": False, "mech": False, "flags": False}
     return raw.inquire_context(context, **asked, locally_init=False, complete=False).target_name
 

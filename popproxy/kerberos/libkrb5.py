@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_size_t, c_uint, c_uint8, c_uint32, c_void_p
 from typing import Any, Final
 
-from popproxy.errors import Unavailable
+from popproxy.errors import PopproxyError, Unavailable
 
 _SONAME: Final = "libkrb5.so.3"
 
@@ -25,7 +25,7 @@ CREDS_SIZE: Final = 512
 """More than sizeof(krb5_creds), 120 on 64-bit machines; it is handled by the library only, but for its beginning."""
 
 
-class Krb5Failure(Exception):
+class Krb5Failure(PopproxyError):
     """A function of the library failed. `code` is a krb5_error_code or an errno; the library's text is not kept."""
 
     def __init__(self, function: str, code: int) -> None:

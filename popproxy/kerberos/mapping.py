@@ -178,7 +178,7 @@ def parse_table(octets: bytes, where: str) -> Mapping[str, str]:
 
 def _parse(principal: str) -> tuple[str, str | None, str] | None:
     """User, instance and realm; None for what can be no user's: more parts, or separators inside a part."""
-    parts, realm = _split(principal)
+    parts, realm = split_principal(principal)
     if realm is None or not realm or len(parts) > 2 or not all(parts):
         return None
     if any(_has_odd_characters(part) or _SEPARATORS & set(part) for part in (*parts, realm)):
@@ -186,8 +186,8 @@ def _parse(principal: str) -> tuple[str, str | None, str] | None:
     return parts[0], parts[1] if len(parts) == 2 else None, realm
 
 
-def _split(principal: str) -> tuple[list[str], str | None]:
-    """The parts of the name and the realm, without the backslashes (krb5_unparse_name's notation)."""
+def split_principal(principal: str) -> tuple[list[str], str | None]:
+    """The parts of the name, and the realm or None; both without the backslashes of krb5_unparse_name."""
     parts = [""]
     at_realm = escaped = False
     for character in principal:

@@ -8,21 +8,23 @@ keytab, is switched off).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_void_p
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from popproxy.errors import Unavailable
+from popproxy.errors import PopproxyError, Unavailable
 from popproxy.kerberos.libkrb5 import CREDS_SIZE, Context, CredsHead, Krb5Failure, library, this_thread
+from popproxy.kerberos.mapping import split_principal
 from popproxy.kerberos.service import ServicePrincipals, check_keytab
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Secret
 
 _LIFETIME: Final = 300  # seconds: the ticket is thrown away after the check
 _BASE: Final = -1765328384
+_MALFORMED_NAME: Final = 134  # KRB5_PARSE_MALFORMED
 
 
 class PasswordRefusal(StrEnum):
@@ -33,7 +35,7 @@ class PasswordRefusal(StrEnum):
     REVOKED = "revoked"  # disabled, or locked after failures
 
 
-class PasswordRefused(Exception):
+class PasswordRefused(PopproxyError):
     """The KDC, proven to be ours or not, does not accept user and password."""
 
     def __init__(self, reason: PasswordRefusal) -> None:
@@ -55,15 +57,19 @@ _REFUSALS: Final = {
 
 
 class KdcPassword:
-    """Asks the KDC of a realm. `principal` is our own, whose key in the keytab proves the KDC."""
+    """Asks the KDC. `principal` is our own, whose key in the keytab proves the KDC.
 
-    def __init__(self, keytab: Path, principal: str, *, executor: BoundedExecutor) -> None:
+    Only users of the listed `realms` are asked about: a client that may name any realm could send us to any KDC.
+    """
+
+    def __init__(self, keytab: Path, principal: str, realms: Collection[str], *, executor: BoundedExecutor) -> None:
         """Raises ConfigError without a readable keytab: there is no such method then. Unavailable without libkrb5."""
         ServicePrincipals((principal,))
         check_keytab(keytab)
         library()
         self._keytab = keytab
         self._principal = principal
+        self._realms = frozenset(realms)
         self._executor = executor
 
     async def check(self, user: str, password: Secret) -> str:
@@ -71,7 +77,9 @@ class KdcPassword:
         return await self._executor.run(self.verify, user, password)
 
     def verify(self, user: str, password: Secret) -> str:
-        """The principal that `user` (``alice@REALM``) has proved to be. Blocks, for half a minute if the KDC is silent.
+        """The principal that `user` (``alice``, ``alice@REALM``) has proved to be: what is to be mapped to a mailbox.
+
+        Blocks, for half a minute if the KDC is silent.
 
         Raises PasswordRefused; Unavailable with reason ``kdc`` (no answer, or one that is neither yes nor no) or
         ``kdc_not_proven`` (the KDC is a false one, or the keytab is not up to date).
@@ -82,12 +90,17 @@ class KdcPassword:
         try:
             context = this_thread()
             with context.principal(user) as client, _creds(context) as creds:
+                parts, realm = split_principal(context.text(client))
+                if realm not in self._realms or not all(parts):
+                    raise PasswordRefused(PasswordRefusal.WRONG)
                 _ask(context, creds, client, octets)
                 self._prove_kdc(context, creds)
                 return context.text(CredsHead.from_buffer(creds).client)
         except Krb5Failure as failure:
+            if failure.code - _BASE == _MALFORMED_NAME:
+                raise PasswordRefused(PasswordRefusal.WRONG) from None
             raise Unavailable(f"Kerberos cannot check a password just now: {failure}", "kdc") from None
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise PasswordRefused(PasswordRefusal.WRONG) from None
 
     def _prove_kdc(self, context: Context, creds: ctypes.Array[ctypes.c_char]) -> None:

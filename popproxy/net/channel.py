@@ -1,7 +1,7 @@
 """The one transport that sessions see: octets to and from a peer, in the clear, under TLS or in a GSS layer.
 
-It keeps back-pressure, calls its receiver from the reactor and never starts a task. It owns its buffers: what has been
-read and not been handed on is visible, so that STLS, a PROXY header and a ClientHello in one segment can be told apart.
+A channel calls its receiver from the reactor and never starts a task. It owns its buffers: what has been read and not
+been handed on is visible, so that STLS, a PROXY header and a ClientHello in one segment can be told apart.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import socket
 import ssl
 import struct
+import termios
+from array import array
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -38,7 +41,11 @@ _GONE = frozenset(
 
 
 class Receiver(Protocol):
-    """What a channel calls. After `connection_lost` it calls nothing any more."""
+    """What a channel calls. After `connection_lost` it calls nothing any more.
+
+    Whatever a receiver raises is a bug of ours: the connection ends, and it is told so by
+    `connection_lost("internal")`.
+    """
 
     def data_received(self, buffer: bytearray, end: int) -> None:
         """``buffer[:end]`` has arrived; the buffer is reused when this returns."""
@@ -138,6 +145,15 @@ class Channel:
         return len(self._out) if self._out else 0
 
     @property
+    def unacknowledged(self) -> int:
+        """Octets written that the peer's system has not confirmed: they get fewer while a slow peer reads."""
+        if self._sock is None:
+            return 0
+        queued = array("i", [0])
+        fcntl.ioctl(self._fd, termios.TIOCOUTQ, queued)
+        return self.pending + queued[0]
+
+    @property
     def closed(self) -> bool:
         """True once nothing can be written any more."""
         return self._sock is None or self._closing
@@ -146,6 +162,11 @@ class Channel:
     def encrypted(self) -> bool:
         """True under TLS and in a GSS layer with confidentiality."""
         return self._tls is not None or (self._gss is not None and self._gss.conf)
+
+    @property
+    def handshaking(self) -> bool:
+        """True while TLS is being agreed on; what is written then is dropped."""
+        return self._tls is not None and self._tls.waiter is not None
 
     # ---- writing ----
 
@@ -157,14 +178,17 @@ class Channel:
         sock = self._sock
         if sock is None or self._closing:
             return True
-        if self._tls is not None:
-            assert self._tls.session is not None
+        tls = self._tls
+        if tls is not None:
+            if tls.waiter is not None:
+                return True  # during the handshake there is nobody yet to say anything to
+            assert tls.session is not None
             try:
-                self._tls.session.write(data)
+                tls.session.write(data)
             except ssl.SSLError:
                 self._lose(OSError(errno.ECONNRESET, "TLS"), "tls")
                 return True
-            data = self._tls.outgoing.read()
+            data = tls.outgoing.read()
         elif self._gss is not None:
             try:
                 data = self._gss.encode(data)
@@ -237,6 +261,20 @@ class Channel:
                 OSError(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET, "hung up")
             )
 
+    def failed(self) -> None:
+        """From the reactor: a handler has raised, so nobody knows what state this connection is in."""
+        self._lose(OSError(errno.ECONNABORTED, "internal"), "internal")
+
+    def call_soon(self, handler: Callable[[], None]) -> None:
+        """Call `handler` in the loop's next turn; if it raises, this connection ends."""
+        self._reactor.loop.call_soon(self._guarded, handler)
+
+    def _guarded(self, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except Exception:
+            self._reactor.handler_failed(self)
+
     def _read(self) -> None:
         assert self._sock is not None
         buffer = self._reactor.buffer
@@ -262,7 +300,8 @@ class Channel:
         self._eof = True
         self._want(self._events & ~READABLE)
         if self._closing or self.receiver is NOBODY:
-            self._destroy()
+            if not self._out:  # else the peer still reads, perhaps: it gets the rest first
+                self._destroy()
         else:
             self.receiver.eof_received()
 
@@ -281,7 +320,7 @@ class Channel:
         return await self._handshake(tls, b"")
 
     def _begin_tls(self) -> _Tls:
-        if self._sock is None:
+        if self._sock is None or self._eof:
             raise ChannelClosed("the connection is gone", "eof")
         if self._gss is not None:
             raise LocalProtocolError("no TLS inside a GSS layer")
@@ -293,7 +332,10 @@ class Channel:
         self._tls = tls
         self._tls_received(tls, memoryview(already), start=True)
         self.resume()
-        return await waiter
+        try:
+            return await waiter
+        finally:
+            del waiter  # an exception's traceback holds this frame, and the future holds the exception
 
     def _tls_received(self, tls: _Tls, data: memoryview, *, start: bool = False) -> None:
         try:
@@ -345,6 +387,8 @@ class Channel:
                 self._decrypt(tls)
             except ssl.SSLError as error:
                 self._tls_failed(tls, error)
+            except Exception:
+                self._reactor.handler_failed(self)
 
     def _decrypt(self, tls: _Tls) -> None:
         session, plain = tls.session, self._reactor.plain
@@ -424,7 +468,8 @@ class Channel:
         """Send what is pending, say good-bye (FIN; close_notify under TLS), close. The receiver hears no more.
 
         `notify` False leaves the close_notify out, so that a TLS client takes the end for what it is: a cut.
-        `linger`: the peer may still be sending; wait for its end a little, so that a RST does not eat our last words.
+        `linger`: the peer may still be sending; wait for its end a little, so that our last words are not lost to a
+        RST.
         """
         if self._sock is None or self._closing:
             return

@@ -36,6 +36,11 @@ class Resolver:
             return [address]
         return None
 
+    def stale(self, address: Address) -> list[Address] | None:
+        """The last answer, however old: for when the name service is silent."""
+        known = self._known.get(address)
+        return None if known is None else known[1]
+
     async def resolve(self, address: Address) -> list[Address]:
         """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
         known = self._known.get(address)
@@ -82,6 +87,9 @@ class _Connecting:
         if not self.waiter.done():
             self.waiter.set_result(None)
 
+    def failed(self) -> None:
+        """From the reactor; `ready` does not raise."""
+
     def deadline_passed(self) -> None:
         """From the deadlines."""
         if not self.waiter.done():
@@ -91,9 +99,11 @@ class _Connecting:
 async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, deadline: float) -> Channel:
     """One attempt at one IP address, until `deadline` (loop time). Raises ConnectFailed."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptor left
+        raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
+    try:
         # before anything is written: Nagle against a delayed ACK costs 44 ms a reply
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex((address.host, address.port))
@@ -104,6 +114,7 @@ async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, dead
                 await connecting.waiter
             finally:
                 deadlines.discard(connecting)
+                del connecting  # it holds the exception, whose traceback holds this frame
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise ConnectFailed(f"{address}: {os.strerror(code)}", _REASONS.get(code, "unreachable"))

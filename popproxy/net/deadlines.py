@@ -9,6 +9,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from popproxy.observe.logs import get_logger
+
+log = get_logger("net")
+
 INTERVAL = 0.5
 """Seconds between two passes: how late a deadline may be noticed."""
 
@@ -60,4 +64,7 @@ class Deadlines:
         self.now = now
         self._handle = self._loop.call_later(INTERVAL, self._pass)
         for member in [member for member in self._members if member.deadline < now]:
-            member.deadline_passed()
+            try:
+                member.deadline_passed()
+            except Exception:  # a bug of ours: not the other sessions' business
+                log.exception("a deadline's handler failed")

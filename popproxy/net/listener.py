@@ -93,11 +93,15 @@ class Acceptor:
                     return
                 if error.errno != errno.ECONNABORTED:
                     self._failed(error)
+                    self._rest()
                     return
                 continue
             sock.setblocking(False)
             host = peer[0]
             self._accepted(sock, Address(host[7:] if host.startswith("::ffff:") else host, peer[1]))
+
+    def failed(self) -> None:
+        """From the reactor: one connection could not be taken on; its socket is closed with its last reference."""
 
     def _turn_away(self, error: OSError) -> None:
         """No descriptor left: lend the reserve one to tell the next client, instead of spinning on a full queue."""
@@ -105,17 +109,23 @@ class Acceptor:
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
+        turned_away = False
         with contextlib.suppress(OSError):
             sock, _ = self._sock.accept()
             with contextlib.suppress(OSError):
                 sock.setblocking(False)
                 sock.send(_TOO_MANY)
             sock.close()
+            turned_away = True
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        if self._reserve is None:  # pause; a level-triggered queue would call us again at once
-            self.pause()
-            self._reactor.loop.call_later(1.0, self.resume)
+        if self._reserve is None or not turned_away:
+            self._rest()
+
+    def _rest(self) -> None:
+        """A second's pause: the queue is level-triggered and would call us again at once, for the same failure."""
+        self.pause()
+        self._reactor.loop.call_later(1.0, self.resume)
 
     def pause(self) -> None:
         """Let connections wait in the kernel's queue."""

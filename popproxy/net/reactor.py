@@ -1,7 +1,8 @@
 """Readiness of many sockets through one epoll object that the event loop watches as a single descriptor.
 
-Why not the loop's own transports: they cost three times the memory a session, hide the input buffer (so STLS cannot be made
-safe, see CVE-2011-0411) and, on plain asyncio, 280 KiB for each TLS session. This way the same code runs on uvloop and asyncio.
+Why not the loop's own transports: they cost three times the memory a session, hide the input buffer (so STLS cannot be
+made safe, see CVE-2011-0411) and, on plain asyncio, 280 KiB for each TLS session. This way the same code runs on uvloop
+and asyncio.
 """
 
 from __future__ import annotations
@@ -22,19 +23,24 @@ log = get_logger("net")
 
 
 class Watched(Protocol):
-    """Owns a descriptor. Spurious calls must do no harm: a descriptor may have been closed and reused within one batch."""
+    """Owns a descriptor."""
 
     def ready(self, events: int) -> None:
         """The descriptor is ready for `events` (epoll flags)."""
         ...
 
+    def failed(self) -> None:
+        """A handler has raised: a bug, logged. End what it was about."""
+        ...
+
 
 class Reactor:
-    """The sockets of one process. `buffer` and `plain` are the only read buffers there are: their content is valid until the
-    receiver returns.
+    """The sockets of one process.
+
+    `buffer` and `plain` are the only read buffers there are: their content is valid until the receiver returns.
     """
 
-    __slots__ = ("_epoll", "_watched", "buffer", "loop", "plain")
+    __slots__ = ("_epoll", "_forgotten", "_watched", "buffer", "loop", "plain")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -42,6 +48,7 @@ class Reactor:
         self.plain = bytearray(READ_SIZE)  # what TLS has decrypted
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self._forgotten: set[int] = set()  # in this batch: its events are not for whoever has the number by now
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
     def watch(self, fd: int, owner: Watched, events: int) -> None:
@@ -58,20 +65,37 @@ class Reactor:
 
     def forget(self, fd: int) -> None:
         """No calls any more. The descriptor must be closed right after: that takes it out of the kernel's set."""
-        self._watched.pop(fd, None)
+        if self._watched.pop(fd, None) is not None:
+            self._forgotten.add(fd)
+
+    @property
+    def watching(self) -> int:
+        """How many descriptors are open."""
+        return len(self._watched)
 
     def close(self) -> None:
-        """Stop watching everything."""
+        """Stop watching everything. Not an error if it is closed already."""
+        if self._epoll.closed:
+            return
         self.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._watched.clear()
 
+    def handler_failed(self, owner: Watched) -> None:
+        """Called while an exception of `owner` is handled: that one connection ends, nothing else."""
+        log.exception("a connection's handler failed")
+        try:
+            owner.failed()
+        except Exception:
+            log.exception("it failed again while it was ended")
+
     def _dispatch(self) -> None:
-        watched = self._watched
+        watched, forgotten = self._watched, self._forgotten
+        forgotten.clear()
         for fd, events in self._epoll.poll(0, _BATCH):
             owner = watched.get(fd)
-            if owner is not None:
+            if owner is not None and fd not in forgotten:
                 try:
                     owner.ready(events)
                 except Exception:
-                    log.exception("a connection's handler failed")  # its own session has been ended by its owner
+                    self.handler_failed(owner)

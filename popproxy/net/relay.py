@@ -30,6 +30,9 @@ from popproxy.types import CloseReason
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
+ROUNDS = 8
+"""Times that one session may be answered in a row, some hundred commands each time, before the others get their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayContext:
@@ -50,8 +53,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange", "_lost", "_retr",
-        "_started", "_top", "_trail", "deadline",
+        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange",
+        "_lost", "_retr", "_started", "_stuck", "_top", "_trail", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +72,7 @@ class Relay:
         self._ended: Callable[[CloseReason], None] | None = ended
         self._lost: CloseReason | None = None  # the backend is gone and the client has not been told yet
         self._bytes_in, self._bytes_out = octets  # from the client and to it; so far, those of the login
+        self._stuck = 0  # octets on their way to a client that does not keep up, when it was last looked at
         self._retr = self._top = self._dele = 0
 
     def start(self, pipelined: bytes, client_eof: bool) -> None:
@@ -118,7 +122,7 @@ class Relay:
         if self._exchange.state is State.UPDATE:
             self.deadline = self._context.deadlines.now + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
             return
-        self._leave(CloseReason.CLIENT_LOST)
+        self._leave(CloseReason.INTERNAL if reason == "internal" else CloseReason.CLIENT_LOST)
 
     # ---- from the backend ----
 
@@ -144,6 +148,7 @@ class Relay:
             self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
             return
         if not taken:
+            self._stuck = client.unacknowledged
             self._backend.pause()
         elif exchange.settled:
             context = self._context
@@ -159,22 +164,30 @@ class Relay:
 
     def backend_lost(self, reason: str) -> None:
         """The backend has closed or reset the connection."""
-        self._backend_gone(reason)
+        if reason == "internal":
+            self._backend_gone("other", CloseReason.INTERNAL)
+        else:
+            self._backend_gone(reason)
 
     # ---- the dialogue ----
 
     def _pump(self) -> None:
         """Hand on what may be handed on now, and set the deadline for what is awaited."""
         exchange, client, backend = self._exchange, self._client, self._backend
-        # each answer of ours may make room for more commands, or clear the way for QUIT
-        while self._send_commands() and self._send_answers():
-            pass
+        # each answer of ours may make room for more commands, or clear the way for QUIT; a client that reads no answers
+        # gets no more of them
+        rounds = 0
+        while self._send_commands() and self._send_answers() and not client.pending:
+            rounds += 1
+            if rounds == ROUNDS:
+                client.call_soon(self._pump)
+                break
         if self._is_over() or self._lost is not None:
             return
-        if exchange.client_finished:
+        if exchange.client_finished and not client.pending:
             self._leave(CloseReason.CLIENT_LOST, flush=True)
             return
-        if exchange.backlogged or backend.pending:
+        if exchange.backlogged or backend.pending or client.pending or rounds == ROUNDS:
             client.pause()
         else:
             client.resume()
@@ -182,7 +195,7 @@ class Relay:
         if exchange.state is State.UPDATE:
             patience = timeouts.update
         else:
-            patience = timeouts.idle if exchange.idle else timeouts.stall
+            patience = timeouts.idle if exchange.idle and not client.pending else timeouts.stall
         self.deadline = self._context.deadlines.now + patience
 
     def _send_commands(self) -> bool:
@@ -290,7 +303,6 @@ class Relay:
             self._say(replies.err("update outcome unknown, the server did not answer QUIT", "SYS/TEMP"))
             return
         if exchange.inside_body:
-            self._cut_message()
             self._leave(reason, flush=True)
         elif not exchange.idle:
             self._tell_and_leave(reason)
@@ -320,8 +332,7 @@ class Relay:
         """End without UPDATE: the backend by RST, the client with what is queued for it, or at once."""
         if self._ended is None:
             return
-        if self._exchange.inside_body and reason not in (CloseReason.BACKEND_LOST, CloseReason.BACKEND_PROTOCOL):
-            self._cut_message()
+        self._cut_message()
         self._backend.abort()
         cut = self._exchange.inside_body
         self._finish(reason)
@@ -361,7 +372,12 @@ class Relay:
         if exchange.state is State.UPDATE:
             self._backend_gone("timeout")
         elif self._client.pending:
-            self._leave(CloseReason.CLIENT_STALL)
+            unread = self._client.unacknowledged
+            if unread < self._stuck:  # slow, but it reads
+                self.deadline = self._context.deadlines.now + self._context.timeouts.stall
+                self._stuck = unread
+            else:
+                self._leave(CloseReason.CLIENT_STALL)
         elif exchange.idle:
             # RFC 1939 section 3: no UPDATE, and no answer either
             self._leave(self._lost or CloseReason.IDLE, flush=True)

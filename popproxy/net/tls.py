@@ -1,4 +1,4 @@
-"""Every TLS context of the process, for both directions: TLS 1.2 and later, AEAD ciphers only (Mozilla "intermediate")."""
+"""Every TLS context of the process, for both directions: TLS 1.2 and later, AEAD ciphers (Mozilla "intermediate")."""
 
 from __future__ import annotations
 
@@ -58,10 +58,13 @@ class ServerTls:
 
 
 def _load(cert: Path, key: Path | None, minimum: str) -> _Entry:
+    certificates = cert.read_bytes()
+    if key is not None:
+        key.open("rb").close()  # unlike the TLS library, this names the file it misses
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), minimum)
     context.load_cert_chain(cert, key)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_SINGLE_ECDH_USE
-    leaf = x509.load_pem_x509_certificates(cert.read_bytes())[0]
+    leaf = x509.load_pem_x509_certificates(certificates)[0]
     return _Entry(context, frozenset(dns_names(leaf)), leaf.not_valid_after_utc.timestamp())
 
 

@@ -104,7 +104,7 @@ class AuditTrail:
             f'"event.reason":{json_string(reason)},{self._session}"popproxy.backend":{json_string(backend)}'
         )
 
-    def message(  # noqa: PLR0917 - called once per message: keywords would cost
+    def message(
         self, verb: str, number: int, unique_id: bytes | None, octets: int, complete: bool, lines: int | None = None
     ) -> None:
         """RETR or TOP sent a message to the client: `octets` as relayed, cut unless `complete`; `lines` of TOP."""
@@ -184,7 +184,12 @@ class AuditTrail:
 
 @lru_cache(maxsize=64)  # also shares the text between sessions
 def _tls_members(version: str, cipher: str) -> str:
-    return f'"tls.version":{json_string(version)},"tls.cipher":{json_string(cipher)},'
+    """ECS parts ``TLSv1.3`` into the number and the name of the protocol, in lower case."""
+    protocol, _, number = version.lower().partition("v")
+    return (
+        f'"tls.version":{json_string(number)},"tls.version_protocol":{json_string(protocol)},'
+        f'"tls.cipher":{json_string(cipher)},'
+    )
 
 
 def _endpoint(host: str, port: str, address: Address) -> str:

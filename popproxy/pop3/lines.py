@@ -39,6 +39,10 @@ class LineSplitter:
         """Octets received and not yet returned."""
         return len(self._buffer) - self._start
 
+    def __bool__(self) -> bool:
+        """True unless the next octet fed begins a new line."""
+        return self._discarding or len(self) > 0
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take what came from the socket."""
         if self._start:

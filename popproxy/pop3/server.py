@@ -41,7 +41,9 @@ _OTHER_PROTOCOLS = (
     b"HELO",
     b"EHLO",
     b"LHLO",
+    b"PROXY ",
 )
+"""Beginnings of other protocols: browsers and mail servers led here, and PROXY headers from peers nobody trusts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class LoginFailed:
 
 WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
 TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
+NOT_RECORDED = LoginFailed(TRY_LATER.text, "SYS/TEMP", final=CloseReason.AUDIT)
 _BY_CODE = {
     "IN-USE": (LoginFailed("maildrop is in use", "IN-USE"), AuthFailure.IN_USE),
     "LOGIN-DELAY": (LoginFailed("too soon after the last login", "LOGIN-DELAY"), AuthFailure.LOGIN_DELAY),
@@ -127,7 +128,7 @@ class LoginAttempt:
             await context.relay.audit.commit()
         except AuditError:
             opened.channel.abort()
-            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.AUDIT, recorded=True)
+            return self._failed(NOT_RECORDED, Outcome.UNKNOWN, AuthFailure.AUDIT, recorded=True)
         except BaseException:
             opened.channel.abort()
             raise
@@ -136,8 +137,9 @@ class LoginAttempt:
 
     async def _refused(self, identity: Identity, pool: Pool, refused: NotOpened) -> LoginFailed:
         """The backend does not open the maildrop."""
-        if refused.code in _BY_CODE:
-            sorry, reason = _BY_CODE[refused.code]
+        known = _known(refused.code)
+        if known is not None:
+            sorry, reason = known
             self._trail.backend_failure("login", reason, refused.backend.label)
             return self._failed(sorry, Outcome.FAILURE, reason)
         if not identity.proven:
@@ -174,3 +176,8 @@ class LoginAttempt:
         label = "error" if outcome is Outcome.UNKNOWN else str(outcome)
         metrics = self._context.relay.metrics
         metrics.auth_attempts[(self._credential.mechanism, label, reason)] += 1
+
+
+def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:
+    """What a backend's code means for the client; codes are hierarchies (RFC 2449 section 8): SYS/TEMP/DISK is SYS/TEMP."""
+    return next((meant for known, meant in _BY_CODE.items() if f"{code}/".startswith(f"{known}/")), None)

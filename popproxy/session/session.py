@@ -21,6 +21,9 @@ from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.types import Address, CloseReason, SessionId
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 
+UNREAD_LIMIT = 64 * 1024
+"""Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
+
 log = get_logger("session")
 
 
@@ -118,7 +121,8 @@ class Session:
         context = self._context
         assert context.tls is not None
         name, metrics = context.listener.name, context.relay.metrics
-        before, self.deadline = self.deadline, context.reactor.loop.time() + context.config.timeouts.handshake
+        before = self.deadline
+        self.deadline = min(before, context.reactor.loop.time() + context.config.timeouts.handshake)
         header, self._header = self._header, None
         if header is not None:
             already = header.rest
@@ -128,6 +132,9 @@ class Session:
             metrics.tls_handshakes[(name, "failure", "none")] += 1
             log.info("TLS handshake failed", session=self.id, client=str(self._source), why=str(error))
             raise SessionOver(CloseReason.TLS) from None
+        except asyncio.CancelledError:
+            metrics.tls_handshakes[(name, "failure", "none")] += 1
+            raise
         metrics.tls_handshakes[(name, "success", info.version)] += 1
         self._trail.tls(info)
         self.deadline = before
@@ -238,14 +245,18 @@ class Session:
 
     def connection_lost(self, reason: str) -> None:
         """The client is gone."""
-        self._cancel(CloseReason.CLIENT_LOST)
+        self._cancel(CloseReason.INTERNAL if reason == "internal" else CloseReason.CLIENT_LOST)
 
     def deadline_passed(self) -> None:
-        """The login has taken too long."""
+        """The login, or a step towards it, has taken too long."""
         self.deadline = float("inf")
-        if self._core is not None:
+        if self._channel.handshaking:
+            self._cancel(CloseReason.TLS)
+        elif self._core is None:
+            self._cancel(CloseReason.PROXY_HEADER)
+        else:
             self._say(replies.err("you took too long to log in"))
-        self._cancel(CloseReason.LOGIN_TIMEOUT)
+            self._cancel(CloseReason.LOGIN_TIMEOUT)
 
     # ---- small change ----
 
@@ -296,6 +307,9 @@ class Session:
             self._bytes_out += len(data)
             self._context.relay.metrics.bytes_to_client += len(data)
             self._channel.write(data)
+            if self._channel.pending > UNREAD_LIMIT:
+                self._channel.abort()
+                self._cancel(CloseReason.CLIENT_STALL)
 
     def _end(self, reason: CloseReason) -> None:
         """The session ends before its login."""

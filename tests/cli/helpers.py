@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,27 @@ def process(*arguments: str, env: dict[str, str] | None = None) -> Run:
     return Run(ended.returncode, ended.stdout, ended.stderr)
 
 
+def type_at(command: list[str], *answers: str) -> tuple[int, str]:
+    """Run `command` on a terminal of its own and type an answer at each prompt."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [*PROGRAM, *command])
+    output = b""
+    waiting = list(answers)
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        output += chunk
+        if waiting and output.rstrip(b" ").endswith(b":"):
+            os.write(terminal, f"{waiting.pop(0)}\n".encode())
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
+
+
 def write_pair(directory: Path, issued: Issued, name: str = "server", chain: tuple[Issued, ...] = ()) -> dict[str, str]:
     """Certificate (with `chain`) and key as files; returns them as they stand in a configuration."""
     cert, key = directory / f"{name}.pem", directory / f"{name}.key"
@@ -69,10 +91,7 @@ def configuration(directory: Path, **sections: Any) -> dict[str, Any]:
         "http": {"listen": None},
         "process": {"user": "nobody"} if os.geteuid() == 0 else {},
     }
-    directory.chmod(0o777)  # the service runs as another user: it writes here, and must get here
-    for parent in directory.parents[:3]:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
+    directory.chmod(0o777)  # the service runs as another user, and writes here
     return {key: value for key, value in {**base, **sections}.items() if value is not None}
 
 

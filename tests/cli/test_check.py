@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,8 +16,11 @@ from typing import Any
 
 import pytest
 
+import popproxy as popproxy_package
 from popproxy.app.check import check_environment
+from popproxy.app.checks import system
 from popproxy.app.checks.finding import Finding
+from popproxy.app.checks.system import installation
 from popproxy.auth.hashes import hash_password
 from popproxy.cli.exits import ExitCode
 from popproxy.config.loader import load_file
@@ -56,7 +61,8 @@ async def test_machine_in_order_has_no_findings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "level", "text"), [(-3, "problem", "expired on"), (5, "warning", "expires in 4 days")]
+    ("days", "level", "text"),
+    [(-3, "problem", "expired on"), (5, "warning", "expires in 4 days"), (2, "warning", "expires in 1 day,")],
 )
 async def test_certificate_dates(tmp_path: Path, days: int, level: str, text: str) -> None:
     authority = make_authority(days=400)
@@ -84,12 +90,23 @@ async def test_key_open_to_others(tmp_path: Path, mode: int, who: str) -> None:
     assert finding.cure == f"chmod 600 {pair['key']}"
 
 
+@pytest.mark.filterwarnings("error")  # some authorities of the system are certificates that RFC 5280 forbids
 async def test_chain_without_its_authority(tmp_path: Path) -> None:
     authority = make_authority("Private CA", days=400)
     pair = write_pair(tmp_path, issue(authority, ["localhost"], 300), "alone")
     finding = only(await look(tmp_path, tls={"certificates": [pair]}), "warning")
     assert "incomplete" in finding.text
     assert "Private CA" in finding.cure
+
+
+async def test_authority_of_the_system_need_not_be_in_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_authority("Public CA", days=400)
+    (tmp_path / "system.pem").write_bytes(make_authority(days=400).certificate_pem() + authority.certificate_pem())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    pair = write_pair(tmp_path, issue(authority, ["localhost"], 300), "alone")
+    assert bad(await look(tmp_path, tls={"certificates": [pair]})) == []
 
 
 async def test_chain_in_the_wrong_order(tmp_path: Path) -> None:
@@ -169,6 +186,19 @@ async def test_every_wrong_line_of_the_users_file(tmp_path: Path) -> None:
     assert "canary" not in str(findings)
 
 
+@pytest.mark.parametrize(
+    ("names", "users", "secrets"),
+    [([], "0 users", "0 secrets"), (["a"], "1 user", "1 secret"), (["a", "b"], "2 users", "2 secrets")],
+)
+async def test_users_and_secrets_are_counted(tmp_path: Path, names: list[str], users: str, secrets: str) -> None:
+    sections = local_users(tmp_path, *(f"{name}:{hash_password(b'x')}" for name in names))
+    for name in names:
+        Vault.open(tmp_path / "vault", Secret((tmp_path / "vault.key").read_bytes())).set(name, Secret("x"))
+    texts = [finding.text for finding in await look(tmp_path, **sections)]
+    assert users in texts
+    assert f"opens with its key, {secrets}" in texts
+
+
 async def test_vault_with_the_wrong_key(tmp_path: Path) -> None:
     sections = local_users(tmp_path)
     (tmp_path / "vault.key").write_text(generate_key())
@@ -200,6 +230,25 @@ async def test_files_that_the_service_may_not_read(tmp_path: Path) -> None:
     assert f"chmod 640 {tmp_path}/users" in finding.cure
 
 
+async def test_python_that_the_service_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = tmp_path / "home" / "python", tmp_path / "opt"
+    for directory in (inside, outside):
+        directory.mkdir(parents=True)
+    inside.parent.chmod(0o700)
+    monkeypatch.setattr(system, "installation", lambda: [inside, outside])
+    sections: dict[str, Any] = {"process": {"user": "nobody"}, "audit": {}}
+    finding = only(await look(tmp_path, **sections), "warning")
+    assert finding.text.startswith(f"nobody cannot read what popproxy is installed in ({inside}):")
+    assert "python3 -m venv /opt/" in finding.cure
+    inside.parent.chmod(0o711)
+    assert bad(await look(tmp_path, **sections)) == []
+
+
+def test_python_its_environment_and_the_package_are_the_installation() -> None:
+    package = Path(popproxy_package.__file__).parent
+    assert {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), package.resolve()} <= {*installation()}
+
+
 async def test_routing_file_with_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "routes").write_text("alice no-such-pool\n")
     (tmp_path / "routes").chmod(0o644)
@@ -224,17 +273,44 @@ async def probe(directory: Path, server: str, **pool: Any) -> list[Finding]:
     return await look(directory, offline=False, pools={"main": settings}, timeouts={"connect": "1s"})
 
 
-async def test_dead_backend(tmp_path: Path) -> None:
+async def test_backend_that_refuses_connections(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     finding = only(await probe(tmp_path, address, tls="none"), "problem")
-    assert finding.area == "pool main"
-    assert address in finding.text
-    assert "cannot be reached" in finding.text
+    assert (finding.area, finding.text) == ("pool main", f"{address} refuses connections")
+    assert finding.cure.startswith("start the server")
+
+
+async def test_backend_that_does_not_accept(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as waiting:
+        for _ in range(3):  # the queue of connections is full then
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        finding = only(await probe(tmp_path, address, tls="none"), "problem")
+    assert finding.text == f"{address} does not answer within 1 s (timeouts.connect)"
+    assert "firewall" in finding.cure
+
+
+async def test_backend_without_a_route(tmp_path: Path) -> None:
+    finding = only(await probe(tmp_path, "255.255.255.255", tls="none"), "problem")
+    assert finding.text == "255.255.255.255:110 cannot be reached: there is no route to its network"
+    assert "routes" in finding.cure
+
+
+@pytest.mark.parametrize(("tls", "when"), [("none", "before its greeting"), ("implicit", "during the TLS handshake")])
+async def test_backend_that_hangs_up_at_once(tmp_path: Path, tls: str, when: str) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    async with server:
+        finding = only(await probe(tmp_path, address, tls=tls), "problem")
+    assert finding.text == f"{address} closed the connection {when}"
 
 
 async def test_name_that_does_not_resolve(tmp_path: Path) -> None:
-    assert "does not resolve" in only(await probe(tmp_path, "no-such-host.invalid", tls="none"), "problem").text
+    finding = only(await probe(tmp_path, "no-such-host.invalid", tls="none"), "problem")
+    assert "no-such-host.invalid:110 has a name that does not resolve" in finding.text
 
 
 async def test_backend_that_says_nothing(tmp_path: Path) -> None:
@@ -305,7 +381,7 @@ async def test_backend_certificate_that_is_refused(
     tls = {"ca": str(tmp_path / "ca.pem")} if trusted else {}
     async with backend(**{mode: context}) as server:  # type: ignore[arg-type]
         finding = only(await probe(tmp_path, server, tls=mode, **tls), "problem")
-    assert "certificate is refused" in finding.text
+    assert "has a certificate that is refused" in finding.text
     assert reason in finding.text
     assert cure in finding.cure
 

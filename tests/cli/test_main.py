@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from typer.testing import CliRunner
 
@@ -16,7 +19,7 @@ from popproxy import __version__
 from popproxy.cli.exits import CommandError, ExitCode, explain
 from popproxy.cli.main import main, make_app
 from popproxy.errors import AuditError, BackendError, ConfigError, Problem, Unavailable, VaultError
-from tests.cli.helpers import CANARY, PROGRAM, popproxy, process, write_config
+from tests.cli.helpers import CANARY, PROGRAM, popproxy, process, type_at, write_config
 
 COMMANDS = [
     "serve",
@@ -47,6 +50,25 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     result = CliRunner().invoke(make_app(), [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"popproxy {command}" in result.output.partition("For example")[2]
+
+
+def examples(command: str) -> list[str]:
+    """The lines below "For example" in the source of the command's help."""
+    found: Any = typer.main.get_command(make_app())
+    for word in command.split():
+        found = found.commands[word]
+    text = inspect.cleandoc(found.callback.__doc__).partition("For example:\n")[2]
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_can_be_copied_at_80_columns(command: str) -> None:
+    assert examples(command)
+    shown = process(*command.split(), "--help", env={"COLUMNS": "80"}).stdout.decode()
+    on_terminal = re.sub(r"\x1b\[[\d;]*m", "", type_at([*command.split(), "--help"])[1])
+    for output in (shown, on_terminal):
+        lines = [line.strip() for line in output.splitlines()]
+        assert [line for line in examples(command) if line not in lines] == []
 
 
 def test_help_is_plain_text_in_a_pipe() -> None:

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import sys
-
 import pytest
 
 from popproxy.auth.hashes import verify
 from popproxy.cli.exits import ExitCode
-from tests.cli.helpers import CANARY, PROGRAM, popproxy
-
-
-def type_at(command: list[str], *answers: str) -> tuple[int, str]:
-    """Run `command` on a terminal of its own and type an answer at each prompt."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [*PROGRAM, *command])
-    output = b""
-    waiting = list(answers)
-    while True:
-        try:
-            chunk = os.read(terminal, 4096)
-        except OSError:
-            break
-        if not chunk:
-            break
-        output += chunk
-        if waiting and output.rstrip(b" ").endswith(b":"):
-            os.write(terminal, f"{waiting.pop(0)}\n".encode())
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
+from tests.cli.helpers import CANARY, popproxy, type_at
 
 
 def test_hash_of_a_password_typed_twice() -> None:

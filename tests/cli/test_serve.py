@@ -13,30 +13,45 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from popproxy.cli.exits import ExitCode
 from tests.cli.helpers import PROGRAM, popproxy, process, write_config
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
-def serving(config: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A service on a port that the system chooses, and that port: one looked for beforehand may be taken meanwhile."""
+    config = config_on(directory, 0)
     server = subprocess.Popen([*PROGRAM, "serve", "-c", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        give_up = time.monotonic() + 30
-        while server.poll() is None and time.monotonic() < give_up:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.05)
-        yield server
+        yield server, port_of(server)
     finally:
         if server.poll() is None:
             server.kill()
         server.communicate()
+
+
+def port_of(server: subprocess.Popen[bytes]) -> int:
+    """Waits until `server` listens on one port."""
+    give_up = time.monotonic() + 60
+    while not (ports := listening(server.pid)):
+        if server.poll() is not None or time.monotonic() > give_up:
+            server.kill()
+            pytest.fail(f"popproxy does not listen: {server.communicate()[1].decode()}")
+        time.sleep(0.05)
+    [port] = ports
+    return port
+
+
+def listening(pid: int) -> list[int]:
+    """The TCP ports that a process listens on over IPv4, from Linux's own books (proc(5))."""
+    links = []
+    with contextlib.suppress(OSError):  # it closes one, or ends, while we look
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            links.append(str(entry.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
 def config_on(directory: Path, port: int) -> Path:
@@ -44,8 +59,7 @@ def config_on(directory: Path, port: int) -> Path:
 
 
 def test_serves_until_sigterm(tmp_path: Path) -> None:
-    port = free_port()
-    with serving(config_on(tmp_path, port), port) as server:
+    with serving(tmp_path) as (server, port):
         pop = poplib.POP3("127.0.0.1", port, timeout=10)
         assert "STLS" in pop.capa()
         pop.quit()
@@ -58,10 +72,8 @@ def test_serves_until_sigterm(tmp_path: Path) -> None:
 
 
 def test_check_knows_a_running_popproxy(tmp_path: Path) -> None:
-    port = free_port()
-    config = config_on(tmp_path, port)
-    with serving(config, port) as server:
-        run = popproxy("check", "--offline", "-c", str(config))
+    with serving(tmp_path) as (server, port):
+        run = popproxy("check", "--offline", "-c", str(config_on(tmp_path, port)))
         assert run.returncode == 0, run.stdout
         assert f"127.0.0.1:{port} is held by a running popproxy (pid {server.pid})".encode() in run.stdout
 

@@ -6,7 +6,9 @@ import json
 import os
 import pwd
 import stat
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,23 +19,16 @@ from popproxy.vault.store import Vault
 from tests.cli.helpers import CANARY, popproxy, write_config
 
 
+def config_with(directory: Path, vault: Path, key: Path, **sections: Any) -> str:
+    pool = {"servers": ["127.0.0.1:9"], "tls": "none", "allow_cleartext": True, "login": ["stored", "forward"]}
+    listener = {"name": "pop3", "listen": ["127.0.0.1:0"], "apop": True}
+    section = {"file": str(vault), "key": {"file": str(key)}}
+    return str(write_config(directory, listeners=[listener], pools={"main": pool}, vault=section, **sections))
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> str:
-    return str(
-        write_config(
-            tmp_path,
-            listeners=[{"name": "pop3", "listen": ["127.0.0.1:0"], "apop": True}],
-            pools={
-                "main": {
-                    "servers": ["127.0.0.1:9"],
-                    "tls": "none",
-                    "allow_cleartext": True,
-                    "login": ["stored", "forward"],
-                }
-            },
-            vault={"file": str(tmp_path / "vault"), "key": {"file": str(tmp_path / "vault.key")}},
-        )
-    )
+    return config_with(tmp_path, tmp_path / "vault", tmp_path / "vault.key")
 
 
 @pytest.fixture
@@ -70,6 +65,35 @@ def test_init_keeps_what_is_there(vault: str) -> None:
     popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"x\n")
     assert popproxy("vault", "init", "-c", vault).returncode == ExitCode.CANTCREAT
     assert users(vault) == ["alice"]
+
+
+@pytest.mark.parametrize("missing", [("vaults",), ("keys",), ("vaults", "keys")])
+def test_init_without_a_directory_names_the_cure_and_does_nothing(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    vault, key = tmp_path / "vaults" / "vault", tmp_path / "keys" / "vault.key"
+    owner = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    config = config_with(tmp_path, vault, key, process={"user": owner})
+    for directory in {"vaults", "keys"} - {*missing}:
+        (tmp_path / directory).mkdir()
+    run = popproxy("vault", "init", "-c", config)
+    assert (run.returncode, run.stdout) == (ExitCode.CANTCREAT, b"")
+    cures = [line.partition("make it: ")[2] for line in run.stderr.decode().splitlines()]
+    assert cures == [f"install -d -m 750 -o {owner} {tmp_path / name}" for name in missing]
+    assert not vault.exists()
+    assert not key.exists()
+    for cure in cures:
+        subprocess.run(cure.split(), check=True)
+    run = popproxy("vault", "init", "-c", config)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.decode().splitlines()[0].startswith(f"key:   {key} ")
+
+
+def test_init_that_cannot_make_the_vault_leaves_no_key(tmp_path: Path) -> None:
+    name = "v" * 250  # the file beside it, under which it is written first, has too long a name
+    run = popproxy("vault", "init", "-c", config_with(tmp_path, tmp_path / name, tmp_path / "vault.key"))
+    assert run.returncode != 0
+    assert run.stdout == b""
+    assert b"too long" in run.stderr
+    assert not (tmp_path / "vault.key").exists()
 
 
 def test_set_list_remove(vault: str) -> None:

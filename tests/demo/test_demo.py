@@ -94,7 +94,7 @@ def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -
             client.body()
             client.ask("DELE 3")
             client.ask("QUIT")
-        demo.until(r"\d\d:\d\d:\d\d  alice +auth +success +USER  TLSv1")
+        demo.until(r"\d\d:\d\d:\d\d  alice +auth +success +USER  TLS 1")
         demo.until(r"alice +retr +success +message 3, \d+ octets")
         demo.until(r"alice +update +success +3 deleted")
         demo.until(r"alice +session_end +success")

@@ -269,6 +269,28 @@ def test_expired_ticket_is_refused(
     assert reason is Refusal.EXPIRED
 
 
+def test_ticket_that_has_just_expired_is_accepted_within_the_clock_skew(
+    acceptor: Acceptor, verifier: ApReqVerifier, kdc: Realm
+) -> None:
+    ccache = kdc.kinit("alice", "-l", "1s")
+    kdc.kvno(ccache, "pop/localhost")
+    endtime = verifier.verify(ApReqClient(ccache).ap_req).endtime
+    while time.time() < endtime + 1:
+        time.sleep(0.05)
+    context = acceptor.new_context()
+    context.step(gss_framed(ApReqClient(ccache).ap_req))
+    assert context.initiator == ALICE
+    assert verifier.verify(ApReqClient(ccache).ap_req).client == ALICE
+
+
+def test_no_layer_for_a_client_whose_messages_could_be_repeated(acceptor: Acceptor, tickets: Path) -> None:
+    context = acceptor.new_context()
+    context.step(first_token(initiator(tickets, ordered=False)))
+    assert context.complete
+    assert not context.integrity
+    assert not context.confidentiality
+
+
 def test_new_keys_need_no_restart(kdc: Realm, rcache_dir: Path, pool: BoundedExecutor) -> None:
     kdc.service("pop/gss-rotated.test")
     principal, service = f"pop/gss-rotated.test@{REALM}", "pop@gss-rotated.test"

@@ -15,12 +15,12 @@ from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Secret
 from tests.kerberos.conftest import ALICE, POP
 from tests.peers.canaries import leaks
-from tests.peers.kdc import Realm, realm
+from tests.peers.kdc import REALM, Realm, realm
 
 
 @pytest.fixture
 def checker(keytab: Path, pool: BoundedExecutor) -> KdcPassword:
-    return KdcPassword(keytab, POP, executor=pool)
+    return KdcPassword(keytab, POP, [REALM], executor=pool)
 
 
 @pytest.fixture
@@ -63,6 +63,12 @@ async def test_what_c_would_cut_short_is_refused(kdc: Realm, checker: KdcPasswor
     assert await reason_of(checker, "alice", "") is PasswordRefusal.WRONG
 
 
+@pytest.mark.parametrize("user", ["alice@ELSEWHERE.TEST", "alice@X\\@POPPROXY.TEST", "a@b@c", "al\udce9ice", "@", "/"])
+async def test_names_that_no_kdc_of_ours_could_know_are_wrong(kdc: Realm, checker: KdcPassword, user: str) -> None:
+    with kdc.silent():  # nobody is asked
+        assert await reason_of(checker, user, kdc.passwords["alice"]) is PasswordRefusal.WRONG
+
+
 async def test_disabled_and_expired(kdc: Realm, checker: KdcPassword) -> None:
     locked = kdc.user("locked", "-allow_tix")
     assert await reason_of(checker, "locked", locked) is PasswordRefusal.REVOKED
@@ -75,7 +81,7 @@ async def test_kdc_that_does_not_know_our_key_is_not_believed(
     own_kdc: Realm, pool: BoundedExecutor, monkeypatch: pytest.MonkeyPatch, rotated: bool
 ) -> None:
     keytab = own_kdc.keytab("pop/localhost")
-    checker = KdcPassword(keytab, POP, executor=pool)
+    checker = KdcPassword(keytab, POP, [REALM], executor=pool)
     password = own_kdc.passwords["alice"]
     assert await checker.check("alice", Secret(password)) == ALICE
     if rotated:
@@ -88,10 +94,10 @@ async def test_kdc_that_does_not_know_our_key_is_not_believed(
             forged.service("pop/localhost")
             monkeypatch.setenv("KRB5_CONFIG", str(forged.config))
             other_pool = BoundedExecutor("forged", threads=1, queue_limit=1, deadline=20)
-            fooled = KdcPassword(forged.keytab("pop/localhost"), POP, executor=other_pool)
+            fooled = KdcPassword(forged.keytab("pop/localhost"), POP, [REALM], executor=other_pool)
             assert await fooled.check("alice", Secret(chosen)) == ALICE, "the false KDC would do, but for the keytab"
             with pytest.raises(Unavailable) as caught:
-                await KdcPassword(keytab, POP, executor=other_pool).check("alice", Secret(chosen))
+                await KdcPassword(keytab, POP, [REALM], executor=other_pool).check("alice", Secret(chosen))
             other_pool.close()
     assert caught.value.reason == "kdc_not_proven"
     assert not leaks(str(caught.value).encode())
@@ -101,7 +107,7 @@ async def test_kdc_that_knows_no_service_of_ours_is_not_believed(own_kdc: Realm,
     keytab = own_kdc.keytab("pop/localhost")
     own_kdc.kadmin("delprinc", "-force", "pop/localhost")
     with pytest.raises(Unavailable) as caught:
-        await KdcPassword(keytab, POP, executor=pool).check("alice", Secret(own_kdc.passwords["alice"]))
+        await KdcPassword(keytab, POP, [REALM], executor=pool).check("alice", Secret(own_kdc.passwords["alice"]))
     assert caught.value.reason == "kdc_not_proven"
 
 
@@ -114,11 +120,11 @@ async def test_keytab_that_vanishes_lets_nobody_in(kdc: Realm, checker: KdcPassw
 
 def test_no_keytab_no_method(kdc: Realm, tmp_path: Path, pool: BoundedExecutor) -> None:
     with pytest.raises(ConfigError, match="keytab cannot be read"):
-        KdcPassword(tmp_path / "missing", POP, executor=pool)
+        KdcPassword(tmp_path / "missing", POP, [REALM], executor=pool)
 
 
 async def test_dead_kdc_is_unavailable(own_kdc: Realm, pool: BoundedExecutor) -> None:
-    checker = KdcPassword(own_kdc.keytab("pop/localhost"), POP, executor=pool)
+    checker = KdcPassword(own_kdc.keytab("pop/localhost"), POP, [REALM], executor=pool)
     own_kdc.stop()
     with pytest.raises(Unavailable):
         await checker.check("alice", Secret(own_kdc.passwords["alice"]))
@@ -128,7 +134,7 @@ async def test_dead_kdc_is_unavailable(own_kdc: Realm, pool: BoundedExecutor) ->
 
 async def test_silent_kdc_is_unavailable_at_the_deadline(own_kdc: Realm) -> None:
     impatient = BoundedExecutor("impatient", threads=1, queue_limit=1, deadline=0.5)
-    checker = KdcPassword(own_kdc.keytab("pop/localhost"), POP, executor=impatient)
+    checker = KdcPassword(own_kdc.keytab("pop/localhost"), POP, [REALM], executor=impatient)
     secret = Secret(own_kdc.passwords["alice"])
     assert await checker.check("alice", secret) == ALICE
     with own_kdc.silent():

@@ -19,7 +19,7 @@ from tests.observe.conftest import BACKEND, CLIENT, MakeLog, Record, new_trail, 
 
 ALICE = Identity("alice@example.com", "alice", Mechanism.PLAIN)
 TLS = TlsInfo("TLSv1.3", "TLS_AES_256_GCM_SHA384")
-TLS_FIELDS = {"tls.version": "TLSv1.3", "tls.cipher": "TLS_AES_256_GCM_SHA384"}
+TLS_FIELDS = {"tls.version": "1.3", "tls.version_protocol": "tls", "tls.cipher": "TLS_AES_256_GCM_SHA384"}
 BEFORE_LOGIN = {
     "session.id": "S1",
     "popproxy.listener": "pop3",

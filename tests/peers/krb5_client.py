@@ -111,13 +111,15 @@ def initiator(
     mutual: bool = True,
     channel_binding: bytes | None = None,
     delegate: bool = False,
+    ordered: bool = True,
 ) -> gssapi.SecurityContext:
     """A GSSAPI client with a ticket from `ccache`; `.step()` makes its first token."""
     credentials = gssapi.Credentials(
         raw.acquire_cred_from({"ccache": f"FILE:{ccache}"}, mechs=[gssapi.MechType.kerberos], usage="initiate").creds
     )
     flags = gssapi.RequirementFlag.integrity | gssapi.RequirementFlag.confidentiality
-    flags |= gssapi.RequirementFlag.out_of_sequence_detection
+    if ordered:
+        flags |= gssapi.RequirementFlag.out_of_sequence_detection
     if mutual:
         flags |= gssapi.RequirementFlag.mutual_authentication
     if delegate:

@@ -76,13 +76,14 @@ async def test_trusted_peer_without_a_header_gets_nothing(trusting: Proxy) -> No
         assert await client.rest() == b""
 
 
-async def test_header_from_an_untrusted_peer_is_not_believed(start_proxy: StartProxy, dovecot_server: Dovecot) -> None:
+async def test_header_from_an_untrusted_peer_ends_it(start_proxy: StartProxy, dovecot_server: Dovecot) -> None:
     networks = {"proxy_protocol": ["192.0.2.0/24"]}
     proxy = start_proxy(settings(f"127.0.0.1:{dovecot_server.port}", listener=networks))
 
     async with RawClient(proxy.port()) as client:
         assert (await client.line()).startswith(b"+OK")
         assert (await client.command("PROXY TCP4 192.0.2.7 192.0.2.1 5000 110")).startswith(b"-ERR")
+        assert await client.rest() == b""
 
     [[*_, end]] = await asyncio.to_thread(proxy.sessions)
     assert end["source.ip"] == "127.0.0.1"

@@ -22,8 +22,9 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     install_packages python3-venv
 fi
 
-# A virtual environment that was moved, or whose interpreter has gone, is of no use any more.
-if [ "$(.venv/bin/python -c 'import sys; print(sys.prefix)' 2>/dev/null)" != "$PWD/.venv" ] || ! .venv/bin/python -m pip -V >/dev/null 2>&1; then
+# A virtual environment that was moved, or whose interpreter has gone or is another, is of no use any more.
+found=$(.venv/bin/python -c 'import sys; print(sys.prefix, sys.base_prefix, "%d.%d" % sys.version_info[:2])' 2>/dev/null || :)
+if [ "$found" != "$PWD/.venv $base" ] || ! .venv/bin/python -m pip -V >/dev/null 2>&1; then
     say "making .venv with $("$python" -V)"
     "$python" -m venv --clear .venv
 fi

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from popproxy.app.checks.finding import Finding, ok, problem
+from popproxy.app.checks.finding import Finding, counted, ok, problem
 from popproxy.auth.names import canonical
 from popproxy.auth.users_file import UsersFile
 from popproxy.config.model import Config
@@ -35,7 +35,7 @@ def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
     except ConfigError as error:
         findings += _problems(area, error)
         return None
-    findings.append(ok(area, f"{len(users)} users"))
+    findings.append(ok(area, counted(len(users), "user")))
     return users
 
 
@@ -51,7 +51,7 @@ def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
     except VaultError as error:
         findings.append(problem(area, str(error)))
         return None
-    findings.append(ok(area, f"opens with its key, {len(users)} secrets"))
+    findings.append(ok(area, f"opens with its key, {counted(len(users), 'secret')}"))
     return set(users)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import socket
 import ssl
@@ -30,10 +32,24 @@ _CERTIFICATE_CURES = {
     64: "write the name of the certificate as server_name: of the pool",
 }
 """By OpenSSL's X509_V_ERR_ number."""
+_IS_IT_UP = "start the server, or correct name and port in servers: of the pool"
+_ROUTE = "correct the address in servers:, or the routes of this machine (ip route get ADDRESS)"
+_FIREWALL = "is the machine up, and is there a firewall in between?"
+_FORBIDDEN = ("may not be connected to: this machine forbids it", "look at the firewall of this machine")
+_NOT_CONNECTED = {
+    errno.ECONNREFUSED: ("refuses connections", _IS_IT_UP),
+    errno.ETIMEDOUT: ("does not answer", _FIREWALL),
+    errno.EHOSTUNREACH: ("cannot be reached: its machine is down, or there is no route to it", _ROUTE),
+    errno.ENETUNREACH: ("cannot be reached: there is no route to its network", _ROUTE),
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EMFILE: ("cannot be asked: too many files are open here", "raise the limit (ulimit -n)"),
+}
+"""By errno of connect(2): what to say of the server, and the cure."""
 
 
 class _ProbeError(Exception):
-    """The probe cannot go on; `cure` says what to do."""
+    """The probe cannot go on. The text goes on where the server's address ends; `cure` says what to do."""
 
     def __init__(self, text: str, cure: str = "") -> None:
         super().__init__(text)
@@ -53,9 +69,9 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config) -> list
         async with asyncio.timeout(PROBE_SECONDS):
             await probe.run(config.timeouts.connect)
     except _ProbeError as failure:
-        probe.findings.append(problem(probe.area, f"{address}: {failure}", failure.cure))
+        probe.findings.append(problem(probe.area, f"{address} {failure}", failure.cure))
     except TimeoutError:
-        text = f"{address}: no answer to {probe.asked} within {PROBE_SECONDS:g} s"
+        text = f"{address} does not answer {probe.asked or 'the attempt to connect'} within {PROBE_SECONDS:g} s"
         probe.findings.append(problem(probe.area, text, "look at the backend's log"))
     finally:
         probe.close()
@@ -70,7 +86,7 @@ class _Probe:
         self.pool = pool
         self.address = address
         self.findings: list[Finding] = []
-        self.asked = "the connection"
+        self.asked = ""  # the last command, for messages
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter | None = None
 
@@ -96,7 +112,8 @@ class _Probe:
             context = ssl.create_default_context(cafile=str(self.pool.ca) if self.pool.ca else None)
         except (OSError, ssl.SSLError) as error:
             raise _ProbeError(
-                f"the CA file {self.pool.ca} cannot be used: {error.strerror or error}", "correct ca: of the pool"
+                f"cannot be verified: the CA file {self.pool.ca} cannot be used: {error.strerror or error}",
+                "correct ca: of the pool",
             ) from None
         if not self.pool.verify and self.pool.tls != "none":
             context.check_hostname = False
@@ -126,10 +143,8 @@ class _Probe:
                     else:
                         return
         except TimeoutError:
-            text = f"cannot be reached within {seconds:g} s (timeouts.connect)"
-            raise _ProbeError(text, "is there a firewall in between?") from None
-        reason = _reason(refusal) if refusal is not None else "the name has no address"
-        raise _ProbeError(f"cannot be reached: {reason}", "is the server running, is the port right?")
+            raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
+        raise _not_connected(refusal, context is not None)
 
     async def _resolve(self, seconds: float) -> list[str]:
         look_up = partial(socket.getaddrinfo, self.address.host, self.address.port, type=socket.SOCK_STREAM)
@@ -138,7 +153,7 @@ class _Probe:
                 found = await in_daemon_thread(look_up)
         except (socket.gaierror, TimeoutError) as error:
             reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
-            text = f"the name does not resolve: {reason}"
+            text = f"has a name that does not resolve: {reason}"
             raise _ProbeError(text, "correct the name in servers: or ask your DNS") from None
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -164,16 +179,16 @@ class _Probe:
             await self.writer.start_tls(context, server_hostname=self.pool.server_name or self.address.host)
         except ssl.SSLError as error:
             raise self._tls_failure(error) from None
-        except OSError as error:
-            raise _ProbeError(f"closed the connection during the TLS handshake: {_reason(error)}") from None
+        except OSError:
+            raise _closed_in_handshake() from None
 
     def _tls_failure(self, error: ssl.SSLError) -> _ProbeError:
         if isinstance(error, ssl.SSLCertVerificationError):
             cure = _CERTIFICATE_CURES.get(
                 error.verify_code, "look at it with: openssl s_client -connect " + str(self.address)
             )
-            return _ProbeError(f"its certificate is refused: {error.verify_message.rstrip('.')}", cure)
-        return _ProbeError(f"TLS fails: {error.reason or error}", "does this port speak TLS (implicit), or STLS?")
+            return _ProbeError(f"has a certificate that is refused: {error.verify_message.rstrip('.')}", cure)
+        return _ProbeError(f"fails in TLS: {error.reason or error}", "does this port speak TLS (implicit), or STLS?")
 
     def _protection(self) -> str:
         assert self.writer is not None
@@ -234,7 +249,7 @@ class _Probe:
         while (line := await self._line()) != b".":
             lines.append(line.decode("ascii", "replace").strip())
             if len(lines) > _LINES_LIMIT:
-                raise _ProbeError("its CAPA has no end", "look at it with telnet")
+                raise _ProbeError("answers CAPA without end", "look at it with telnet")
         return lines
 
     async def _ask(self, command: str) -> bool:
@@ -247,23 +262,40 @@ class _Probe:
         try:
             self.writer.write(command.encode() + b"\r\n")
             await self.writer.drain()
-        except OSError as error:
-            raise _ProbeError(f"closed the connection at {command}: {_reason(error)}") from None
+        except OSError:
+            raise self._closed() from None
 
     async def _line(self) -> bytes:
         try:
             line = await self.reader.readline()
         except ValueError:
-            raise _ProbeError(f"answers {self.asked} with an endless line", "is this a POP3 server?") from None
-        except OSError as error:
-            raise _ProbeError(f"closed the connection at {self.asked}: {_reason(error)}") from None
+            raise _ProbeError("sends an endless line", "is this a POP3 server?") from None
+        except OSError:
+            raise self._closed() from None
         if not line.endswith(b"\n"):
-            raise _ProbeError(f"closed the connection at {self.asked}", "look at the backend's log")
+            raise self._closed()
         return line.rstrip(b"\r\n")
 
+    def _closed(self) -> _ProbeError:
+        if not self.asked:
+            return _ProbeError("closed the connection before its greeting", "does the backend let this machine in?")
+        return _ProbeError(f"closed the connection at {self.asked}", "look at the backend's log")
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+
+def _not_connected(error: OSError | None, in_tls: bool) -> _ProbeError:
+    """In our words, by number: asyncio writes its own text, with the address as Python shows it, into `strerror`."""
+    if error is None:
+        return _ProbeError("has a name without an address", "correct the name in servers: or ask your DNS")
+    if error.errno in _NOT_CONNECTED:
+        return _ProbeError(*_NOT_CONNECTED[error.errno])
+    if in_tls and isinstance(error, ConnectionError):
+        return _closed_in_handshake()
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return _ProbeError(f"cannot be reached: {reason}", _IS_IT_UP)
+
+
+def _closed_in_handshake() -> _ProbeError:
+    return _ProbeError("closed the connection during the TLS handshake", "look at the backend's log")
 
 
 def _printable(line: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import ssl
 import stat
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from popproxy.app.checks.finding import Finding, ok, problem, unreadable, warning
+from popproxy.app.checks.finding import Finding, counted, ok, problem, unreadable, warning
+from popproxy.app.checks.permissions import group_id
 from popproxy.config.model import Certificate, Config
 
 EXPIRES_SOON = timedelta(days=14)
@@ -85,7 +85,9 @@ def _dates(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
                 "wait, or correct the clock of this machine",
             )
         elif until - now < EXPIRES_SOON:
-            yield warning(area, f"{which}expires in {(until - now).days} days, on {until:%Y-%m-%d}", "renew it")
+            yield warning(
+                area, f"{which}expires in {counted((until - now).days, 'day')}, on {until:%Y-%m-%d}", "renew it"
+            )
         elif not which:
             yield ok(area, f"is valid until {until:%Y-%m-%d}")
 
@@ -103,7 +105,7 @@ def _chain(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
         yield warning(
             area, "is self-signed: clients must be told to trust it", "have it signed by an authority that clients know"
         )
-    elif top.issuer != top.subject and _der(top.issuer) not in _system_authorities():
+    elif top.issuer != top.subject and not _is_authority_of_the_system(top.issuer):
         cure = f"append the certificate of {_common(top.issuer)}; an authority of your own must be known to the clients"
         yield warning(
             area,
@@ -112,9 +114,10 @@ def _chain(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:
         )
 
 
-def _system_authorities() -> set[bytes]:
-    authorities = ssl.create_default_context().get_ca_certs(binary_form=True)
-    return {_der(x509.load_der_x509_certificate(octets).subject) for octets in authorities}
+def _is_authority_of_the_system(name: x509.Name) -> bool:
+    """Searches the octets: some roots have a serial number of 0, which `cryptography` will refuse to parse one day."""
+    der = name.public_bytes()
+    return any(der in octets for octets in ssl.create_default_context().get_ca_certs(binary_form=True))
 
 
 def _key(area: str, pair: Certificate, leaf: x509.Certificate) -> Iterator[Finding]:
@@ -150,20 +153,9 @@ def _permissions(area: str, path: Path, service_group: str | None) -> Iterator[F
         return  # reported by _key
     if found.st_mode & stat.S_IRWXO:
         yield problem(area, f"the private key in {path} may be read by everybody", f"chmod 600 {path}")
-    elif found.st_mode & stat.S_IRGRP and found.st_gid != _group_id(service_group):
+    elif found.st_mode & stat.S_IRGRP and found.st_gid != group_id(service_group):
         yield problem(area, f"the private key in {path} may be read by its group", f"chmod 600 {path}")
-
-
-def _group_id(name: str | None) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid if name else None
-    except KeyError:
-        return None
 
 
 def _common(name: x509.Name) -> str:
     return name.rfc4514_string() or "(no name)"
-
-
-def _der(name: x509.Name) -> bytes:
-    return name.public_bytes()

@@ -45,5 +45,10 @@ def unreadable(area: str, path: Path, error: OSError) -> Finding:
     return problem(area, f"{path} cannot be read: {error.strerror}", "correct the path")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 user``, ``2 users``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _me() -> str:
     return "root" if os.geteuid() == 0 else f"user id {os.geteuid()}"

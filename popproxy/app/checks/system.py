@@ -1,21 +1,27 @@
-"""Checks of the machine: the user to run as, and where the audit log goes."""
+"""Checks of the machine: the user to run as, what it must read, and where the audit log goes."""
 
 from __future__ import annotations
 
 import grp
 import os
-import pwd
-import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.permissions import account, group_id, make_directory, may
 from popproxy.config.model import Config
 
 
 def check_system(config: Config) -> list[Finding]:
     """Findings about process.user, process.group, the files that this user must read, and the audit file."""
-    return [*_process(config), *_readable(config), *_audit(config)]
+    return [*_process(config), *_readable(config), *_installation(config), *_audit(config)]
+
+
+def installation() -> list[Path]:
+    """Where Python, what popproxy needs, and popproxy itself are installed."""
+    package = Path(__file__).parents[2]
+    return list(dict.fromkeys(place.resolve() for place in (Path(sys.base_prefix), Path(sys.prefix), package)))
 
 
 def _process(config: Config) -> Iterator[Finding]:
@@ -26,7 +32,7 @@ def _process(config: Config) -> Iterator[Finding]:
             "no process.user: started as root, popproxy would stay root",
             "name an unprivileged user in process.user",
         )
-    if user is not None and _account(user) is None:
+    if user is not None and account(user) is None:
         yield problem(
             "process",
             f"the user {user} does not exist",
@@ -34,25 +40,41 @@ def _process(config: Config) -> Iterator[Finding]:
         )
     elif user is not None:
         yield ok("process", f"runs as {user}")
-    if group is not None and _group(group) is None:
+    if group is not None and group_id(group) is None:
         yield problem("process", f"the group {group} does not exist", f"groupadd --system {group}")
 
 
 def _readable(config: Config) -> Iterator[Finding]:
     """What is opened after root has become process.user; whether it can be used is found out elsewhere."""
-    account = _account(config.process.user) if config.process.user else None
-    if account is None:
+    service = account(config.process.user)
+    if service is None:
         return
     sections = [section for section in (config.users, config.vault) if section is not None]
     files: list[Path | None] = [section.file for section in sections]
     files += [rule.file for rule in config.routing.rules]
     files += [pool.ca for pool in config.pools.values()]
     for file in dict.fromkeys(files):
-        if file is not None and file.exists() and not _may(file, os.R_OK, account, config.process.group):
-            user = account.pw_name
-            group = config.process.group or grp.getgrgid(account.pw_gid).gr_name
+        if file is not None and file.exists() and not may(file, os.R_OK, service, config.process.group):
+            user = service.pw_name
+            group = config.process.group or grp.getgrgid(service.pw_gid).gr_name
             cure = f"chgrp {group} {file}; chmod 640 {file}, and let {user} into its directories"
             yield problem("process", f"{file} cannot be read by {user}", cure)
+
+
+def _installation(config: Config) -> Iterator[Finding]:
+    """Python imports some of its library on first use; a service manager that sets the user cannot even start it."""
+    service = account(config.process.user)
+    if service is None:
+        return
+    need = os.R_OK | os.X_OK
+    closed = [str(place) for place in installation() if not may(place, need, service, config.process.group)]
+    if closed:
+        yield warning(
+            "process",
+            f"{service.pw_name} cannot read what popproxy is installed in ({', '.join(closed)}): "
+            "it may fail at any time once it has given up root",
+            "install it with the system's python3 outside of home directories (/usr/bin/python3 -m venv /opt/popproxy)",
+        )
 
 
 def _audit(config: Config) -> Iterator[Finding]:
@@ -68,54 +90,22 @@ def _audit(config: Config) -> Iterator[Finding]:
 
 
 def _writable(file: Path, config: Config) -> Finding:
-    account = _account(config.process.user) if config.process.user else None
+    service = account(config.process.user)
     who = config.process.user or "this user"
     directory = file.parent
     if not directory.is_dir():
         return problem(
             "audit",
             f"the directory {directory} does not exist",
-            f"install -d -m 750 -o {config.process.user or 'root'} {directory}",
+            make_directory(directory, config.process.user),
         )
     target = file if file.exists() else directory
     need = os.W_OK if target is file else os.W_OK | os.X_OK
-    allowed = os.access(target, need) if account is None else _may(target, need, account, config.process.group)
+    allowed = os.access(target, need) if service is None else may(target, need, service, config.process.group)
     if allowed:
         return ok("audit", f"{file} can be written by {who}")
     return problem(
         "audit",
         f"{file} cannot be written by {who}",
-        f"chown {who} {target}" if account else f"correct the permissions of {target}",
+        f"chown {who} {target}" if service else f"correct the permissions of {target}",
     )
-
-
-def _may(path: Path, need: int, account: pwd.struct_passwd, group: str | None) -> bool:
-    """Do the mode bits of `path` let `account` do `need` and let it get there? Access lists are not read."""
-    if account.pw_uid == 0:
-        return True
-    path = path.resolve()
-    groups = os.getgrouplist(account.pw_name, (_group(group) if group else None) or account.pw_gid)
-    wanted = [(path, need), *((parent, os.X_OK) for parent in path.parents)]
-    return all(_granted(place.stat(), account.pw_uid, groups) & bits == bits for place, bits in wanted)
-
-
-def _granted(found: os.stat_result, uid: int, groups: list[int]) -> int:
-    """The bits (os.R_OK, os.W_OK, os.X_OK) for a user of these groups."""
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid == uid:
-        return mode >> 6 & 7
-    return (mode >> 3 if found.st_gid in groups else mode) & 7
-
-
-def _account(user: str) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(user)
-    except KeyError:
-        return None
-
-
-def _group(group: str) -> int | None:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        return None

@@ -1,0 +1,193 @@
+"""Starting, and failing to start without leaving anything; becoming an ordinary user; signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popproxy.app.service import Service
+from popproxy.errors import ConfigError
+from popproxy.vault.format import generate_key
+from tests.peers.certs import CertificateFiles
+from tests.peers.process import public_directory, wait_until
+from tests.session.rig import configuration, descriptors, loaded, running, until
+
+SERVE = (
+    "import sys, {loop}\nfrom pathlib import Path\nfrom popproxy.app import service\n"
+    "from popproxy.config.loader import load_file\n"
+    "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
+    "{loop}.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"
+)
+
+
+# ---- failing to start ----
+
+
+def broken(directory: Path, what: str, certificate: CertificateFiles) -> dict[str, Any]:
+    """Sections that pass the configuration's own checks and fail in the environment."""
+    match what:
+        case "certificate":
+            (directory / "bad.pem").write_text("no certificate")
+            pairs = [{"cert": str(directory / "bad.pem"), "key": str(certificate.key)}]
+            return {"listener": {"tls": "stls"}, "tls": {"certificates": pairs}}
+        case "key of another certificate":
+            pairs = [{"cert": str(certificate.cert), "key": str(directory / "none.key")}]
+            return {"listener": {"tls": "stls"}, "tls": {"certificates": pairs}}
+        case "vault key":
+            (directory / "vault.key").write_text("short")
+            return {"vault": {"file": str(directory / "vault"), "key": {"file": str(directory / "vault.key")}}}
+        case "vault":
+            (directory / "vault.key").write_text(generate_key())
+            (directory / "vault").write_text("no vault")
+            return {"vault": {"file": str(directory / "vault"), "key": {"file": str(directory / "vault.key")}}}
+        case "users":
+            (directory / "users").write_text("alice\n")
+            return {"users": {"file": str(directory / "users")}, "listener": {"authenticate": ["users"]}}
+        case "map":
+            return {"routing": {"rules": [{"file": str(directory / "missing"), "pool": "main"}]}}
+        case "ca":
+            (directory / "ca.pem").write_text("no certificate")
+            return {"pool": {"tls": "stls", "ca": str(directory / "ca.pem"), "allow_cleartext": False}}
+        case "audit":
+            return {"audit": {"file": str(directory / "missing" / "audit.jsonl")}}
+        case "user":
+            return {"process": {"user": "no-such-user"}}
+        case "http":
+            return {"http": {"listen": "192.0.2.1:9"}}
+    raise AssertionError(what)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["certificate", "key of another certificate", "vault key", "vault", "users", "map", "ca", "audit", "user", "http"],
+)
+async def test_start_that_fails_leaves_nothing(tmp_path: Path, server_certificate: CertificateFiles, what: str) -> None:
+    sections = broken(tmp_path, what, server_certificate)
+    before, threads, tasks = descriptors(), threading.active_count(), asyncio.all_tasks()
+    service = Service(loaded(tmp_path, configuration(tmp_path, "127.0.0.1:1", **sections)))
+    with pytest.raises(ConfigError) as caught:
+        await service.start()
+    assert str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    await asyncio.sleep(0)
+    assert descriptors() == before
+    assert threading.active_count() == threads
+    assert asyncio.all_tasks() == tasks
+    await service.stop()
+
+
+async def test_taken_port_leaves_the_other_ports_free(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = [f"127.0.0.1:{port}", f"127.0.0.1:{taken.getsockname()[1]}"]
+        config = loaded(tmp_path, configuration(tmp_path, "127.0.0.1:1", listener={"listen": listen}))
+        before = descriptors()
+        with pytest.raises(ConfigError, match=r"listeners\[0\].listen\[1\]"):
+            await Service(config).start()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+    assert descriptors() <= before
+
+
+async def test_stopping_twice_and_before_the_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+        client.close()
+        await until(lambda: not rig.service.sessions, "the end")
+        await rig.service.stop()
+        await rig.service.stop()
+        assert [record["event.action"] for record in rig.audit()][-1] == "audit_stop"
+    await Service(loaded(tmp_path, configuration(tmp_path, "127.0.0.1:1"))).stop()
+
+
+# ---- processes ----
+
+
+@contextlib.contextmanager
+def serving(directory: Path, loop: str = "uvloop", **sections: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The service as a process; its log is in `directory`/stderr."""
+    (directory / "popproxy.yaml").write_text(json.dumps(configuration(directory, "127.0.0.1:1", **sections)))
+    command = [sys.executable, "-c", SERVE.format(loop=loop), str(directory / "popproxy.yaml")]
+    with (directory / "stderr").open("wb") as errors:
+        proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            assert proxy.stdout is not None
+            line = proxy.stdout.readline()
+            assert line, (directory / "stderr").read_text()
+            yield proxy, int(line)
+        finally:
+            if proxy.poll() is None:
+                proxy.kill()
+            proxy.wait()
+            assert proxy.stdout is not None
+            proxy.stdout.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
+def test_privileges_are_dropped_for_good() -> None:
+    with public_directory("drop") as directory:
+        directory.chmod(0o777)
+        with serving(directory, process={"user": "nobody"}) as (proxy, port):
+            status = Path(f"/proc/{proxy.pid}/status").read_text()
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            assert set(fields["Uid"].split()) == {"65534"}
+            assert set(fields["Gid"].split()) == {"65534"}
+            assert "0" not in fields["Groups"].split()
+            assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+            assert os.stat(directory / "audit.jsonl").st_uid == 65534
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                assert client.recv(100).startswith(b"+OK")
+            proxy.send_signal(signal.SIGTERM)
+            assert proxy.wait(20) == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_sigterm_drains_and_a_second_one_ends_it(tmp_path: Path, loop: str) -> None:
+    with serving(tmp_path, loop, timeouts={"drain": "60s"}) as (proxy, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            assert client.recv(100).startswith(b"+OK")
+            proxy.send_signal(signal.SIGTERM)
+            wait_until(lambda: _refused(port), "the port to be closed")
+            client.send(b"NOOP\r\n")
+            assert client.recv(100) == b"+OK\r\n"
+            proxy.send_signal(signal.SIGTERM)
+            assert client.recv(100) == b"-ERR [SYS/TEMP] shutting down, try again later\r\n"
+        assert proxy.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+    records = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    actions = [(record["event.action"], record.get("event.reason")) for record in records]
+    assert actions[-2:] == [("session_end", "shutdown"), ("audit_stop", None)]
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_sighup_starts_a_new_audit_file(tmp_path: Path) -> None:
+    with serving(tmp_path) as (proxy, port):
+        os.rename(tmp_path / "audit.jsonl", tmp_path / "audit.1")
+        proxy.send_signal(signal.SIGHUP)
+        wait_until((tmp_path / "audit.jsonl").exists, "a new audit file")
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.recv(100)
+        wait_until(lambda: "session_end" in (tmp_path / "audit.jsonl").read_text(), "the record in the new file")
+        assert "session_end" not in (tmp_path / "audit.1").read_text()
+        proxy.send_signal(signal.SIGTERM)
+        assert proxy.wait(20) == 0

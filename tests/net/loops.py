@@ -1,0 +1,13 @@
+"""The event loops that popproxy runs on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uvloop
+
+POLICIES = [
+    pytest.param(asyncio.DefaultEventLoopPolicy(), id="asyncio"),
+    pytest.param(uvloop.EventLoopPolicy(), id="uvloop"),
+]

@@ -1,0 +1,195 @@
+"""Accepting: addresses, a lack of descriptors, stale events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from popproxy.net.deadlines import Deadlines
+from popproxy.net.listener import bind
+from popproxy.net.reactor import READABLE, Reactor
+from popproxy.types import Address
+from tests.session.rig import configuration, descriptors
+
+
+@pytest.fixture
+async def reactor() -> AsyncIterator[Reactor]:
+    made = Reactor(asyncio.get_running_loop())
+    yield made
+    made.close()
+    made.close()
+
+
+class Watcher:
+    """Notes what it is called for."""
+
+    def __init__(self, *, does: object = None) -> None:
+        self.events: list[int] = []
+        self.does = does
+        self.failures = 0
+
+    def ready(self, events: int) -> None:
+        self.events.append(events)
+        if callable(self.does):
+            self.does()
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+def test_empty_host_is_ipv4_and_ipv6_at_one_port() -> None:
+    sockets = bind(Address("", 0))
+    try:
+        assert {sock.family for sock in sockets} == {socket.AF_INET, socket.AF_INET6}
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_failure_at_one_address_leaves_none_bound() -> None:
+    before = descriptors()
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            bind(Address("", port))
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    assert descriptors() == before
+
+
+async def test_events_of_a_closed_descriptor_do_not_reach_the_next_owner_of_its_number(reactor: Reactor) -> None:
+    first, first_peer = socket.socketpair()
+    second, second_peer = socket.socketpair()
+    newcomer, newcomer_peer = socket.socketpair()
+    late = Watcher()
+    number = second.fileno()
+
+    def replace() -> None:
+        reactor.forget(number)
+        os.dup2(newcomer.fileno(), number)
+        reactor.watch(number, late, READABLE)
+        reactor.change(first.fileno(), 0)
+
+    reactor.watch(first.fileno(), Watcher(does=replace), READABLE)
+    reactor.watch(number, Watcher(does=replace), READABLE)
+    first_peer.send(b"x")
+    second_peer.close()
+    await asyncio.sleep(0.05)
+    assert late.events == []
+    newcomer_peer.send(b"x")
+    await asyncio.sleep(0.01)
+    assert late.events
+    assert not any(events & select.EPOLLHUP for events in late.events)
+    reactor.forget(number)
+    for sock in (first, first_peer, second, newcomer, newcomer_peer):
+        sock.close()
+
+
+async def test_failing_handler_is_told_and_the_others_go_on(reactor: Reactor) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    pairs = [socket.socketpair() for _ in range(2)]
+    good = Watcher()
+    bad = Watcher(does=fail)
+    reactor.watch(pairs[0][0].fileno(), bad, READABLE)
+    reactor.watch(pairs[1][0].fileno(), good, READABLE)
+    for _, peer in pairs:
+        peer.send(b"x")
+    await asyncio.sleep(0.02)
+    assert bad.failures
+    assert good.events
+    for pair in pairs:
+        for sock in pair:
+            reactor.forget(sock.fileno())
+            sock.close()
+
+
+async def test_one_failing_deadline_does_not_keep_the_others_waiting() -> None:
+    class Member:
+        deadline = 0.0
+        passed = 0
+
+        def deadline_passed(self) -> None:
+            self.passed += 1
+            self.deadline = float("inf")
+            if self.passed == 1 and self.fails:
+                raise ZeroDivisionError
+
+        def __init__(self, fails: bool) -> None:
+            self.fails = fails
+
+    deadlines = Deadlines(asyncio.get_running_loop(), lambda _late: None)
+    members = [Member(fails=number % 2 == 0) for number in range(20)]
+    for member in members:
+        deadlines.add(member)
+    await asyncio.sleep(0.7)
+    deadlines.close()
+    assert [member.passed for member in members] == [1] * 20
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_no_descriptors_left(tmp_path: Path) -> None:
+    """Clients are turned away in words, nothing spins, and all is well when some have left."""
+    config = configuration(tmp_path, "127.0.0.1:1")
+    (tmp_path / "popproxy.yaml").write_text(json.dumps(config))
+    script = (
+        "import resource, sys, uvloop\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\nfrom pathlib import Path\nfrom popproxy.app import service\n"
+        "from popproxy.config.loader import load_file\n"
+        "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
+        "uvloop.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "popproxy.yaml")]
+    errors = (tmp_path / "stderr").open("wb")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as proxy:
+        assert proxy.stdout is not None
+        port = int(proxy.stdout.readline())
+        clients = []
+        turned_away = 0
+        try:
+            for _ in range(80):
+                client = socket.create_connection(("127.0.0.1", port), timeout=10)
+                line = client.recv(100)
+                if line.startswith(b"+OK"):
+                    clients.append(client)
+                else:
+                    assert line == b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
+                    turned_away += 1
+                    client.close()
+            assert turned_away > 40
+            assert len(clients) > 10
+            before = _cpu(proxy.pid)
+            time.sleep(1)
+            assert _cpu(proxy.pid) - before < 0.2, "it spins"
+            for client in clients[:5]:
+                client.close()
+            time.sleep(0.2)
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as again:
+                assert again.recv(100).startswith(b"+OK")
+        finally:
+            for client in clients:
+                client.close()
+            proxy.send_signal(signal.SIGTERM)
+            proxy.wait(20)
+            errors.close()
+    text = (tmp_path / "stderr").read_text()
+    assert proxy.returncode == 0, text
+    assert "Traceback" not in text
+    assert 1 <= len(re.findall("cannot accept", text)) <= 2, "a line for each client"
