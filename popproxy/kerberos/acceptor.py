@@ -111,7 +111,7 @@ class GssContext:
         self._failed = False
         self.complete = False  # the client has proved who it is; what follows means nothing before
         self.mutual = False  # the client wanted us to prove ourselves, too
-        # Fit for a security layer, which needs sequence_req_flag (RFC 4752 section 3.1): else commands could be repeated.
+        # Fit for a layer, which needs sequence_req_flag (RFC 4752 section 3.1): or commands could be repeated.
         self.integrity = False  # wrap protects against changes, losses and repetitions
         self.confidentiality = False  # and can encrypt
         self.channel_bound = False  # the client has named the very channel that we gave
