@@ -115,7 +115,9 @@ def initiator(
 ) -> gssapi.SecurityContext:
     """A GSSAPI client with a ticket from `ccache`; `.step()` makes its first token."""
     credentials = gssapi.Credentials(
-        raw.acquire_cred_from({"ccache": f"FILE:{ccache}"}, mechs=[gssapi.MechType.kerberos], usage="initiate").creds
+        raw.acquire_cred_from(
+            {b"ccache": f"FILE:{ccache}".encode()}, mechs=[gssapi.MechType.kerberos], usage="initiate"
+        ).creds
     )
     flags = gssapi.RequirementFlag.integrity | gssapi.RequirementFlag.confidentiality
     if ordered:
