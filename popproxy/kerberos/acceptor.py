@@ -63,10 +63,9 @@ class Acceptor:
         self.require_channel_binding = require_channel_binding
         self.max_token = max_token
         check_keytab(keytab)
-        store: dict[bytes | str, bytes | str] = {
-            b"keytab": f"FILE:{keytab}".encode(),
-            b"rcache": self.replay_cache.name.encode(),
-        }
+        store: dict[bytes | str, bytes | str] = {}
+        store[b"keytab"] = f"FILE:{keytab}".encode()
+        store[b"rcache"] = self.replay_cache.name.encode()
         # Only keys of the service are tried: where host/ and pop/ have one key, host/ would be reported otherwise.
         name = raw.import_name(SERVICE.encode(), gssapi.NameType.hostbased_service)
         try:

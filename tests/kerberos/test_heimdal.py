@@ -72,18 +72,3 @@ def test_delegation_reaches_the_service_that_is_listed_and_no_other(heimdal: Hei
     assert token(for_alice, "pop/backend.test")
     with pytest.raises(raw.GSSError):
         token(for_alice, "pop/forbidden.test")
-
-
-def test_context_of_a_delegating_acceptor_carries_the_client_to_listed_services(
-    heimdal: HeimdalRealm, rcache_dir: Path, pool: BoundedExecutor
-) -> None:
-    """S4U2Proxy on the client's own ticket: no forwarded TGT, no protocol transition."""
-    keytab = heimdal.keytab("pop/localhost")
-    acceptor = Acceptor(keytab, [FRONT], rcache_dir=rcache_dir, executor=pool, constrained_delegation=True)
-    client, context = initiator(heimdal.kinit("alice", "--request-pac")), acceptor.new_context()
-    context.step(client.step() or b"")
-    assert context.initiator == ALICE
-    assert context.delegated is not None
-    assert token(context.delegated.credentials, "pop/backend.test")
-    with pytest.raises(raw.GSSError):
-        token(context.delegated.credentials, "pop/forbidden.test")
