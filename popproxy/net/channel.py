@@ -168,6 +168,11 @@ class Channel:
         """True while TLS is being agreed on; what is written then is dropped."""
         return self._tls is not None and self._tls.waiter is not None
 
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What TLS runs with, None without TLS."""
+        return None if self._tls is None or self._tls.session is None else self._tls.session.context
+
     # ---- writing ----
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Protocol
 
 from popproxy.errors import LocalProtocolError, PopproxyError
 from popproxy.sasl.credentials import GssapiCredential, Layer
-from popproxy.sasl.mechanism import Challenge, SaslError, Verify
+from popproxy.sasl.mechanism import Challenge, NeedStep, SaslError, Step, Verify
 
 MAX_TOKEN: Final = 64 * 1024
 """Octets of a token; tickets that carry an Active Directory PAC reach tens of KiB."""
@@ -81,16 +81,6 @@ class GssContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class NeedStep:
-    """Call the context's `step` with `token` in a thread, then `step_done`; if it raises, the login has failed."""
-
-    token: bytes
-
-
-GssapiStep = Challenge | NeedStep | Verify
-
-
-@dataclass(frozen=True, slots=True)
 class LayerOffer:
     """The security layers that may be chosen, and `max_size`, the longest wrapped token in octets that we take.
 
@@ -145,7 +135,12 @@ class GssapiExchange:
         self._context: GssContext | None = None  # once it is complete
         self._offered = Layer(0)  # what of the offer the context allows
 
-    def step(self, response: bytes | None) -> GssapiStep:
+    @property
+    def initiator(self) -> str:
+        """The client's principal, once its ticket has been accepted; "" before."""
+        return "" if self._context is None else self._context.initiator
+
+    def step(self, response: bytes | None) -> Step:
         """Take the client's response, decoded: None at the start if it sent none. Raises SaslError."""
         awaited, self._awaits = self._awaits, _Awaits.NOTHING
         match awaited:
@@ -163,7 +158,7 @@ class GssapiExchange:
             case _:
                 raise LocalProtocolError(f"no response is expected while waiting for {awaited.name}")
 
-    def step_done(self, context: GssContext, answer: bytes | None) -> GssapiStep:
+    def step_done(self, context: GssContext, answer: bytes | None) -> Step:
         """The step that `NeedStep` asked for has been taken and gave `answer`. Raises SaslError."""
         if self._awaits is not _Awaits.STEP:
             raise LocalProtocolError("no step was asked for")

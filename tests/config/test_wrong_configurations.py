@@ -154,7 +154,7 @@ WRONG = {
     "a wrong level": Wrong("logging:\n  level: warn\n", 2, "logging.level", "did you mean warning?"),
     "a word unlike all others": Wrong("audit:\n  on_error: qqq\n", 2, "audit.on_error", "write one of closed, open"),
     "an unknown way to log in": Wrong(pool("login: [foward]"), 4, "pools.main.login[0]", "did you mean forward?"),
-    "an unknown judge of passwords": Wrong(listener("authenticate: [ldap]"), 4, "listeners[0].authenticate[0]", "users, passthrough"),
+    "an unknown judge of passwords": Wrong(listener("authenticate: [ldap]"), 4, "listeners[0].authenticate[0]", "users, kerberos, passthrough"),
     "nobody to judge passwords": Wrong(listener("authenticate: []"), 4, "listeners[0].authenticate", "for example [passthrough]"),
     "no way to log in": Wrong(pool("login: []"), 4, "pools.main.login", "for example [forward]"),
     "a word without a value": Wrong("logging:\n  level:\n", 2, "logging.level", "debug, info, warning, error"),

@@ -12,8 +12,8 @@ import pytest
 
 from popproxy.kerberos.acceptor import Acceptor, GssContext
 from popproxy.kerberos.apreq import ApReqVerifier
-from popproxy.sasl.gssapi import GssapiExchange, LayerOffer, NeedStep
-from popproxy.sasl.mechanism import Challenge
+from popproxy.sasl.gssapi import GssapiExchange, LayerOffer
+from popproxy.sasl.mechanism import Challenge, NeedStep
 from popproxy.state.executors import BoundedExecutor
 from tests.peers.kdc import Realm, realm
 

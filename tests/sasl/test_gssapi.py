@@ -16,11 +16,9 @@ from popproxy.sasl.gssapi import (
     MAX_STEPS,
     MAX_TOKEN,
     GssapiExchange,
-    GssapiStep,
     LayerOffer,
-    NeedStep,
 )
-from popproxy.sasl.mechanism import Challenge, SaslError, Verify
+from popproxy.sasl.mechanism import Challenge, NeedStep, SaslError, Step, Verify
 from popproxy.types import Mechanism
 from tests.peers.gss_double import OVERHEAD, TransparentContext
 
@@ -29,9 +27,9 @@ NONE = LayerOffer()
 ENOUGH = 64 + OVERHEAD  # the smallest maximum size that is taken
 
 
-def run(exchange: GssapiExchange, context: TransparentContext, responses: Sequence[bytes | None]) -> GssapiStep:
+def run(exchange: GssapiExchange, context: TransparentContext, responses: Sequence[bytes | None]) -> Step:
     """Plays the responses and takes the steps that are asked for; returns the last answer."""
-    step: GssapiStep | None = None
+    step: Step | None = None
     for response in responses:
         step = exchange.step(response)
         if isinstance(step, NeedStep):
