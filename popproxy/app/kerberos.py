@@ -20,19 +20,26 @@ from popproxy.state.reread import RereadFile
 LAYER_SIZE = 64 * 1024
 """Longest wrapped token, in octets, that clients may send us in a security layer."""
 _LAYERS = {"none": Layer.NONE, "integrity": Layer.INTEGRITY, "confidentiality": Layer.CONFIDENTIALITY}
-_INSTALL = "pip install 'popproxy[kerberos]' (it is built from source: libkrb5-dev, python3-dev and gcc are needed)"
+INSTALL = "pip install 'popproxy[kerberos]' (it is built from source: libkrb5-dev, python3-dev and gcc are needed)"
 
 
 def import_libraries(loaded: Loaded) -> None:
     """Import what Kerberos needs, while root may still read it. Raises ConfigError if it is not installed."""
-    if loaded.config.kerberos is None:
-        return
+    why = None if loaded.config.kerberos is None else libraries_missing()
+    if why is not None:
+        what = f"the libraries for Kerberos are not installed ({why})"
+        raise ConfigError([Problem(str(loaded.path), "kerberos", what, INSTALL)])
+
+
+def libraries_missing() -> str | None:
+    """Import what Kerberos needs; what is missing, in words, or None."""
     try:
         importlib.import_module("popproxy.kerberos.acceptor")
+        importlib.import_module("popproxy.kerberos.keytab")
         importlib.import_module("popproxy.kerberos.libkrb5").library()
     except (ImportError, Unavailable) as error:
-        what = f"the libraries for Kerberos are not installed ({error})"
-        raise ConfigError([Problem(str(loaded.path), "kerberos", what, _INSTALL)]) from None
+        return str(error)
+    return None
 
 
 class KerberosParts:

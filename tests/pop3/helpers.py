@@ -72,6 +72,10 @@ def server_event(event: server.Event) -> str:
             if isinstance(credential, PasswordCredential):
                 return f"credential {names} {credential.password.reveal()!r}"
             return f"credential {names}"
+        case server.GssStepNeeded(token):
+            return f"step {token!r}"
+        case server.ExchangeBroken(principal):
+            return f"broken {principal}"
         case server.TlsRequested():
             return "tls"
         case server.Finished(reason):
