@@ -35,4 +35,4 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 2 -m real $(ARGS)
+	@$(BIN)/pytest -q -n 2 -m "real or long" $(ARGS)

@@ -145,6 +145,16 @@ class Channel:
         return len(self._out) if self._out else 0
 
     @property
+    def has_unread(self) -> bool:
+        """True if the peer has sent something that nobody has read."""
+        if self._sock is None:
+            return False
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    @property
     def unacknowledged(self) -> int:
         """Octets written that the peer's system has not confirmed: they get fewer while a slow peer reads."""
         if self._sock is None:

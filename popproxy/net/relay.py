@@ -23,7 +23,8 @@ from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3 import replies
-from popproxy.pop3.exchange import Exchange, Exchanged
+from popproxy.pop3.exchange import Exchange
+from popproxy.pop3.exchanged import Exchanged
 from popproxy.pop3.states import State
 from popproxy.types import CloseReason
 
@@ -34,7 +35,7 @@ GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
 ROUNDS = 8
-"""Times that one session may be answered in a row, some hundred commands each time, until the others get their turn."""
+"""Times that one session may be answered in a row, some hundred commands each time, before others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,8 @@ class Relay:
 
     def _say_last(self, reply: bytes) -> None:
         self._client.write(reply)
-        self._client.close()
+        # what a client sends behind QUIT nobody reads; closing on it would be a RST, and may cost it the +OK
+        self._client.close(linger=self._client.has_unread)
 
     def _update(self, outcome: UpdateOutcome, reason: CloseReason) -> None:
         deleted = list(self._exchange.deleted.items())

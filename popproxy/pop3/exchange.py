@@ -14,13 +14,13 @@ every reply as cheap as one that understands none:
 
 from __future__ import annotations
 
-import re
-
 from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities, replies
 from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse, serialise
+from popproxy.pop3.exchanged import Exchanged, read_plain
 from popproxy.pop3.lines import LineSplitter, LineTooLong
 from popproxy.pop3.states import NEXT, RELAYED, State
+from popproxy.pop3.unique_ids import LISTING_LIMIT, UniqueIds
 
 _PLUS = ord("+")
 TERMINATOR = b"\r\n.\r\n"
@@ -29,45 +29,8 @@ PENDING_LIMIT = 256
 
 What a client pipelines beyond that stays in its buffer, then in its socket.
 """
-LISTING_LIMIT = 256 * 1024
-"""Octets of a UIDL listing remembered, to name unique-ids in the audit record."""
 CAPA_LIMIT = 16 * 1024
 """Octets of a backend's CAPA answer."""
-MULTILINE = frozenset({"RETR", "TOP", "CAPA"})
-PECULIAR = frozenset({"CAPA", "QUIT", "UIDL"})
-LISTINGS = frozenset({"LIST", "UIDL"})  # multi-line without a message number
-# Commands as nearly all clients write them, which can go to the backend as they are: one match instead of cutting,
-# parsing and serialising. Whatever else a client writes takes the long way to the same result.
-_CANONICAL = re.compile(
-    rb"(?:(?P<bare>STAT|LIST|UIDL|NOOP|RSET|QUIT|CAPA)|(?P<verb>RETR|DELE|LIST|UIDL) (?P<number>[1-9][0-9]{0,8}))\r\n"
-)
-_VERBS = {verb.encode(): verb for verb in RELAYED}
-
-
-class Exchanged:
-    """One command and what became of it. `octets` is the body as it went over the wire, without the final dot line."""
-
-    __slots__ = (
-        "answer", "line", "multiline", "number", "octets", "ok", "peculiar", "reply", "restored", "top_lines", "verb",
-    )  # fmt: skip
-
-    def __init__(
-        self, verb: str, number: int | None, top_lines: int | None, line: bytes | None, answer: bytes | None
-    ) -> None:
-        self.verb = verb
-        self.number = number
-        self.top_lines = top_lines
-        self.line = line  # for the backend; None if the proxy answers itself
-        self.answer = answer  # the proxy's own answer; None until its turn for LAST
-        self.multiline = verb in MULTILINE or (number is None and verb in LISTINGS)
-        self.peculiar = verb in PECULIAR  # its status line is not just handed on
-        self.ok = False
-        self.octets = 0
-        self.restored = 0  # RSET only: how many messages it has unmarked
-        self.reply = b""  # QUIT only: the backend's answer, kept back until the audit record is written
-
-    def __repr__(self) -> str:
-        return f"Exchanged({self.verb} {self.number} ok={self.ok} octets={self.octets})"
 
 
 class Exchange:
@@ -78,9 +41,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_listing",
-        "_outstanding", "_partial", "_pipelining", "_tail", "_uids", "_unsent", "_waiting_for", "deleted", "events",
-        "highest", "state", "violation",
+        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_outstanding",
+        "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted", "events", "highest",
+        "state", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -106,8 +69,7 @@ class Exchange:
         self._tail = b""  # the last octets of the body so far, four at most
         self._partial = b""  # the beginning of a status line
         self._keep: bytearray | None = None  # a body wanted whole: UIDL, CAPA
-        self._listing = b""
-        self._uids: dict[int, bytes] | None = None
+        self._unique_ids: UniqueIds | None = None  # made by the first answer to UIDL
 
     # ---- from the client ----
 
@@ -115,7 +77,7 @@ class Exchange:
         """Take octets from the client."""
         if not self._lines:
             data = bytes(data)
-            taken = self._take_canonical(data)
+            taken = self._take_plain(data)
             if taken == len(data):
                 return
             data = data[taken:]
@@ -131,34 +93,24 @@ class Exchange:
         """
         if self._outstanding or self._unsent or self._lines or self.state is not State.TRANSACTION:
             return None
-        found = _CANONICAL.fullmatch(data)
-        if found is None:
+        plain = read_plain(data, 0)
+        if plain is None or plain[1] != len(data) or plain[0].verb == "QUIT":
             return None
-        bare, verb, number = found.groups()
-        if bare is None:
-            self._outstanding.append(Exchanged(_VERBS[verb], int(number), None, data, None))
-        elif bare == b"QUIT":
-            return None
-        else:
-            self._outstanding.append(Exchanged(_VERBS[bare], None, None, data, None))
+        self._outstanding.append(plain[0])
         self._waiting_for = 1
         return data
 
-    def _take_canonical(self, data: bytes) -> int:
+    def _take_plain(self, data: bytes) -> int:
         """Take commands from the beginning of `data` while they are plain. Returns the octets taken."""
         unsent, at = self._unsent, 0
         if self.state is not State.TRANSACTION or (unsent and unsent[-1].verb == "QUIT"):
             return 0
         room = PENDING_LIMIT - len(unsent) - len(self._outstanding)
-        while room > 0 and (found := _CANONICAL.match(data, at)):
-            line, at = found[0], found.end()
-            bare, verb, number = found.groups()
-            if bare is None:
-                unsent.append(Exchanged(_VERBS[verb], int(number), None, line, None))
-            else:
-                unsent.append(Exchanged(_VERBS[bare], None, None, line, None))
-                if bare == b"QUIT":
-                    break
+        while room > 0 and (plain := read_plain(data, at)):
+            command, at = plain
+            unsent.append(command)
+            if command.verb == "QUIT":
+                break
             room -= 1
         return at
 
@@ -246,13 +198,7 @@ class Exchange:
 
     def unique_id(self, number: int) -> bytes | None:
         """The unique-id of a message, if a UIDL reply has named it in this session."""
-        if self._uids and number in self._uids:
-            return self._uids[number]
-        if not self._listing:
-            return None
-        mark = b"\n%d " % number
-        at = self._listing.find(mark)
-        return self._listing[at + len(mark) :].partition(b"\n")[0].strip()[:70] if at >= 0 else None
+        return None if self._unique_ids is None else self._unique_ids.find(number)
 
     def _parse(self) -> None:
         if self._lines is None:
@@ -399,7 +345,7 @@ class Exchange:
         if status.ok and head.multiline:
             self._begin_body(head)
         elif status.ok and head.verb == "UIDL":
-            self._note_unique_id(status.text)
+            self._uidl().take_single(status.text)
         shown = replies.clean(bare, status)
         if head.verb == "QUIT":
             head.reply = shown
@@ -415,16 +361,9 @@ class Exchange:
         # b"\n" before the first line, so that a look-up finds each number at the beginning of a line
         self._keep = bytearray(b"\n") if head.verb in ("UIDL", "CAPA") else None
 
-    def _note_unique_id(self, text: bytes) -> None:
-        words = text.split(None, 2)
-        if (
-            len(words) >= 2
-            and words[0].isdigit()
-            and len(words[0]) <= 10
-            and len(self._uids or ()) < PENDING_LIMIT * 16
-        ):
-            self._uids = self._uids or {}
-            self._uids[int(words[0])] = words[1][:70]
+    def _uidl(self) -> UniqueIds:
+        self._unique_ids = self._unique_ids or UniqueIds()
+        return self._unique_ids
 
     def _take_body(self, buffer: bytes | bytearray, start: int, stop: int) -> None:
         self._body_octets += stop - start
@@ -480,8 +419,7 @@ class Exchange:
             )
             head.ok = True
         elif verb == "UIDL" and self._keep is not None:
-            whole = len(self._keep) if len(self._keep) < LISTING_LIMIT else self._keep.rfind(b"\n") + 1
-            self._listing = bytes(self._keep[:whole])  # half a unique-id would name another message
+            self._uidl().take_listing(bytes(self._keep))
         elif head.ok:
             if number is not None and verb in ("RETR", "DELE"):
                 self.highest = max(self.highest, number)

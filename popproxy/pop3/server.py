@@ -122,6 +122,7 @@ class ServerConnection:
         self._lines = LineSplitter(GSSAPI_LINE_LIMIT if "GSSAPI" in offer.mechanisms else SASL_LINE_LIMIT)
         self._out: list[bytes] = []
         self._events: list[Event] = []
+        self._capa = b""  # the answer to CAPA, made once: a client may ask thousands of times
         self._user: bytes | None = None  # of a USER that PASS may follow
         self._sasl: SaslMechanism | None = None  # an AUTH under way
         self._waiting = False  # for the verdict on a credential, a step of GSSAPI, or TLS
@@ -168,6 +169,7 @@ class ServerConnection:
         if len(self._lines):
             raise LocalProtocolError("plain text is buffered behind STLS")
         self.offer = offer
+        self._capa = b""
         self._user = self._sasl = None
         self._waiting = False
 
@@ -264,7 +266,8 @@ class ServerConnection:
             case "STLS":
                 self._stls()
             case "CAPA":
-                self._reply("CAPA", capabilities.render(self.offer.capabilities()))
+                self._capa = self._capa or capabilities.render(self.offer.capabilities())
+                self._reply("CAPA", self._capa)
             case "NOOP":
                 self._reply("NOOP", replies.ok())
             case _:

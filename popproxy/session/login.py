@@ -199,5 +199,5 @@ class LoginAttempt:
 
 
 def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:
-    """What a backend's code means for the client. SYS/TEMP/DISK is SYS/TEMP: a hierarchy (RFC 2449 section 8)."""
+    """What a backend's code means for the client. Codes are hierarchies (RFC 2449 section 8)."""
     return next((meant for known, meant in _BY_CODE.items() if f"{code}/".startswith(f"{known}/")), None)

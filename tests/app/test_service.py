@@ -136,8 +136,8 @@ def serving(directory: Path, loop: str = "uvloop", **sections: Any) -> Iterator[
             proxy.stdout.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 def test_privileges_are_dropped_for_good() -> None:
+    assert os.geteuid() == 0, "only root has privileges to drop: run the tests as root"
     with public_directory("drop") as directory:
         directory.chmod(0o777)
         with serving(directory, process={"user": "nobody"}) as (proxy, port):

@@ -403,6 +403,7 @@ async def test_probe_sends_no_credential(tmp_path: Path) -> None:
     assert server.sessions == 1
 
 
+@pytest.mark.long
 def test_hanging_name_server_does_not_hold_up_the_check(tmp_path: Path) -> None:
     pools = {"main": {"servers": ["mail.example.com"], "tls": "none", "allow_cleartext": True}}
     path = write_config(tmp_path, pools=pools, timeouts={"connect": "1s"})

@@ -18,6 +18,9 @@ async def checked() -> tuple[int, str]:
     return await check_demo(stream), stream.getvalue()
 
 
+pytestmark = pytest.mark.long
+
+
 async def test_wrong_octet_and_deletion_that_does_not_happen_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     stuffed = backend._stuffed
 

@@ -27,6 +27,7 @@ PROGRAM = [sys.executable, "-m", "popproxy", "demo"]
 FREE_PORTS = ["--pop3-port", "0", "--pop3s-port", "0", "--http-port", "0"]
 
 
+@pytest.mark.long
 def test_check_plays_every_session_and_exits_0(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(
@@ -81,6 +82,7 @@ def running(directory: Path, *options: str) -> Iterator[Demo]:
             process.wait()
 
 
+@pytest.mark.long
 def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -> None:
     with running(tmp_path, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")

@@ -8,6 +8,6 @@ import pytest
 import uvloop
 
 POLICIES = [
-    pytest.param(asyncio.DefaultEventLoopPolicy(), id="asyncio"),
+    pytest.param(asyncio.DefaultEventLoopPolicy(), id="asyncio", marks=pytest.mark.long),
     pytest.param(uvloop.EventLoopPolicy(), id="uvloop"),
 ]

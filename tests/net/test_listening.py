@@ -146,12 +146,14 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.long
 def test_no_descriptors_left(tmp_path: Path) -> None:
     """Clients are turned away in words, nothing spins, and all is well when some have left."""
     config = configuration(tmp_path, "127.0.0.1:1")
     (tmp_path / "popproxy.yaml").write_text(json.dumps(config))
     script = (
-        "import resource, sys, uvloop\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\nfrom pathlib import Path\nfrom popproxy.app import service\n"
+        "import resource, sys, uvloop\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "from pathlib import Path\nfrom popproxy.app import service\n"
         "from popproxy.config.loader import load_file\n"
         "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
         "uvloop.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"

@@ -166,7 +166,8 @@ class Fetchmail(Client):
             f"  user '{account.user}' password '{account.password}' fetchall no rewrite pass8bits no mimedecode\n"
             f"  {self._tls[account.transport]} sslcertfile {account.ca} mda '{deliver}' {options}\n",
         )
-        run(["fetchmail", "-v", "-N", "--nosyslog", "--nodetach", "-f", str(directory / "fetchmailrc")], directory)
+        files = ["-f", str(directory / "fetchmailrc"), "--pidfile", str(directory / "fetchmail.pid")]
+        run(["fetchmail", "-v", "-N", "--nosyslog", "--nodetach", *files], directory)
         return _files(inbox)
 
 

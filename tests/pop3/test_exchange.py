@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popproxy.pop3.exchange import CAPA_LIMIT, LISTING_LIMIT, PENDING_LIMIT, Exchange
+from popproxy.pop3.exchange import CAPA_LIMIT, PENDING_LIMIT, Exchange
 from popproxy.pop3.replies import REPLY_LINE_LIMIT
 from popproxy.pop3.states import State
+from popproxy.pop3.unique_ids import LISTING_LIMIT
 from tests.pop3.helpers import chunks
 from tests.pop3.reference import COMMANDS, QUIT, Account, Reply, Said, account, relay
 

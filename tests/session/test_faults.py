@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -348,8 +349,9 @@ async def test_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
         assert [record["pop3.complete"] for record in rig.audit("retr")] == [False]
 
 
+@pytest.mark.long
 async def test_client_that_reads_slowly_is_not_left(tmp_path: Path) -> None:
-    async with running(tmp_path, timeouts={"stall": "300ms"}) as rig:
+    async with running(tmp_path, timeouts={"stall": "1s"}) as rig:
         client, backend = await rig.logged_in(receive=32768)
         (session,) = rig.service.sessions
         relay: Any = session._relay
@@ -358,7 +360,7 @@ async def test_client_that_reads_slowly_is_not_left(tmp_path: Path) -> None:
         sending = asyncio.create_task(backend.send(b"+OK\r\n" + body * 12000 + b".\r\n", seconds=60))
         await until(lambda: relay._client.pending, "back-pressure")
         got = 0
-        for _ in range(20):  # in two seconds, seven times the stall
+        for _ in range(25):  # longer than the stall and the deadlines' interval together
             got += len(await client.take(10_000))
             assert relay._client.pending, "too fast for this test"
             await asyncio.sleep(0.1)
@@ -462,3 +464,113 @@ async def test_exception_before_the_login_ends_that_session_alone(tmp_path: Path
         await client.send("NOOP\r\n")
         assert await client.rest() == b""
         await rig.ends("internal")
+
+
+# ---- everything at once ----
+
+
+@pytest.mark.parametrize("capa", ["TOP UIDL", "TOP UIDL PIPELINING"])
+async def test_whole_session_in_one_segment_and_fin(tmp_path: Path, capa: str) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.client()
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\nSTAT\r\nDELE 1\r\nQUIT\r\n")
+        client.half_close()
+        backend = await rig.backend.logged_in(capa)
+        await Transcript(client, backend).play("""
+            B: STAT
+            R: +OK 1 2
+            B: DELE 1
+            R: +OK
+            B: QUIT
+            R: +OK bye
+            S: +OK POP3 ready
+            S: +OK send PASS
+            S: +OK Logged in
+            S: +OK 1 2
+            S: +OK
+            S: +OK bye
+        """)
+        assert await client.rest() == b""
+        (end,) = await rig.ends("logout")
+        assert end["pop3.committed"] is True
+
+
+async def test_backend_that_resets_while_the_login_is_recorded(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        backend = await rig.backend.logged_in()
+        backend.reset()
+        await client.expect("+OK send PASS")
+        await client.expect("+OK Logged in")
+        await client.send("STAT\r\n")
+        assert await client.rest() == GONE
+        await rig.ends("backend_lost")
+
+
+async def test_quit_waits_for_a_whole_reply_that_the_client_has_not_taken(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client, backend = await rig.logged_in(receive=4096)
+        (session,) = rig.service.sessions
+        relay: Any = session._relay
+        relay._client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await client.send("RETR 1\r\nQUIT\r\n")
+        await backend.expect("RETR 1")
+        relay._backend.pause()  # so that the whole reply is there at once
+        reply = b"+OK\r\n" + (b"x" * 98 + b"\r\n") * 600 + b".\r\n"
+        await backend.send(reply)
+        relay._backend.resume()
+        await until(lambda: relay._client.pending, "back-pressure")
+        assert relay._exchange.awaiting is None, "the reply is not complete"
+        assert await backend.silent(), "QUIT before the client has its message (R7)"
+        assert await client.take(len(reply)) == reply
+        await backend.expect("QUIT")
+        await backend.send("+OK bye\r\n")
+        await client.expect("+OK bye")
+        await rig.ends("logout")
+
+
+async def test_client_that_resets_in_the_moment_of_its_login(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+        audit = rig.parts.audit
+        commit = audit.commit
+
+        async def commit_and_lose() -> None:
+            await commit()
+            client.reset()
+
+        audit.commit = commit_and_lose
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        backend = await rig.backend.logged_in()
+        assert await backend.rest() == b""
+        assert backend.ended == "reset"
+        await rig.ends("client_lost")
+
+
+async def test_client_that_resets_while_its_login_is_recorded(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client = await rig.greeted()
+
+        async def never_written() -> None:
+            client.reset()
+            await asyncio.sleep(3600)
+
+        rig.parts.audit.commit = never_written
+        await client.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        backend = await rig.backend.logged_in()
+        assert await backend.rest() == b""
+        assert backend.ended == "reset"
+        await rig.ends("client_lost")
+
+
+async def test_what_is_sent_behind_quit_costs_nobody_the_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client, backend = await rig.logged_in()
+        await client.send("QUIT\r\n")
+        await backend.expect("QUIT")
+        await client.send("NOOP\r\nSTAT\r\n")
+        await backend.send("+OK bye\r\n")
+        assert await client.rest() == b"+OK bye\r\n"
+        assert client.ended == "eof", "closing on unread octets is a RST"
+        await rig.ends("logout")

@@ -8,4 +8,4 @@ ruff check -q .
 ruff format -q --check .
 lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 mypy --no-error-summary
-pytest -q -n 2 -m "not real"
+pytest -q -n 2 -m "not real and not long"
