@@ -9,7 +9,8 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BufferedRWPair
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.peers.messages import wire
 from tests.peers.process import public_directory, require, wait_until
 from tests.peers.programs import run_on_terminal
 from tests.peers.proxy import POPPROXY, proxies
+from tests.peers.tickets import Initiator
 from tests.real.kerberos_rig import Site, configuration, fetchmail, pop3test, site
 
 _PLUGIN = """\
@@ -389,7 +391,102 @@ def test_metrics_count_handshakes(maildrop: Site) -> None:
     assert metrics["popproxy_metrics_strays_total"] == 0
 
 
+@pytest.mark.parametrize("behind", ["layer", "clear", "forged"])
+def test_what_is_pipelined_behind_the_choice_of_a_layer(
+    maildrop: Site, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    """The client's side of the layer begins there (RFC 4422 section 3.7); a command in the clear is not executed."""
+    it = maildrop
+    monkeypatch.setenv("KRB5_CONFIG", str(it.realm.config))
+    with socket.create_connection(("127.0.0.1", it.proxy.port()), timeout=10) as sock, sock.makefile("rwb") as file:
+        client = at_choice(it, file)
+        choice = client.wrap(b"\x04\0\xff\xffalice", confidential=False)
+        commands = framed(client.wrap(b"DELE 1\r\nQUIT\r\n", confidential=True))
+        more = {"layer": commands, "clear": b"DELE 1\r\nQUIT\r\n", "forged": commands[:-1] + b"!"}[behind]
+        file.write(base64.b64encode(choice) + b"\r\n" + more)
+        file.flush()
+        assert file.readline() == b"+OK Logged in\r\n"
+        answers = b""
+        with contextlib.suppress(ConnectionError):
+            while length := file.read(4):
+                plain, encrypted = client.unwrap(file.read(int.from_bytes(length, "big")))
+                assert encrypted
+                answers += plain
+    it.proxy.settled()
+    end = it.proxy.sessions()[-1][-1]
+    assert end["event.reason"] == ("logout" if behind == "layer" else "protocol")
+    assert answers.count(b"+OK") == (2 if behind == "layer" else 0)
+    assert len(it.backend.maildrop("alice")) == (0 if behind == "layer" else 1)
+
+
+@pytest.mark.parametrize("layer", [2, 4])
+def test_forged_and_repeated_tokens_end_the_session(
+    maildrop: Site, monkeypatch: pytest.MonkeyPatch, layer: int
+) -> None:
+    it = maildrop
+    monkeypatch.setenv("KRB5_CONFIG", str(it.realm.config))
+    bends: list[Callable[[bytes], bytes]] = [
+        lambda token: token + token,
+        lambda token: token[:-1] + b"!",
+        lambda token: token + b"\0\xff\xff\xff",
+    ]
+    for bend in bends:
+        with socket.create_connection(("127.0.0.1", it.proxy.port()), timeout=10) as sock, sock.makefile("rwb") as file:
+            client = at_choice(it, file)
+            file.write(base64.b64encode(client.wrap(bytes([layer]) + b"\0\xff\xff", confidential=False)) + b"\r\n")
+            file.flush()
+            assert file.readline() == b"+OK Logged in\r\n"
+            file.write(bend(framed(client.wrap(b"DELE 1\r\n", confidential=layer == 4))))
+            file.flush()
+            with contextlib.suppress(ConnectionError):
+                file.read()
+        it.proxy.settled()
+        end = it.proxy.sessions()[-1][-1]
+        assert end["event.reason"] == "protocol"
+        assert end["pop3.committed"] is False
+    assert len(it.backend.maildrop("alice")) == 1
+
+
+def test_nonsense_in_the_last_step_is_on_record(maildrop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = maildrop
+    monkeypatch.setenv("KRB5_CONFIG", str(it.realm.config))
+    with socket.create_connection(("127.0.0.1", it.proxy.port()), timeout=10) as sock, sock.makefile("rwb") as file:
+        client = at_choice(it, file)
+        file.write(base64.b64encode(client.wrap(b"\x07\0\0\0", confidential=False)) + b"\r\nNOOP\r\n")
+        file.flush()
+        assert file.readline().startswith(b"-ERR ")
+        assert file.readline().startswith(b"+OK")
+    (record,) = judged(it, "malformed")
+    assert record["user.name"] == f"alice@{it.realm.name}"
+
+
+@pytest.mark.parametrize("token", [b"garbage", b"\x60\x00", b"\0" * 1000, b"\xff" * 65_000])
+def test_garbage_for_a_token(maildrop: Site, token: bytes) -> None:
+    it = maildrop
+    with socket.create_connection(("127.0.0.1", it.proxy.port()), timeout=10) as sock, sock.makefile("rwb") as file:
+        file.readline()
+        file.write(b"AUTH GSSAPI " + base64.b64encode(token) + b"\r\nNOOP\r\n")
+        file.flush()
+        assert file.readline() == b"-ERR [AUTH] authentication failed\r\n"
+        assert file.readline().startswith(b"+OK")
+    judged(it, "kerberos_garbage")
+
+
 # ---- clients by hand ----
+
+
+def at_choice(it: Site, file: BufferedRWPair) -> Initiator:
+    """A client that has shown its ticket and may now choose a layer."""
+    client = Initiator(it.tickets["alice"])
+    file.readline()
+    file.write(b"AUTH GSSAPI " + base64.b64encode(client.step() or b"") + b"\r\n")
+    file.flush()
+    client.step(base64.b64decode(file.readline()[2:]))
+    file.write(b"\r\n")
+    file.flush()
+    offer, _ = client.unwrap(base64.b64decode(file.readline()[2:]))
+    assert offer == b"\x07\x01\0\0"
+    return client
 
 
 def framed(message: bytes) -> bytes:
