@@ -315,7 +315,7 @@ class Timeouts(Model):
     """How long to wait for what."""
 
     handshake: Duration = 10.0
-    """TLS handshake or PROXY header."""
+    """TLS handshake, PROXY header, or KPOP's handshake."""
     login: Duration = 60.0
     """Greeting to login, in total."""
     connect: Duration = 3.0

@@ -32,20 +32,14 @@ from popproxy.pop3.server import (
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, Layer
 from popproxy.sasl.gssapi import GssContext
 from popproxy.session.context import ListenerContext
+from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.types import Address, CloseReason, SessionId
-from popproxy.wire.kpop import ApReqReceived, KpopFailure, KpopHandshake
-from popproxy.wire.kpop import Failed as KpopFailed
+from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 
 UNREAD_LIMIT = 64 * 1024
 """Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
-
-_ENDS_OF_KPOP = {
-    KpopFailure.EOF: CloseReason.CLIENT_LOST,
-    KpopFailure.SILENT: CloseReason.LOGIN_TIMEOUT,
-    KpopFailure.TIMEOUT: CloseReason.LOGIN_TIMEOUT,
-}
 
 log = get_logger("session")
 
@@ -258,44 +252,12 @@ class Session:
             await self._wait()
         self._say(handshake.data_to_send())
         self.deadline = float("inf")
-        assert context.tickets is not None
-        verifier = context.tickets.verifier
-        match events[0]:
-            case ApReqReceived(token):
-                try:
-                    accepted = await verifier.check(token)
-                except (KerberosRefused, Unavailable) as error:
-                    await LoginAttempt(context, self._trail, KpopCredential("", "")).ticket_refused(error)
-                    ours = isinstance(error, Unavailable) or error.temporary
-                    self._refuse_ticket("unavailable" if ours else "refused", error)
-                    raise SessionOver(CloseReason.TOO_MANY_FAILURES) from None
-                handshake.accept(accepted.mutual_reply)
-                self._say(handshake.data_to_send())
-                self._count_handshake("none")
-                self._ticket = KpopCredential(accepted.client, accepted.server)
-            case KpopFailed(reason, owes_error):
-                log.info("KPOP handshake failed", session=self.id, client=str(self._source), why=str(reason))
-                if owes_error:
-                    with contextlib.suppress(Unavailable):
-                        try:
-                            await verifier.check(b"")  # refused like any garbage, for the sake of the answer
-                        except KerberosRefused as error:
-                            self._refuse_ticket(reason, error)
-                            raise SessionOver(_ENDS_OF_KPOP.get(reason, CloseReason.PROTOCOL)) from None
-                self._count_handshake(reason)
-                raise SessionOver(_ENDS_OF_KPOP.get(reason, CloseReason.PROTOCOL))
+        verdict = await judge(context, self._trail, str(self._source), handshake, events[0])
+        self._say(handshake.data_to_send())
+        if isinstance(verdict, CloseReason):
+            raise SessionOver(verdict)
+        self._ticket = verdict
         self.deadline = before
-
-    def _refuse_ticket(self, reason: str, error: KerberosRefused | Unavailable) -> None:
-        """A KRB-ERROR, where one can be made."""
-        assert self._kpop is not None
-        self._count_handshake(reason)
-        if isinstance(error, KerberosRefused) and error.token is not None:
-            self._kpop.refuse(error.token)
-            self._say(self._kpop.data_to_send())
-
-    def _count_handshake(self, reason: str) -> None:
-        self._context.relay.metrics.kpop_handshakes[(self._context.listener.name, reason)] += 1
 
     def _refuse(self, failed: LoginFailed) -> None:
         core, metrics = self._core, self._context.relay.metrics
