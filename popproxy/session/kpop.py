@@ -24,7 +24,10 @@ log = get_logger("session")
 async def judge(
     context: ListenerContext, trail: AuditTrail, client: str, handshake: KpopHandshake, event: Event
 ) -> KpopCredential | CloseReason:
-    """The ticket of `client` (its address, for the log), or why there is no session. What the client is to be told is in the handshake's `data_to_send`."""
+    """The ticket, or why there is no session; `client` is its address, for the log.
+
+    What the client is to be told is in the handshake's `data_to_send`.
+    """
     if isinstance(event, ApReqReceived):
         return await _verify(context, trail, handshake, event.token)
     log.info("KPOP handshake failed", listener=context.listener.name, client=client, why=str(event.reason))
