@@ -75,7 +75,7 @@ def read_privileged(loaded: Loaded) -> Privileged:
     for name, pool in config.pools.items():
         if pool.master is not None and "master" in pool.login:
             try:
-                masters[name] = resolve_secret(pool.master.password)
+                masters[name] = resolve_secret(pool.master.password, f"pools.{name}.master.password")
             except ConfigError as error:
                 problems += error.problems
     try:
