@@ -388,9 +388,20 @@ def test_check_finds_what_is_wrong(maildrop: Site, server_certificate: Certifica
 
 
 def test_metrics_count_handshakes(maildrop: Site) -> None:
-    metrics = maildrop.proxy.metrics()
-    assert metrics['popproxy_kpop_handshakes_total{listener="kpop",reason="none"}'] > 0
-    assert metrics['popproxy_kpop_handshakes_total{listener="kpop",reason="refused"}'] > 0
+    it = maildrop
+    before = it.proxy.metrics()
+    with KpopClient(it.proxy.port("kpop")) as client:
+        client.authenticate(it.realm.config, it.tickets["alice"], it.service)
+        client.line()
+    with KpopClient(it.proxy.port("kpop")) as client, pytest.raises(KpopRefusedError):
+        client.authenticate(it.realm.config, it.tickets["alice"], f"imap/localhost@{it.realm.name}")
+    with KpopClient(it.proxy.port("kpop")) as client:
+        client.send(b"CAPA\r\n")
+        client.rest()
+    metrics = it.proxy.metrics()
+    for reason in ("none", "refused", "plain_text"):
+        name = f'popproxy_kpop_handshakes_total{{listener="kpop",reason="{reason}"}}'
+        assert metrics[name] - before[name] == 1, name
     assert metrics["popproxy_metrics_strays_total"] == 0
 
 
