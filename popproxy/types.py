@@ -68,6 +68,8 @@ class Mechanism(StrEnum):
     APOP = "APOP"
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
+    GSSAPI = "GSSAPI"
+    KPOP = "KPOP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,14 @@ class Identity:
     """The one value that says who is logged in, from authentication onwards.
 
     `user` is the authorisation identity in canonical form; `authcid` what the client claimed to be. `proven` is False
-    until the backend has confirmed a passed-through password.
+    until the backend has confirmed a passed-through password. `principal` is who Kerberos says it is, if it was asked.
     """
 
     user: str
     authcid: str
     mechanism: Mechanism
     proven: bool = True
+    principal: str = ""
 
 
 class Outcome(StrEnum):
@@ -107,7 +110,7 @@ class CloseReason(StrEnum):
     BACKEND_PROTOCOL = "backend_protocol"  # sent what POP3 does not allow
     IDLE = "idle"  # inactivity timer in TRANSACTION (RFC 1939 section 3)
     LOGIN_TIMEOUT = "login_timeout"
-    TOO_MANY_FAILURES = "too_many_failures"
+    TOO_MANY_FAILURES = "too_many_failures"  # with KPOP, one
     TOO_MANY_ERRORS = "too_many_errors"
     PROTOCOL = "protocol"  # the client sent what may not be sent (pipelined STLS, endless line, HTTP)
     TLS = "tls"
@@ -134,3 +137,12 @@ class AuthFailure(StrEnum):
     IN_USE = "in_use"
     LOGIN_DELAY = "login_delay"
     AUDIT = "audit"
+    KERBEROS_REPLAY = "kerberos_replay"
+    KERBEROS_SKEW = "kerberos_skew"
+    KERBEROS_EXPIRED = "kerberos_expired"
+    KERBEROS_SERVICE = "kerberos_service"  # the ticket is for another service
+    KERBEROS_REALM = "kerberos_realm"
+    KERBEROS_KEYTAB = "kerberos_keytab"  # which does not have the key that the ticket was made with
+    KERBEROS_GARBAGE = "kerberos_garbage"
+    CHANNEL_BINDING = "channel_binding"
+    NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox

@@ -7,9 +7,11 @@ import ssl
 from dataclasses import dataclass
 
 from popproxy import __version__
+from popproxy.app.kerberos import KerberosParts, import_libraries
 from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.chain import Chain
-from popproxy.auth.names import canonical
+from popproxy.auth.kerberos import KerberosPasswordAuthenticator
+from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
 from popproxy.auth.timed import Timed
@@ -46,10 +48,11 @@ class Privileged:
 
     tls: dict[str, ServerTls]  # by listener
     vault_key: Secret | None
+    masters: dict[str, Secret]  # by pool
 
 
 def read_privileged(loaded: Loaded) -> Privileged:
-    """Certificates, their keys, the vault's key. Raises ConfigError."""
+    """Certificates, their keys, the vault's key, master users' passwords. Raises ConfigError."""
     config = loaded.config
     problems: list[Problem] = []
     tls: dict[str, ServerTls] = {}
@@ -68,9 +71,20 @@ def read_privileged(loaded: Loaded) -> Privileged:
             key = resolve_secret(config.vault.key)
         except ConfigError as error:
             problems += error.problems
+    masters: dict[str, Secret] = {}
+    for name, pool in config.pools.items():
+        if pool.master is not None and "master" in pool.login:
+            try:
+                masters[name] = resolve_secret(pool.master.password, f"pools.{name}.master.password")
+            except ConfigError as error:
+                problems += error.problems
+    try:
+        import_libraries(loaded)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Privileged(tls, key)
+    return Privileged(tls, key, masters)
 
 
 class Parts:
@@ -80,7 +94,7 @@ class Parts:
         config = self.config = loaded.config
         self._where = str(loaded.path)
         self._privileged = privileged
-        self.pools = {name: Pool(name, pool) for name, pool in config.pools.items()}
+        self.pools = {name: Pool(name, pool, privileged.masters.get(name)) for name, pool in config.pools.items()}
         labels = list(dict.fromkeys(backend.label for pool in self.pools.values() for backend in pool.backends))
         self.metrics = Metrics([listener.name for listener in config.listeners], labels)
         self.executor = self._hash_executor()
@@ -88,6 +102,7 @@ class Parts:
         self._users = self._open_users()
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
+        self._kerberos = self._make_kerberos()
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
@@ -107,6 +122,7 @@ class Parts:
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
             authenticator=self._chain(listener), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
+            tickets=None if self._kerberos is None else self._kerberos.tickets,
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -114,6 +130,8 @@ class Parts:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
         self.deadlines.close()
         self.executor.close()
+        if self._kerberos is not None:
+            self._kerberos.close()
         self.audit.close()
         self.reactor.close()
 
@@ -128,6 +146,13 @@ class Parts:
         executor = BoundedExecutor("hashes", authentication.hash_threads, authentication.hash_queue, HASH_DEADLINE)
         self.metrics.watch_executor("hashes", executor)
         return executor
+
+    def _vet_name(self, name: str) -> str:
+        return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
+
+    def _make_kerberos(self) -> KerberosParts | None:
+        kerberos = self.config.kerberos
+        return None if kerberos is None else KerberosParts(self.config, kerberos, self.metrics)
 
     def _open_vault(self) -> Vault | None:
         if self.config.vault is None or self._privileged.vault_key is None:
@@ -148,9 +173,16 @@ class Parts:
         if listener.apop and self._vault is not None:
             authenticators.append(ApopAuthenticator(self._vault, self._users))
         for number, check in enumerate(listener.authenticate, 1):
+            last = number == len(listener.authenticate)
             if check == "users" and self._users is not None:
-                last = number == len(listener.authenticate)
                 authenticators.append(UsersFileAuthenticator(self._users, self.executor, decisive=last))
+            elif check == "kerberos" and self._kerberos is not None:
+                authenticators.append(
+                    KerberosPasswordAuthenticator(
+                        self._kerberos.kdc, self._kerberos.principals, self._kerberos.realms,
+                        self.config.authentication.default_domain, self._vet_name, decisive=last,
+                    )
+                )  # fmt: skip
             elif check == "passthrough":
                 authenticators.append(PassThrough())
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])

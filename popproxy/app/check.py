@@ -10,6 +10,7 @@ from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.system import check_system
 from popproxy.app.checks.threads import in_daemon_thread
@@ -23,6 +24,7 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "ports": check_listeners,
     "certificates": check_certificates,
     "accounts": check_accounts,
+    "kerberos": check_kerberos,
     "process and audit": check_system,
 }
 

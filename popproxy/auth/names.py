@@ -71,13 +71,14 @@ def vet(credential: Credential, default_domain: str | None = None, case: Case = 
     """
     if isinstance(credential, PasswordCredential):
         _check_octets(credential.password.reveal(), MAX_PASSWORD)
-    user = _vet_name(credential.authcid, default_domain, case)
-    if credential.authzid and _vet_name(credential.authzid, default_domain, case) != user:
+    user = vet_name(credential.authcid, default_domain, case)
+    if credential.authzid and vet_name(credential.authzid, default_domain, case) != user:
         raise NameRefused(AuthFailure.AUTHZID)
     return user
 
 
-def _vet_name(name: str, default_domain: str | None, case: Case) -> str:
+def vet_name(name: str, default_domain: str | None, case: Case) -> str:
+    """Check a name and return its canonical form. Raises NameRefused."""
     try:
         raw = name.encode()
     except UnicodeEncodeError:

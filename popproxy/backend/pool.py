@@ -8,7 +8,7 @@ from functools import cached_property
 from popproxy.config.model import Pool as PoolConfig
 from popproxy.net.tls import client_context
 from popproxy.pop3 import capabilities
-from popproxy.types import Address
+from popproxy.types import Address, Secret
 
 CAPA_MEMORY = 300.0
 """Seconds for which a server's CAPA answer saves the next sessions from asking."""
@@ -39,9 +39,10 @@ class Backend:
 class Pool:
     """Servers that hold the same maildrops, tried in order."""
 
-    def __init__(self, name: str, config: PoolConfig) -> None:
+    def __init__(self, name: str, config: PoolConfig, master_password: Secret | None = None) -> None:
         self.name = name
         self.config = config
+        self.master_password = master_password
         self.declared = capabilities.parse(config.capabilities)
         port = DEFAULT_PORTS[config.tls]
         self.backends = [Backend(Address(server.host, server.port or port)) for server in config.servers]

@@ -23,8 +23,20 @@ def logins_for(
         if strategy == "forward":
             if isinstance(credential, PasswordCredential):
                 logins.append(UserPass(backend_user, credential.password, users_own=not identity.proven))
-        elif identity.proven:
+        elif not identity.proven:
+            continue
+        elif strategy == "master":
+            logins += _master(pool, backend_user)
+        else:
             secret = stored()
             if secret is not None:
                 logins.append(Apop(backend_user, secret) if strategy == "apop" else UserPass(backend_user, secret))
     return logins
+
+
+def _master(pool: Pool, backend_user: str) -> list[Login]:
+    """The master's name stands behind the user's; a user with the separator in its name would open another maildrop."""
+    master, password = pool.config.master, pool.master_password
+    if master is None or password is None or master.separator in backend_user:
+        return []
+    return [UserPass(f"{backend_user}{master.separator}{master.user}", password)]

@@ -14,8 +14,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 BANNER_PATTERN = r"^[ -;=?-~]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Check = Literal["users", "passthrough"]
-LoginStrategy = Literal["forward", "apop", "stored"]
+Check = Literal["users", "kerberos", "passthrough"]
+LoginStrategy = Literal["forward", "apop", "stored", "master"]
+GssLayer = Literal["none", "integrity", "confidentiality"]
 
 
 class Model(BaseModel):
@@ -27,6 +28,18 @@ class Model(BaseModel):
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value  # a section whose keys are all commented out
+
+
+def _regex(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(
+                f"is not a regular expression: {error}; "
+                "correct it, and put a backslash before characters meant literally"
+            ) from None
+    return value
 
 
 class SecretSource(Model):
@@ -62,6 +75,8 @@ class Listener(Model):
 
     name: Name = Field(examples=["pop3"])
     """Label in logs and metrics."""
+    protocol: Literal["pop3", "kpop"] = "pop3"
+    """pop3, or kpop: POP3 behind a Kerberos handshake (port 1109). It needs the section kerberos."""
     listen: list[ListenAddress] = Field(min_length=1, examples=[[":110"]])
     """Addresses and ports; ":110" means every IPv4 and IPv6 address of the machine."""
     tls: Literal["stls", "implicit", "none"] = "stls"
@@ -73,8 +88,11 @@ class Listener(Model):
     """Networks from which passwords are accepted without TLS. Empty: from nowhere."""
     apop: bool = False
     """Offer APOP (needs the vault)."""
+    gssapi: bool = False
+    """Offer SASL GSSAPI: single sign-on with Kerberos tickets (needs the section kerberos)."""
     authenticate: list[Check] = Field(default=["passthrough"], min_length=1)
-    """Who decides about a password: the users file, the backend (passthrough), or one after the other."""
+    """Who decides about a password: the users file, the KDC (kerberos), the backend (passthrough), or one after the
+    other."""
     proxy_protocol: list[IpNetwork] = []
     """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others
     refused."""
@@ -105,6 +123,79 @@ class Vault(Model):
     """The encrypted vault; edit it with `popproxy vault`."""
     key: SecretSource = Field(examples=[{"file": "/etc/popproxy/vault.key"}])
     """The key that opens it: 32 octets in base64, made by `popproxy vault init`."""
+
+
+class KerberosRealm(Model):
+    """A realm whose users may come."""
+
+    realm: str = Field(min_length=1, examples=["EXAMPLE.COM"])
+    """Its name, as Kerberos writes it."""
+    domain: str | None = None
+    """Put behind the user's name: alice@EXAMPLE.COM has the mailbox alice@example.com. null: the mailbox is alice."""
+    instances: list[str] = []
+    """Second parts of principals that stand for the user: with mail, alice/mail@EXAMPLE.COM is alice. Others are
+    refused."""
+    by_name: bool = True
+    """Map users by their name. false: only rules do."""
+
+
+class KerberosRule(Model):
+    """Gives some principals another mailbox: exactly one of regex and file. Files decide before regular expressions."""
+
+    regex: str | None = None
+    """Every principal (user@REALM) that matches this regular expression as a whole."""
+    mailbox: str | None = Field(default=None, min_length=1)
+    """With regex: the user's name here, with \\1 or \\g<name> for groups."""
+    file: LocalPath | None = None
+    """A file with a line per principal: principal@REALM mailbox."""
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> KerberosRule:
+        if (self.regex is None) == (self.file is None):
+            raise ValueError("needs exactly one of regex, file; write for example file: principals.map")
+        if (self.regex is None) != (self.mailbox is None):
+            raise ValueError("regex and mailbox belong together; write for example mailbox: \\1@example.com")
+        return self
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        return _regex(value)
+
+
+class Kerberos(Model):
+    """Kerberos 5: tickets (gssapi, protocol: kpop) and passwords (authenticate: [kerberos])."""
+
+    keytab: LocalPath = Field(examples=["/etc/popproxy/pop.keytab"])
+    """The keys of the principals. Read anew for each ticket: new keys need no restart."""
+    principals: list[str] = Field(min_length=1, examples=[["pop/mail.example.com@EXAMPLE.COM"]])
+    """The names that tickets must be for: pop/HOST@REALM. The first one also proves the KDC when it checks a
+    password."""
+    replay_cache: LocalPath = Field(examples=["/var/lib/popproxy/replay"])
+    """A directory of popproxy's own, for the cache that refuses a ticket's second use. All processes of the host share
+    it."""
+    realms: list[KerberosRealm] = Field(min_length=1, examples=[[{"realm": "EXAMPLE.COM"}]])
+    """Realms whose users may come. Names without a realm belong to the first one."""
+    rules: list[KerberosRule] = []
+    """Mailboxes of principals that are not called like them."""
+    layers: list[GssLayer] = Field(default=["none", "integrity", "confidentiality"], min_length=1)
+    """What GSSAPI clients may choose to protect the session with, when there is no TLS."""
+    channel_binding: Literal["off", "allow", "require"] = "allow"
+    """Bind GSSAPI to TLS (tls-server-end-point): allow refuses a client that names another channel, require also one
+    that names none."""
+    threads: int = Field(default=4, ge=1, le=64)
+    """Threads that accept tickets, and as many that ask the KDC about passwords."""
+    queue: int = Field(default=200, ge=1)
+    """Logins that may wait for such a thread; more are answered [SYS/TEMP]."""
+    deadline: Duration = 10.0
+    """Longest wait for a thread and the KDC together; then the answer is [SYS/TEMP]."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be more than nothing; write for example 10s")
+        return value
 
 
 class Authentication(Model):
@@ -143,15 +234,7 @@ class Rule(Model):
     @field_validator("regex")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(
-                    f"is not a regular expression: {error}; "
-                    "correct it, and put a backslash before characters meant literally"
-                ) from None
-        return value
+        return _regex(value)
 
     @model_validator(mode="after")
     def _one_condition(self) -> Rule:
@@ -177,6 +260,17 @@ class Routing(Model):
     """The user's name at the default pool: text with {user}, {local} and {domain}."""
 
 
+class Master(Model):
+    """An account of the backend that may open everybody's maildrop."""
+
+    user: str = Field(min_length=1, examples=["popproxy"])
+    """Its name."""
+    password: SecretSource = Field(examples=[{"file": "/etc/popproxy/master.password"}])
+    """Where its password is."""
+    separator: str = Field(default="*", min_length=1, max_length=8)
+    """Between the user's name and its own: USER alice*popproxy (Dovecot: auth_master_user_separator)."""
+
+
 class Pool(Model):
     """One backend, or several that serve the same maildrops."""
 
@@ -196,7 +290,9 @@ class Pool(Model):
     """Say true to send passwords over a link without TLS. Needed with tls: none."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
     """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from
-    the vault)."""
+    the vault), master (an account that may open everybody's maildrop)."""
+    master: Master | None = None
+    """The account for login: [master]."""
     capabilities: list[str] = ["TOP", "UIDL"]
     """What every server of the pool can do, as it would stand in CAPA: TOP, UIDL, "EXPIRE 30", "LOGIN-DELAY 60".
     Verified by `popproxy check`."""
@@ -219,7 +315,7 @@ class Timeouts(Model):
     """How long to wait for what."""
 
     handshake: Duration = 10.0
-    """TLS handshake or PROXY header."""
+    """TLS handshake, PROXY header, or KPOP's handshake."""
     login: Duration = 60.0
     """Greeting to login, in total."""
     connect: Duration = 3.0
@@ -298,6 +394,8 @@ class Config(Model):
     """Accounts that popproxy checks itself."""
     vault: Vault | None = None
     """Secrets for APOP and stored backend passwords."""
+    kerberos: Kerberos | None = None
+    """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()
     """What holds for every login."""
     limits: Limits = Limits()

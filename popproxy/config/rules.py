@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted
 from popproxy.config.model import Config, Listener, Pool
+from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
 from popproxy.config.units import format_duration, format_server
 from popproxy.types import Address
@@ -97,10 +98,11 @@ def _certificates(config: Config) -> Iterator[Finding]:
 def _cleartext(config: Config) -> Iterator[Finding]:
     for at, listener in _listeners(config):
         networks = (*at, "cleartext_networks")
-        if listener.tls == "none" and not listener.cleartext_networks and not listener.apop:
+        ways_in = listener.cleartext_networks or listener.apop or listener.gssapi or listener.protocol == "kpop"
+        if listener.tls == "none" and not ways_in:
             cure = "add cleartext_networks with the clients' networks, for example [192.0.2.0/24], or write tls: stls"
             what = "nobody can log in: no TLS, and no network may send passwords without it"
-            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop")))
+            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop"), (*at, "gssapi")))
         if listener.tls == "implicit" and listener.cleartext_networks:
             yield Finding(networks, "has no effect with tls: implicit", "remove it", warning=True)
         for number, network in enumerate(listener.cleartext_networks):
@@ -117,12 +119,17 @@ def _who_decides(config: Config) -> Iterator[Finding]:
     without_forward = [name for name, pool in config.pools.items() if "forward" not in pool.login]
     used = any("users" in listener.authenticate for listener in config.listeners)
     for at, listener in _listeners(config):
+        if listener.protocol == "kpop":
+            continue
         yield from _twice(listener.authenticate, (*at, "authenticate"))
         for number, check_name in enumerate(listener.authenticate):
             path = (*at, "authenticate", number)
             if check_name == "users" and config.users is None:
                 cure = "add the section users with file: /etc/popproxy/users, or write passthrough"
                 yield Finding(path, "there is no users file", cure, because=(("users",),))
+            elif check_name == "kerberos" and config.kerberos is None:
+                cure = "add the section kerberos with keytab, principals, replay_cache and realms, or write passthrough"
+                yield Finding(path, "there is no section kerberos", cure, because=(("kerberos",),))
             elif check_name == "passthrough" and without_forward:
                 names = ", ".join(without_forward)
                 cure = f"add forward to the login of {names}, or let users decide"
@@ -156,7 +163,7 @@ def _vault(config: Config) -> Iterator[Finding]:
     used = any(listener.apop for listener in config.listeners)
     for at, pool in _pools(config):
         for number, strategy in enumerate(pool.login):
-            if strategy == "forward":
+            if strategy not in ("apop", "stored"):
                 continue
             used = True
             if config.vault is None:
@@ -169,6 +176,18 @@ def _vault(config: Config) -> Iterator[Finding]:
         because = (("listeners",), *((*at, "login") for at, _ in _pools(config)))
         cure = "add stored or apop to a pool's login, write apop: true at a listener, or remove the section"
         yield Finding(("vault",), "nothing uses the vault", cure, warning=True, because=because)
+
+
+def _master(config: Config) -> Iterator[Finding]:
+    for at, pool in _pools(config):
+        if "master" in pool.login and pool.master is None:
+            cure = "add master: {user: popproxy, password: {file: /etc/popproxy/master.password}}"
+            path = (*at, "login", pool.login.index("master"))
+            yield Finding(path, "nothing says which account that is", cure, because=((*at, "master"),))
+        if "master" not in pool.login and pool.master is not None:
+            cure = "add it, for example login: [master], or remove the section"
+            what = "is not used: login does not name master"
+            yield Finding((*at, "master"), what, cure, warning=True, because=((*at, "login"),))
 
 
 def _pool_servers(config: Config) -> Iterator[Finding]:
@@ -242,6 +261,8 @@ _RULES: tuple[Rule, ...] = (
     _who_decides,
     _apop,
     _vault,
+    _master,
+    *KERBEROS_RULES,
     _pool_servers,
     _pool_links,
     check_routing,

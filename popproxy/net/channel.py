@@ -1,4 +1,4 @@
-"""The one transport that sessions see: octets to and from a peer, in the clear or under TLS, with back-pressure.
+"""The one transport that sessions see: octets to and from a peer, in the clear, under TLS or in a GSS layer.
 
 A channel calls its receiver from the reactor and never starts a task. It owns its buffers: what has been read and not
 been handed on is visible, so that STLS, a PROXY header and a ClientHello in one segment can be told apart.
@@ -18,7 +18,8 @@ from array import array
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from popproxy.errors import ChannelClosed, RemoteProtocolError, TlsFailed
+from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
+from popproxy.net.gss_layer import GssLayer
 from popproxy.net.reactor import BROKEN, READABLE, WRITABLE, Reactor
 from popproxy.types import TlsInfo
 from popproxy.wire import clienthello
@@ -111,6 +112,7 @@ class Channel:
         "_eof",
         "_events",
         "_fd",
+        "_gss",
         "_lingering",
         "_out",
         "_reactor",
@@ -127,6 +129,7 @@ class Channel:
         self._fd = sock.fileno()
         self._out: bytearray | None = None  # what the socket has not taken yet
         self._tls: _Tls | None = None
+        self._gss: GssLayer | None = None  # never together with TLS
         self._events = READABLE
         self.reading = True
         self._eof = False
@@ -167,13 +170,18 @@ class Channel:
 
     @property
     def encrypted(self) -> bool:
-        """True under TLS."""
-        return self._tls is not None
+        """True under TLS and in a GSS layer with confidentiality."""
+        return self._tls is not None or (self._gss is not None and self._gss.conf)
 
     @property
     def handshaking(self) -> bool:
         """True while TLS is being agreed on; what is written then is dropped."""
         return self._tls is not None and self._tls.waiter is not None
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What TLS runs with, None without TLS."""
+        return None if self._tls is None or self._tls.session is None else self._tls.session.context
 
     # ---- writing ----
 
@@ -196,6 +204,12 @@ class Channel:
                 self._lose(OSError(errno.ECONNRESET, "TLS"), "tls")
                 return True
             data = tls.outgoing.read()
+        elif self._gss is not None:
+            try:
+                data = self._gss.encode(data)
+            except RemoteProtocolError as error:
+                self._lose(OSError(errno.ECONNRESET, "GSS"), error.reason)
+                return True
         return self._send(sock, data)
 
     def _send(self, sock: socket.socket, data: bytes | bytearray | memoryview) -> bool:
@@ -288,6 +302,8 @@ class Channel:
             return
         if self._tls is not None:
             self._tls_received(self._tls, memoryview(buffer)[:count])
+        elif self._gss is not None and count:
+            self._gss_received(self._gss, memoryview(buffer)[:count])
         elif count:
             self.receiver.data_received(buffer, count)
         else:
@@ -321,6 +337,8 @@ class Channel:
     def _begin_tls(self) -> _Tls:
         if self._sock is None or self._eof:
             raise ChannelClosed("the connection is gone", "eof")
+        if self._gss is not None:
+            raise LocalProtocolError("no TLS inside a GSS layer")
         return _Tls(self._reactor.loop.create_future())
 
     async def _handshake(self, tls: _Tls, already: bytes) -> TlsInfo:
@@ -433,6 +451,32 @@ class Channel:
         if data and self._sock is not None:
             self._send(self._sock, data)
 
+    # ---- GSS layers ----
+
+    def start_gss(self, layer: GssLayer, already: bytes = b"") -> bytes:
+        """Every octet from here on, both ways, is in `layer`; what was written before goes out as it is.
+
+        Call it right after the +OK of AUTH was written. The client's side of the layer begins earlier, behind its last
+        response (RFC 4422 section 3.7), so `already`, what has been read behind that, belongs to the layer: its
+        plaintext is returned. Raises RemoteProtocolError (reason ``gss_layer``) if it does not, for a command sent in
+        the clear must not be executed inside the layer; then abort.
+        """
+        if self._tls is not None or self._gss is not None:
+            raise LocalProtocolError("one layer is enough")
+        plaintext = b"".join(layer.decode(already))
+        self._gss = layer
+        return plaintext
+
+    def _gss_received(self, layer: GssLayer, data: memoryview) -> None:
+        try:
+            plaintexts = layer.decode(data)
+        except RemoteProtocolError as error:
+            self._lose(OSError(errno.ECONNRESET, "GSS"), error.reason)
+            return
+        if plaintexts:
+            plain = bytearray().join(plaintexts)
+            self.receiver.data_received(plain, len(plain))
+
     # ---- ending ----
 
     def close(self, *, linger: bool = False, notify: bool = True) -> None:
@@ -449,6 +493,7 @@ class Channel:
             with contextlib.suppress(ssl.SSLError, ValueError):
                 self._tls.session.unwrap()
             self._raw_send(self._tls.outgoing.read())
+        self._gss = None  # nothing more is written, and what still comes is thrown away as it is
         self._closing = True
         self._lingering = linger
         if not self._out:
@@ -498,7 +543,7 @@ class Channel:
         if sock is not None:
             self._reactor.forget(self._fd)
             sock.close()
-            self._out = self._tls = None
+            self._out = self._tls = self._gss = None
             self._closing = True
 
     def _want(self, events: int) -> None:

@@ -28,6 +28,9 @@ from popproxy.pop3.exchanged import Exchanged
 from popproxy.pop3.states import State
 from popproxy.types import CloseReason
 
+_CLIENT_LOST = {"internal": CloseReason.INTERNAL, "gss_layer": CloseReason.PROTOCOL}
+"""Why the client's channel was lost, if it was not the client that went."""
+
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
@@ -123,7 +126,7 @@ class Relay:
         if self._exchange.state is State.UPDATE:
             self.deadline = self._context.deadlines.now + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
             return
-        self._leave(CloseReason.INTERNAL if reason == "internal" else CloseReason.CLIENT_LOST)
+        self._leave(_CLIENT_LOST.get(reason, CloseReason.CLIENT_LOST))
 
     # ---- from the backend ----
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from popproxy.wire.clienthello import ClientHello
 
@@ -26,6 +27,7 @@ class _Entry:
     context: ssl.SSLContext
     names: frozenset[str]
     expires: float
+    end_point: bytes
 
 
 class ServerTls:
@@ -51,6 +53,10 @@ class ServerTls:
                 return entry.context
         return self._entries[0].context
 
+    def end_point(self, context: ssl.SSLContext | None) -> bytes | None:
+        """The channel binding of a connection under `context` (RFC 5929 section 4), with its prefix; None without."""
+        return next((entry.end_point for entry in self._entries if entry.context is context), None)
+
     @property
     def expires(self) -> float:
         """When the first of the certificates ends, in seconds since the epoch."""
@@ -65,7 +71,14 @@ def _load(cert: Path, key: Path | None, minimum: str) -> _Entry:
     context.load_cert_chain(cert, key)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_SINGLE_ECDH_USE
     leaf = x509.load_pem_x509_certificates(certificates)[0]
-    return _Entry(context, frozenset(dns_names(leaf)), leaf.not_valid_after_utc.timestamp())
+    return _Entry(context, frozenset(dns_names(leaf)), leaf.not_valid_after_utc.timestamp(), _end_point(leaf))
+
+
+def _end_point(certificate: x509.Certificate) -> bytes:
+    """The certificate's hash by the hash of its signature, or by SHA-256 if that is too weak, or there is none."""
+    used = certificate.signature_hash_algorithm
+    weak = used is None or isinstance(used, hashes.MD5 | hashes.SHA1)
+    return b"tls-server-end-point:" + certificate.fingerprint(hashes.SHA256() if used is None or weak else used)
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:

@@ -91,6 +91,8 @@ class AuditTrail:
             f"{_endpoint('destination.address', 'destination.port', backend)}"
         )
         claimed = "" if identity.authcid == identity.user else f'"user.authcid":{json_string(identity.authcid)},'
+        if identity.principal:
+            claimed += f'"krb5.principal":{json_string(identity.principal)},'
         self._log.record(
             f'"event.action":"login","event.category":["authentication"],"event.type":["start"],"event.outcome":"success",'
             f"{self._session}{self._tls}{claimed}{_MECHANISM[identity.mechanism]}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from popproxy.types import AuthFailure, CloseReason, Mechanism
+from popproxy.wire.kpop import KpopFailure
 
 PREFIX = "popproxy_"
 
@@ -95,7 +96,7 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "auth_duration_seconds",
             "histogram",
             "Time to judge a credential.",
-            {"authenticator": ("users", "apop", "passthrough")},
+            {"authenticator": ("users", "apop", "kerberos", "passthrough")},
             _LOGIN,
         ),
         Family(
@@ -112,6 +113,13 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "When the listener's certificate that expires first does so; absent without certificate.",
             listener,
             sparse=True,
+        ),
+        Family(
+            "kpop_handshakes",
+            "kpop_handshakes",
+            "counter",
+            "KPOP handshakes by why they failed; none for those that did not.",
+            {**listener, "reason": ("none", "refused", "unavailable", *(failure.value for failure in KpopFailure))},
         ),
         Family(
             "commands",

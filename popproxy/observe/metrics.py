@@ -60,6 +60,7 @@ class Metrics(Collector):
     auth_duration: LabelledHistogram
     tls_handshakes: Series[tuple[str, str, str]]
     tls_certificate_expiry: Series[str]
+    kpop_handshakes: Series[tuple[str, str]]
     commands: Series[tuple[str, str]]
     messages: Series[str]
     truncated: Series[str]

@@ -20,11 +20,14 @@ from popproxy.pop3.lines import LineSplitter, LineTooLong
 from popproxy.pop3.states import IN_AUTHORIZATION, NEXT, State
 from popproxy.sasl import apop
 from popproxy.sasl.credentials import Credential, PasswordCredential
-from popproxy.sasl.mechanism import Challenge, SaslError, SaslMechanism, decode_name
+from popproxy.sasl.gssapi import GssapiExchange, GssContext
+from popproxy.sasl.mechanism import Challenge, NeedStep, SaslError, SaslMechanism, Step, decode_name
 from popproxy.types import CloseReason, Mechanism, Secret
 
 SASL_LINE_LIMIT = 12 * 1024
 """Longest line inside AUTH, in octets. As a server we take longer initial responses than RFC 5034 section 4 allows."""
+GSSAPI_LINE_LIMIT = 4 * 64 * 1024 // 3 + 8 + len("AUTH GSSAPI \r\n")
+"""The same where GSSAPI is offered: tickets that carry an Active Directory PAC reach tens of KiB."""
 INPUT_LIMIT = 192 * 1024
 """Octets that a client may send before its login, in all."""
 BACKLOG_LIMIT = 32 * 1024
@@ -54,6 +57,20 @@ class CredentialOffered:
 
 
 @dataclass(frozen=True, slots=True)
+class GssStepNeeded:
+    """A GSS context must take `token`. The core waits for `sasl_step_done` or `login_failed`."""
+
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeBroken:
+    """The client has proved to be `principal` and then sent what SASL GSSAPI does not allow. It has been told."""
+
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
 class TlsRequested:
     """STLS was answered +OK and nothing was pipelined behind it: start TLS, then call `upgrade_to_tls`."""
 
@@ -65,7 +82,7 @@ class Finished:
     reason: CloseReason
 
 
-Event = CredentialOffered | TlsRequested | Finished
+Event = CredentialOffered | GssStepNeeded | ExchangeBroken | TlsRequested | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +119,13 @@ class ServerConnection:
         self.state = State.AUTHORIZATION
         self.offer = offer
         self.commands: list[tuple[str, bool]] = []  # (verb, answered +OK) for the metrics; the session empties it
-        self._lines = LineSplitter(SASL_LINE_LIMIT)
+        self._lines = LineSplitter(GSSAPI_LINE_LIMIT if "GSSAPI" in offer.mechanisms else SASL_LINE_LIMIT)
         self._out: list[bytes] = []
         self._events: list[Event] = []
         self._capa = b""  # the answer to CAPA, made once: a client may ask thousands of times
         self._user: bytes | None = None  # of a USER that PASS may follow
         self._sasl: SaslMechanism | None = None  # an AUTH under way
-        self._waiting = False  # for the verdict on a credential, or for TLS
+        self._waiting = False  # for the verdict on a credential, a step of GSSAPI, or TLS
         self._bad_left = bad_commands
         self._eof = False
 
@@ -161,9 +178,21 @@ class ServerConnection:
         self._move(State.TRANSACTION)
         self._out.append(replies.ok(text))
 
+    def sasl_step_done(self, context: GssContext, answer: bytes | None) -> None:
+        """The step that `GssStepNeeded` asked for has been taken, and gave `answer`."""
+        if not isinstance(self._sasl, GssapiExchange):
+            raise LocalProtocolError("no step of GSSAPI was asked for")
+        self._waiting = False
+        try:
+            self._sasl_took(self._sasl.step_done(context, answer))
+        except SaslError as error:
+            self._sasl_failed(error)
+        self._advance()
+
     def login_failed(self, text: str, code: str | None, final: CloseReason | None = None) -> None:
         """The credential is not good, or cannot be judged now. `final`: say so and end the connection."""
         self._waiting = False
+        self._sasl = None
         self._out.append(replies.err(text, code))
         if final is not None:
             self._finish(final)
@@ -287,17 +316,28 @@ class ServerConnection:
         try:
             self._sasl_step(_decode(line))
         except SaslError as error:
-            self._sasl = None
-            self._bad(str(error), "AUTH")
+            self._sasl_failed(error)
 
     def _sasl_step(self, response: bytes | None) -> None:
         assert self._sasl is not None
-        step = self._sasl.step(response)
-        if isinstance(step, Challenge):
-            self._out.append(b"+ " + base64.b64encode(step.data) + b"\r\n")
-        else:
-            self._sasl = None
-            self._offer(step.credential)
+        self._sasl_took(self._sasl.step(response))
+
+    def _sasl_took(self, step: Step) -> None:
+        match step:
+            case Challenge(data):
+                self._out.append(b"+ " + base64.b64encode(data) + b"\r\n")
+            case NeedStep(token):
+                self._waiting = True
+                self._events.append(GssStepNeeded(token))
+            case _:
+                self._sasl = None
+                self._offer(step.credential)
+
+    def _sasl_failed(self, error: SaslError) -> None:
+        if isinstance(self._sasl, GssapiExchange) and self._sasl.initiator:
+            self._events.append(ExchangeBroken(self._sasl.initiator))
+        self._sasl = None
+        self._bad(str(error), "AUTH")
 
     # ---- small change ----
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntFlag
 
 from popproxy.types import Mechanism, Secret
 
@@ -34,4 +35,55 @@ class ApopCredential:
     authzid: str = ""
 
 
-Credential = PasswordCredential | ApopCredential
+class Layer(IntFlag):
+    """Security layers of SASL GSSAPI, with their numbers on the wire (RFC 4752 section 3.3)."""
+
+    NONE = 1
+    INTEGRITY = 2
+    CONFIDENTIALITY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GssapiCredential:
+    """A complete SASL GSSAPI exchange (RFC 4752): Kerberos vouches for `principal`, nobody yet for the rest.
+
+    `principal` is the client's name and `target` the service's, both as Kerberos writes them (``alice@EXAMPLE.ORG``,
+    ``pop/mail.example.org@EXAMPLE.ORG``); `authzid` whom the client wants to act as ("" = itself). `layer` is the one
+    security layer that takes effect with +OK, `client_max_size` the longest wrapped token in octets that the client
+    takes (0 for layer none). `context` is the established GSS context, for the layer and for delegation.
+    """
+
+    principal: str
+    target: str
+    authzid: str = ""
+    layer: Layer = Layer.NONE
+    client_max_size: int = 0
+    context: object = field(default=None, repr=False, compare=False)
+    mechanism: Mechanism = Mechanism.GSSAPI
+
+    @property
+    def authcid(self) -> str:
+        """Who the client is, for the audit record."""
+        return self.principal
+
+
+@dataclass(frozen=True, slots=True)
+class KpopCredential:
+    """A ticket shown in the KPOP handshake, and the mailbox that USER named afterwards (`authzid`).
+
+    `principal` and `target` are as in GssapiCredential; `evidence` is what the acceptor keeps for delegation.
+    """
+
+    principal: str
+    target: str
+    authzid: str = ""
+    evidence: object = field(default=None, repr=False, compare=False)
+    mechanism: Mechanism = Mechanism.KPOP
+
+    @property
+    def authcid(self) -> str:
+        """Who the client is, for the audit record."""
+        return self.principal
+
+
+Credential = PasswordCredential | ApopCredential | GssapiCredential | KpopCredential

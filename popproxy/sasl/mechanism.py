@@ -1,4 +1,4 @@
-"""What every SASL mechanism looks like to the POP3 core: octets in, one of three answers out (RFC 4422, RFC 5034)."""
+"""What every SASL mechanism looks like to the POP3 core: octets in, one of a few answers out (RFC 4422, RFC 5034)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ class Verify:
     credential: Credential
 
 
-Step = Challenge | Verify
+@dataclass(frozen=True, slots=True)
+class NeedStep:
+    """Something that blocks must be done with `token` in a thread first; then the mechanism's `step_done` goes on.
+
+    Only GSSAPI asks for it. If it fails, the login has failed.
+    """
+
+    token: bytes
+
+
+Step = Challenge | NeedStep | Verify
 
 
 class SaslError(RemoteProtocolError):

@@ -8,9 +8,9 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from popproxy.auth.names import vet
+from popproxy.auth.names import vet, vet_name
 from popproxy.auth.result import Authenticator
 from popproxy.backend.dial import Dialer
 from popproxy.backend.pool import Pool
@@ -22,11 +22,12 @@ from popproxy.pop3.capabilities import Capabilities
 from popproxy.pop3.server import Offer
 from popproxy.routing.router import Router
 from popproxy.sasl import apop
-from popproxy.sasl.credentials import Credential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.sasl.login import Login
 from popproxy.sasl.mechanism import SaslMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
+from popproxy.session.tickets import Tickets, user_of
 from popproxy.types import Secret
 
 _MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
@@ -49,19 +50,30 @@ class ListenerContext:
     tls: ServerTls | None
     promised: Capabilities  # what every possible backend can do
     host: str  # for APOP timestamps
+    tickets: Tickets | None = None
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     def vet(self, credential: Credential) -> str:
         """The canonical user name. Raises NameRefused."""
         authentication = self.config.authentication
+        if isinstance(credential, GssapiCredential | KpopCredential):
+            assert self.tickets is not None
+            return user_of(credential, self.tickets.principals, self._vet_name)
         return vet(credential, authentication.default_domain, authentication.case)
+
+    def _vet_name(self, name: str) -> str:
+        return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
     def offer(self, source: str, *, encrypted: bool, timestamp: bytes | None) -> Offer:
         """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused)."""
+        kpop = self.listener.protocol == "kpop"
         passwords = encrypted or _within(source, tuple(self.listener.cleartext_networks))
+        mechanisms = dict(_MECHANISMS) if passwords and not kpop else {}
+        if self.listener.gssapi and self.tickets is not None and self.tickets.usable(encrypted=encrypted):
+            mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
         return Offer(
-            passwords=passwords,
-            mechanisms=_MECHANISMS if passwords else {},
+            passwords=passwords or kpop,  # behind KPOP's handshake PASS carries none
+            mechanisms=mechanisms,
             timestamp=timestamp,
             stls=self.listener.tls == "stls" and not encrypted,
             backend=self.promised,

@@ -15,11 +15,13 @@ from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
-from popproxy.errors import AuditError, BackendError, VaultError
+from popproxy.errors import AuditError, BackendError, Unavailable, VaultError
+from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
-from popproxy.sasl.credentials import Credential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.session.context import ListenerContext
+from popproxy.session.tickets import REASONS
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome
 
 log = get_logger("login")
@@ -73,6 +75,11 @@ class LoginAttempt:
             user = context.vet(self._credential)
         except NameRefused as refused:
             return await self._wrong(refused.reason)
+        credential = self._credential
+        if isinstance(credential, GssapiCredential | KpopCredential):  # the ticket has proved it
+            return await self._open(
+                Identity(user, credential.authcid, credential.mechanism, principal=credential.principal)
+            )
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
             case CannotTell(detail):
@@ -84,6 +91,17 @@ class LoginAttempt:
                 return await self._wrong(AuthFailure.BAD_CREDENTIALS)
             case Accepted(identity):
                 return await self._open(identity)
+
+    async def ticket_refused(self, error: KerberosRefused | Unavailable) -> LoginFailed:
+        """A ticket was not accepted: there is nobody to judge."""
+        if isinstance(error, KerberosRefused) and not error.temporary:
+            return await self._wrong(REASONS[error.reason])
+        log.error("cannot judge a ticket", why=str(error))
+        return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+
+    def exchange_broken(self) -> None:
+        """The client has proved who it is, and then broken the rules: the core has told it, this is the record."""
+        self._failed(WRONG, Outcome.FAILURE, AuthFailure.MALFORMED)
 
     async def _open(self, identity: Identity) -> LoggedIn | LoginFailed:
         context = self._context
@@ -164,7 +182,9 @@ class LoginAttempt:
         self, failed: LoginFailed, outcome: Outcome, reason: AuthFailure, *, recorded: bool = False
     ) -> LoginFailed:
         if not recorded:
-            self._trail.auth(outcome, reason, self._credential.mechanism, self._credential.authcid, known=False)
+            credential = self._credential
+            known = isinstance(credential, GssapiCredential | KpopCredential) and bool(credential.principal)
+            self._trail.auth(outcome, reason, credential.mechanism, credential.authcid, known=known)
         self._count(outcome, reason)
         return failed
 

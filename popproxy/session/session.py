@@ -6,19 +6,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
+from dataclasses import replace
+from typing import cast
 
-from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
+from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed, Unavailable
+from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.net.channel import Channel
+from popproxy.net.gss_layer import GssLayer
 from popproxy.net.relay import Relay
 from popproxy.observe.logs import get_logger
 from popproxy.pop3 import replies
 from popproxy.pop3.exchange import Exchange
-from popproxy.pop3.server import CredentialOffered, Event, Finished, ServerConnection, TlsRequested
+from popproxy.pop3.server import (
+    CredentialOffered,
+    Event,
+    ExchangeBroken,
+    Finished,
+    GssStepNeeded,
+    ServerConnection,
+    TlsRequested,
+)
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, Layer
+from popproxy.sasl.gssapi import GssContext
 from popproxy.session.context import ListenerContext
+from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.types import Address, CloseReason, SessionId
+from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 
 UNREAD_LIMIT = 64 * 1024
@@ -39,8 +56,9 @@ class Session:
     """One client's connection. Its channel's receiver until the relay takes over."""
 
     __slots__ = (
-        "_admitted", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_events", "_failures", "_header",
-        "_over", "_relay", "_sessions", "_source", "_started", "_task", "_trail", "_waiter", "deadline", "id",
+        "_admitted", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events", "_failures",
+        "_header", "_kpop", "_over", "_relay", "_sessions", "_source", "_started", "_task", "_ticket", "_trail",
+        "_waiter", "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -53,6 +71,9 @@ class Session:
         self._channel = Channel(context.reactor, sock, self)
         self._core: ServerConnection | None = None
         self._header: ProxyHeaderParser | None = None
+        self._kpop: KpopHandshake | None = None
+        self._ticket: KpopCredential | None = None  # shown in KPOP's handshake; USER and PASS come later
+        self._credential: Credential | None = None  # the one that was accepted
         self._trail = context.relay.audit.trail(self.id, context.listener.name, peer, None)
         self._relay: Relay | None = None
         self._events: list[Event] = []
@@ -81,6 +102,8 @@ class Session:
             self._admit()
             if context.listener.tls == "implicit":
                 await self._start_tls(b"")
+            if context.listener.protocol == "kpop":
+                await self._take_ticket()
             self._greet()
             self._hand_over(await self._authorize())
         except SessionOver as over:
@@ -144,10 +167,15 @@ class Session:
         timestamp = context.timestamp()
         offer = context.offer(self._source.host, encrypted=self._channel.encrypted, timestamp=timestamp)
         header, self._header = self._header, None
+        kpop, self._kpop = self._kpop, None
         core = self._core = ServerConnection(offer, context.config.limits.bad_commands)
         core.greet(context.listener.banner)
         if header is not None and header.rest:
             core.receive_data(header.rest)
+        if kpop is not None:
+            core.receive_data(kpop.rest)
+            if kpop.eof:
+                core.receive_eof()
         self._channel.resume()
         self._after_core()
 
@@ -167,15 +195,69 @@ class Session:
                         core.upgrade_to_tls(self._context.offer(self._source.host, encrypted=True, timestamp=timestamp))
                     except LocalProtocolError:  # plain text that came in the moment before TLS
                         raise SessionOver(CloseReason.PROTOCOL) from None
+                case GssStepNeeded(token):
+                    before = self._suspend_deadline()
+                    refused = await self._gss_step(token)
+                    self._restore_deadline(before)
+                    if refused is not None:
+                        self._refuse(refused)
+                case ExchangeBroken(principal):
+                    LoginAttempt(self._context, self._trail, GssapiCredential(principal, "")).exchange_broken()
                 case CredentialOffered(credential):
-                    before = self.deadline
-                    self.deadline = float("inf")  # every step of an attempt has a deadline of its own
-                    attempt = LoginAttempt(self._context, self._trail, credential)
-                    outcome = await attempt.run()
-                    self.deadline = max(before, self._context.relay.deadlines.now + 1)
+                    before = self._suspend_deadline()
+                    if self._ticket is not None:
+                        credential = replace(self._ticket, authzid=credential.authcid)
+                    outcome = await LoginAttempt(self._context, self._trail, credential).run()
+                    self._restore_deadline(before)
                     if isinstance(outcome, LoggedIn):
+                        self._credential = credential
                         return outcome
                     self._refuse(outcome)
+
+    def _suspend_deadline(self) -> float:
+        """Every step of an attempt has a deadline of its own."""
+        before, self.deadline = self.deadline, float("inf")
+        return before
+
+    def _restore_deadline(self, before: float) -> None:
+        self.deadline = max(before, self._context.relay.deadlines.now + 1)
+
+    async def _gss_step(self, token: bytes) -> LoginFailed | None:
+        """Kerberos is done after one token, so that each begins a context of its own."""
+        core, tickets, tls = self._core, self._context.tickets, self._context.tls
+        assert core is not None
+        assert tickets is not None
+        binding = tls.end_point(self._channel.tls_context) if tickets.bind and tls is not None else None
+        context = tickets.acceptor.new_context(binding)
+        try:
+            answer = await context.advance(token)
+        except (KerberosRefused, Unavailable) as error:
+            return await LoginAttempt(self._context, self._trail, GssapiCredential("", "")).ticket_refused(error)
+        core.sasl_step_done(context, answer)
+        self._after_core()
+        return None
+
+    async def _take_ticket(self) -> None:
+        """KPOP's handshake. Whoever does not end it has no session."""
+        context, handshake = self._context, KpopHandshake()
+        self._kpop = handshake
+        before = self.deadline
+        self.deadline = min(before, context.reactor.loop.time() + context.config.timeouts.handshake)
+        header, self._header = self._header, None
+        if header is not None:
+            handshake.receive_data(header.rest)
+        self._channel.resume()
+        while not (events := handshake.events_received()):
+            self._say(handshake.data_to_send())
+            await self._wait()
+        self._say(handshake.data_to_send())
+        self.deadline = float("inf")
+        verdict = await judge(context, self._trail, str(self._source), handshake, events[0])
+        self._say(handshake.data_to_send())
+        if isinstance(verdict, CloseReason):
+            raise SessionOver(verdict)
+        self._ticket = verdict
+        self.deadline = before
 
     def _refuse(self, failed: LoginFailed) -> None:
         core, metrics = self._core, self._context.relay.metrics
@@ -197,6 +279,7 @@ class Session:
             opened.channel.abort()
             raise SessionOver(CloseReason.CLIENT_LOST)
         pipelined, eof = core.take_rest()
+        pipelined = self._start_layer(pipelined, opened.channel)
         now = context.reactor.loop.time()
         exchange = Exchange(
             pipelining=pool.pipelines(opened.backend, now), before=core.offer.capabilities(), declared=pool.declared
@@ -212,6 +295,22 @@ class Session:
         )  # fmt: skip
         self._relay.start(pipelined, eof)
 
+    def _start_layer(self, pipelined: bytes, backend: Channel) -> bytes:
+        """From the +OK on everything is in the security layer that the client has chosen, if it has chosen one."""
+        credential, tickets = self._credential, self._context.tickets
+        if not isinstance(credential, GssapiCredential) or credential.layer is Layer.NONE:
+            return pipelined
+        assert tickets is not None
+        confidential = credential.layer is Layer.CONFIDENTIALITY
+        context = cast("GssContext", credential.context)
+        layer = GssLayer(context, credential.client_max_size, tickets.layers.max_size, confidential)
+        try:
+            return self._channel.start_gss(layer, pipelined)
+        except RemoteProtocolError:
+            self._channel.abort()
+            backend.abort()
+            raise SessionOver(CloseReason.PROTOCOL) from None
+
     # ---- receiver ----
 
     def data_received(self, buffer: bytearray, end: int) -> None:
@@ -221,6 +320,11 @@ class Session:
         if self._core is not None:
             self._core.receive_data(data)
             self._after_core()
+        elif self._kpop is not None:
+            self._kpop.receive_data(data)
+            if self._kpop.backlogged:
+                self._channel.pause()
+            self._wake()
         elif self._header is not None:
             try:
                 self._header.feed(data)
@@ -237,6 +341,9 @@ class Session:
         if self._core is not None:
             self._core.receive_eof()
             self._after_core()
+        elif self._kpop is not None:
+            self._kpop.receive_eof()
+            self._wake()
         else:
             self._cancel(CloseReason.CLIENT_LOST)
 
@@ -252,6 +359,10 @@ class Session:
         self.deadline = float("inf")
         if self._channel.handshaking:
             self._cancel(CloseReason.TLS)
+        elif self._kpop is not None:
+            with contextlib.suppress(LocalProtocolError):  # its AP-REQ has come in this very moment
+                self._kpop.deadline_passed()
+            self._wake()
         elif self._core is None:
             self._cancel(CloseReason.PROXY_HEADER)
         else:

@@ -16,7 +16,7 @@ from popproxy.config.model import Config, Listener, Pool
 FOLDER = Path(__file__).parents[2] / "config"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 ANNOTATED = FOLDER / "popproxy.yaml"
-NEEDS_AN_EXAMPLE = {"listeners", "pools", "tls.certificates", "users", "vault"}
+NEEDS_AN_EXAMPLE = {"listeners", "pools", "tls.certificates", "users", "vault", "kerberos"}
 """Sections that have no default, or one that would show nothing."""
 AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"}
 """Keys that the file explains in another section, and says so."""
@@ -33,7 +33,7 @@ def uncommented(text: str) -> str:
         inside = starts or (inside and bool(re.match(r"#  ", bare)))
         if inside:
             lines.append(indent + bare[1:])
-        elif line.strip() != "rules: []":
+        elif line.strip() not in ("rules: []", "master: null"):
             lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -115,7 +115,8 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
     text = uncommented(ANNOTATED.read_text()).replace(
         "authenticate: [passthrough]", "authenticate: [users, passthrough]"
     )
-    text = text.replace("login: [forward]", "login: [forward, stored]")
+    text = text.replace("login: [forward]", "login: [forward, stored, master]")
+    text = text.replace("gssapi: false", "gssapi: true")
     loaded = load_bytes(text.encode(), ANNOTATED)
     assert isinstance(loaded.config, Config)
     assert loaded.config.vault is not None

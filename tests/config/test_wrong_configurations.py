@@ -34,6 +34,17 @@ vault:
 """
 
 
+def kerberos(
+    lines: str, pools: str = "", *, principal: str = "pop/a@A", realms: str = "[{realm: A}]", more: str = ""
+) -> str:
+    """A listener of which `lines` begin in line 4, a section kerberos behind it, and a pool with a master user."""
+    pools = pools or "pools:\n  main: {servers: [a], login: [forward, master], master: {user: m, password: {env: M}}}"
+    return (
+        f"{listener(lines)}kerberos:\n  keytab: k\n  principals: [{principal}]\n  replay_cache: r\n  realms: {realms}\n"
+        f"{more}{pools}\n"
+    )
+
+
 class Wrong(NamedTuple):
     """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
 
@@ -154,7 +165,7 @@ WRONG = {
     "a wrong level": Wrong("logging:\n  level: warn\n", 2, "logging.level", "did you mean warning?"),
     "a word unlike all others": Wrong("audit:\n  on_error: qqq\n", 2, "audit.on_error", "write one of closed, open"),
     "an unknown way to log in": Wrong(pool("login: [foward]"), 4, "pools.main.login[0]", "did you mean forward?"),
-    "an unknown judge of passwords": Wrong(listener("authenticate: [ldap]"), 4, "listeners[0].authenticate[0]", "users, passthrough"),
+    "an unknown judge of passwords": Wrong(listener("authenticate: [ldap]"), 4, "listeners[0].authenticate[0]", "users, kerberos, passthrough"),
     "nobody to judge passwords": Wrong(listener("authenticate: []"), 4, "listeners[0].authenticate", "for example [passthrough]"),
     "no way to log in": Wrong(pool("login: []"), 4, "pools.main.login", "for example [forward]"),
     "a word without a value": Wrong("logging:\n  level:\n", 2, "logging.level", "debug, info, warning, error"),
@@ -235,6 +246,27 @@ WRONG = {
     "a domain with @": Wrong(rule("domain: '@a.example'\npool: main"), 3, "routing.rules[0].domain", "for example a.example"),
     "a rule that is never reached": Wrong(rule("user: a\npool: main") + "    - {user: A, pool: main}\n", 5, "routing.rules[1].user", "remove one"),
     "a default domain with @": Wrong("authentication:\n  default_domain: '@a.example'\n", 2, "authentication.default_domain", "for example a.example"),
+    # Kerberos
+    "tickets without a keytab": Wrong(listener("gssapi: true"), 4, "listeners[0].gssapi", "add the section kerberos", ("listeners[0].gssapi",)),
+    "a KDC without a keytab": Wrong(listener("authenticate: [kerberos]"), 4, "listeners[0].authenticate[0]", "add the section kerberos"),
+    "KPOP without a keytab": Wrong(listener("protocol: kpop"), 4, "listeners[0].protocol", "write protocol: pop3", ("listeners[0].protocol",)),
+    "KPOP under TLS": Wrong(kerberos("protocol: kpop\ntls: implicit"), 5, "listeners[0].tls", "write tls: stls"),
+    "KPOP with APOP": Wrong(kerberos("protocol: kpop\napop: true") + VAULT, 5, "listeners[0].apop", "apop: false"),
+    "KPOP with GSSAPI": Wrong(kerberos("protocol: kpop\ngssapi: true"), 5, "listeners[0].gssapi", "gssapi: false"),
+    "tickets where only passwords get in": Wrong(kerberos("gssapi: true", "pools:\n  main: {servers: [a]}"), 4, "listeners[0].gssapi", "add master or stored"),
+    "tickets bound to no TLS": Wrong(kerberos("gssapi: true\ntls: none", more="  channel_binding: require\n"), 4, "listeners[0].gssapi", "channel_binding: allow"),
+    "a principal of another service": Wrong(kerberos("gssapi: true", principal="imap/a@A"), 7, "kerberos.principals[0]", "pop/mail.example.com@EXAMPLE.COM"),
+    "a principal without a host": Wrong(kerberos("gssapi: true", principal="pop/@A"), 7, "kerberos.principals[0]", "pop/HOST@REALM"),
+    "no realms": Wrong(kerberos("gssapi: true", realms="[]"), 9, "kerberos.realms", "realm: EXAMPLE.COM"),
+    "a realm twice": Wrong(kerberos("gssapi: true", realms="[{realm: A}, {realm: A}]"), 9, "kerberos.realms[1].realm", "remove one"),
+    "a principal rule with two conditions": Wrong(kerberos("gssapi: true", more="  rules: [{regex: a, mailbox: b, file: c}]\n"), 10, "kerberos.rules[0]", "file: principals.map"),
+    "a principal rule without mailbox": Wrong(kerberos("gssapi: true", more="  rules: [{regex: a}]\n"), 10, "kerberos.rules[0]", "mailbox: "),
+    "a mailbox of a group that is not there": Wrong(kerberos("gssapi: true", more="  rules: [{regex: a, mailbox: '\\1'}]\n"), 10, "kerberos.rules[0].mailbox", "parentheses"),
+    "no layer": Wrong(kerberos("gssapi: true", more="  layers: []\n"), 10, "kerberos.layers", "[none, integrity, confidentiality]"),
+    "an unknown layer": Wrong(kerberos("gssapi: true", more="  layers: [privacy]\n"), 10, "kerberos.layers[0]", "write one of none, integrity"),
+    "a deadline of nothing": Wrong(kerberos("gssapi: true", more="  deadline: 0s\n"), 10, "kerberos.deadline", "for example 10s"),
+    "a master user that is nobody": Wrong(pool("login: [forward, master]"), 4, "pools.main.login[1]", "add master: {user:"),
+    "a master user's password in the file": Wrong(pool("login: [forward, master]\nmaster: {user: a, password: b}"), 5, "pools.main.master.password", "name its place"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

@@ -16,7 +16,7 @@ from popproxy.pop3 import client, server
 from popproxy.pop3.capabilities import Capabilities
 from popproxy.pop3.client import ClientConnection, Login
 from popproxy.pop3.server import Offer, ServerConnection
-from popproxy.sasl.credentials import ApopCredential
+from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.login import Login as LoginMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.types import CloseReason
@@ -67,8 +67,15 @@ def server_event(event: server.Event) -> str:
     match event:
         case server.CredentialOffered(credential):
             names = f"{credential.mechanism} {credential.authcid!a} authzid={credential.authzid!a}"
-            secret = credential.digest if isinstance(credential, ApopCredential) else credential.password
-            return f"credential {names} {secret.reveal()!r}"
+            if isinstance(credential, ApopCredential):
+                return f"credential {names} {credential.digest.reveal()!r}"
+            if isinstance(credential, PasswordCredential):
+                return f"credential {names} {credential.password.reveal()!r}"
+            return f"credential {names}"
+        case server.GssStepNeeded(token):
+            return f"step {token!r}"
+        case server.ExchangeBroken(principal):
+            return f"broken {principal}"
         case server.TlsRequested():
             return "tls"
         case server.Finished(reason):

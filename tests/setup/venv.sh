@@ -29,6 +29,13 @@ if [ "$found" != "$PWD/.venv $base" ] || ! .venv/bin/python -m pip -V >/dev/null
     "$python" -m venv --clear .venv
 fi
 
+# python-gssapi comes as source only: it is compiled against the Kerberos libraries of the system.
+if [ "$kind" = development ] && command -v apt-get >/dev/null; then
+    missing=$(missing_packages gcc libkrb5-dev python3-dev | tr '\n' ' ')
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || install_packages $missing
+fi
+
 say "installing popproxy and what it needs ($kind)"
 case $kind in
 runtime) what=. ;;

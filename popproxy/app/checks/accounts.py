@@ -1,4 +1,4 @@
-"""Checks of the users file, the routing files and the vault, and of users who could not use what is offered."""
+"""Checks of users file, routing files, vault and master users, and of users who could not use what is offered."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def check_accounts(config: Config) -> list[Finding]:
     findings: list[Finding] = []
     users = _read_users(config, findings)
     findings += _routing(config)
+    findings += _masters(config)
     secrets = _read_vault(config, findings)
     if users is not None and secrets is not None and any(listener.apop for listener in config.listeners):
         findings += _apop(users, secrets)
@@ -53,6 +54,21 @@ def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
         return None
     findings.append(ok(area, f"opens with its key, {counted(len(users), 'secret')}"))
     return set(users)
+
+
+def _masters(config: Config) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, pool in config.pools.items():
+        if pool.master is None or "master" not in pool.login:
+            continue
+        area = f"pool {name}"
+        try:
+            resolve_secret(pool.master.password, f"pools.{name}.master.password")
+        except ConfigError as error:
+            findings += _problems(area, error)
+        else:
+            findings.append(ok(area, f"the password of {pool.master.user} can be read"))
+    return findings
 
 
 def _routing(config: Config) -> list[Finding]:

@@ -1,0 +1,218 @@
+"""Whose maildrop a principal may open. Pure: rules in, an answer with its reasons out.
+
+Nothing is mapped by accident: realms are listed, instances (``alice/admin``) are refused unless they are named, and
+regular expressions must match the whole principal. The same rules serve GSSAPI, KPOP and Kerberos passwords.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from popproxy.errors import ConfigError, Problem
+
+Case = Literal["fold", "keep"]
+
+_ESCAPES: Final = {"n": "\n", "t": "\t", "b": "\b", "0": "\0"}
+_SEPARATORS: Final = frozenset("@/\\")
+
+
+class MapRefusal(StrEnum):
+    """Why a principal has no maildrop: closed set, for the audit record."""
+
+    MALFORMED = "malformed"  # no principal, or characters that no mailbox may have
+    REALM = "realm"
+    INSTANCE = "instance"
+    NO_RULE = "no_rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The maildrop, and each step on the way to it in words for an administrator."""
+
+    mailbox: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotMapped:
+    """No maildrop. `steps` ends with what was in the way."""
+
+    reason: MapRefusal
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RealmRule:
+    """A realm whose users may come.
+
+    `domain` is put behind the user's name; without one the mailbox has none. `instances` are those second parts that
+    stand for the user (``alice/mail``). With `by_name` False only tables and regular expressions make mailboxes.
+    """
+
+    realm: str
+    domain: str | None = None
+    instances: frozenset[str] = frozenset()
+    by_name: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RegexRule:
+    r"""`pattern` matches the whole of ``user@REALM``; `mailbox` may use its groups as ``\1`` and ``\g<name>``."""
+
+    pattern: re.Pattern[str]
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableRule:
+    """Principals by name, instances included. `find` returns the mailbox or None; `name` is the file, for steps."""
+
+    name: str
+    find: Callable[[str], str | None]
+
+
+Rule = RegexRule | TableRule
+
+
+class PrincipalMap:
+    """The rules of a configuration: listed realms, then tables, regular expressions, and the name itself."""
+
+    def __init__(self, realms: Sequence[RealmRule], rules: Sequence[Rule] = (), *, case: Case = "fold") -> None:
+        self._realms = {rule.realm: rule for rule in realms}
+        self._rules = tuple(rules)
+        self._case = case
+
+    def map(self, principal: str) -> Mapped | NotMapped:
+        r"""The maildrop of ``alice@REALM``, as libkrb5 prints it (with ``\@`` for an @ in the name)."""
+        steps = [f"principal {_shown(principal)}"]
+
+        def refuse(reason: MapRefusal, why: str) -> NotMapped:
+            return NotMapped(reason, (*steps, why))
+
+        parsed = _parse(principal)
+        if parsed is None:
+            return refuse(MapRefusal.MALFORMED, "refused: not a principal that could have a mailbox")
+        user, instance, realm = parsed
+        rule = self._realms.get(realm)
+        if rule is None:
+            listed = ", ".join(self._realms) or "none"
+            return refuse(MapRefusal.REALM, f"refused: realm {_shown(realm)} is not listed (listed: {listed})")
+        steps.append(f"realm {realm} is listed")
+        mailbox = self._in_tables(principal, steps)
+        if mailbox is None and instance is not None:
+            if instance not in rule.instances:
+                return refuse(MapRefusal.INSTANCE, f"refused: instance /{instance} is not allowed in realm {realm}")
+            steps.append(f"instance /{instance} is allowed and stands for {user}")
+        if mailbox is None:
+            mailbox = self._by_regex(f"{user}@{realm}", steps)
+        if mailbox is None and rule.by_name:
+            mailbox = f"{user}@{rule.domain}" if rule.domain else user
+            steps.append(f"by name: {mailbox}")
+        if mailbox is None:
+            return refuse(MapRefusal.NO_RULE, f"refused: no rule matches, and realm {realm} maps none by name")
+        if self._case == "fold":
+            mailbox = unicodedata.normalize("NFC", mailbox.lower())
+        if not mailbox or _has_odd_characters(mailbox):
+            return refuse(MapRefusal.MALFORMED, "refused: the mailbox would be empty or have unprintable characters")
+        return Mapped(mailbox, (*steps, f"mailbox {mailbox}"))
+
+    def _in_tables(self, principal: str, steps: list[str]) -> str | None:
+        for rule in self._rules:
+            if isinstance(rule, TableRule):
+                mailbox = rule.find(principal)
+                steps.append(f"table {rule.name}: {mailbox or 'no entry'}")
+                if mailbox is not None:
+                    return mailbox
+        return None
+
+    def _by_regex(self, principal: str, steps: list[str]) -> str | None:
+        for rule in self._rules:
+            if isinstance(rule, RegexRule):
+                match = rule.pattern.fullmatch(principal)
+                mailbox = None if match is None else match.expand(rule.mailbox)
+                steps.append(f"regex {rule.pattern.pattern}: {'no match' if mailbox is None else mailbox}")
+                if mailbox is not None:
+                    return mailbox
+        return None
+
+
+def regex_rule(pattern: str, mailbox: str) -> RegexRule:
+    """A rule from the configuration. Raises ConfigError if pattern and mailbox do not fit together."""
+    try:
+        compiled = re.compile(pattern)
+        compiled.sub(mailbox, "")  # looks at every reference to a group
+    except (re.error, IndexError) as error:
+        problem = Problem("", "", f"regex {pattern!r} with mailbox {mailbox!r}: {error}", "correct the rule")
+        raise ConfigError([problem]) from None
+    return RegexRule(compiled, mailbox)
+
+
+def parse_table(octets: bytes, where: str) -> Mapping[str, str]:
+    """The lines ``principal mailbox`` of a file; # begins a comment. Raises ConfigError with all problems."""
+    problems: list[Problem] = []
+    table: dict[str, str] = {}
+    for number, raw in enumerate(octets.decode("utf-8", "surrogateescape").splitlines(), 1):
+        words = raw.partition("#")[0].split()
+        place = f"{where}:{number}"
+        if not words:
+            continue
+        if any("\udc80" <= character <= "\udcff" for character in raw):
+            problems.append(Problem(place, "", "is not UTF-8", "save the file as UTF-8"))
+        elif len(words) != 2:
+            problems.append(Problem(place, "", f"{len(words)} words", "write: principal@REALM mailbox"))
+        elif _parse(words[0]) is None:
+            problems.append(Problem(place, "", f"{words[0]} is not a principal with its realm", "write user@REALM"))
+        elif words[0] in table:
+            problems.append(Problem(place, "", f"{words[0]} stands here twice", "remove one of the lines"))
+        else:
+            table[words[0]] = words[1]
+    if problems:
+        raise ConfigError(problems)
+    return table
+
+
+def _parse(principal: str) -> tuple[str, str | None, str] | None:
+    """User, instance and realm; None for what can be no user's: more parts, or separators inside a part."""
+    parts, realm = split_principal(principal)
+    if realm is None or not realm or len(parts) > 2 or not all(parts):
+        return None
+    if any(_has_odd_characters(part) or _SEPARATORS & set(part) for part in (*parts, realm)):
+        return None
+    return parts[0], parts[1] if len(parts) == 2 else None, realm
+
+
+def split_principal(principal: str) -> tuple[list[str], str | None]:
+    """The parts of the name, and the realm or None; both without the backslashes of krb5_unparse_name."""
+    parts = [""]
+    at_realm = escaped = False
+    for character in principal:
+        if escaped:
+            parts[-1] += _ESCAPES.get(character, character)
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character == "@" and not at_realm:
+            at_realm = True
+            parts.append("")
+        elif character == "/" and not at_realm:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if escaped or not at_realm:
+        return parts, None
+    return parts[:-1], parts[-1]
+
+
+def _has_odd_characters(text: str) -> bool:
+    return any(unicodedata.category(character)[0] in "CZ" for character in text)
+
+
+def _shown(text: str) -> str:
+    """Safe on a terminal and in a log, and not endless."""
+    safe = text.encode("unicode_escape").decode("ascii") if _has_odd_characters(text) else text
+    return safe if len(safe) <= 255 else f"{safe[:252]}..."

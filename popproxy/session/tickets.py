@@ -1,0 +1,79 @@
+"""What sessions need to take Kerberos tickets: the acceptors, and the rules from principals to mailboxes.
+
+Nothing here imports GSSAPI: without Kerberos in the configuration its libraries need not be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from popproxy.auth.names import NameRefused
+from popproxy.kerberos.mapping import Mapped, PrincipalMap
+from popproxy.kerberos.refusal import Refusal
+from popproxy.sasl.credentials import GssapiCredential, KpopCredential
+from popproxy.sasl.gssapi import GssapiExchange, LayerOffer
+from popproxy.types import AuthFailure
+
+if TYPE_CHECKING:
+    from popproxy.kerberos.acceptor import Acceptor
+    from popproxy.kerberos.apreq import ApReqVerifier
+
+REASONS: Final = {
+    Refusal.REPLAY: AuthFailure.KERBEROS_REPLAY,
+    Refusal.SKEW: AuthFailure.KERBEROS_SKEW,
+    Refusal.EXPIRED: AuthFailure.KERBEROS_EXPIRED,
+    Refusal.WRONG_SERVICE: AuthFailure.KERBEROS_SERVICE,
+    Refusal.WRONG_REALM: AuthFailure.KERBEROS_REALM,
+    Refusal.KEYTAB: AuthFailure.KERBEROS_KEYTAB,
+    Refusal.GARBAGE: AuthFailure.KERBEROS_GARBAGE,
+    Refusal.CHANNEL_BINDING: AuthFailure.CHANNEL_BINDING,
+    Refusal.UNAVAILABLE: AuthFailure.UNAVAILABLE,
+}
+"""For the audit record; the client hears the same about all of them."""
+
+Ticket = GssapiCredential | KpopCredential
+
+
+@dataclass(frozen=True, slots=True)
+class Tickets:
+    """Everything about Kerberos that the sessions of a listener share.
+
+    `layers` are for connections without TLS. `bind` and `require_binding`: tickets are bound to TLS, must be.
+    """
+
+    acceptor: Acceptor
+    verifier: ApReqVerifier
+    principals: PrincipalMap
+    layers: LayerOffer
+    bind: bool = True
+    require_binding: bool = False
+
+    def usable(self, *, encrypted: bool) -> bool:
+        """Could GSSAPI succeed on this connection?"""
+        return encrypted or not self.require_binding
+
+    def exchange(self, *, encrypted: bool) -> GssapiExchange:
+        """A new SASL exchange. Under TLS there is no other layer (RFC 4752 section 3)."""
+        return GssapiExchange(LayerOffer() if encrypted else self.layers)
+
+
+def user_of(ticket: Ticket, principals: PrincipalMap, vet: Callable[[str], str]) -> str:
+    """The canonical name of the user that a ticket and its authzid speak of; `vet` makes names canonical.
+
+    The authzid may be any name of the client's own: the mailbox, the principal, or the principal without its realm.
+    Raises NameRefused with NOT_MAPPED or AUTHZID, and whatever `vet` raises.
+    """
+    mapped = principals.map(ticket.principal)
+    if not isinstance(mapped, Mapped):
+        raise NameRefused(AuthFailure.NOT_MAPPED)
+    user = vet(mapped.mailbox)
+    wanted = ticket.authzid
+    if not wanted or vet(wanted) == user:
+        return user
+    realm = ticket.principal.rpartition("@")[2]
+    named = principals.map(wanted if "@" in wanted else f"{wanted}@{realm}")
+    if not isinstance(named, Mapped) or vet(named.mailbox) != user:
+        raise NameRefused(AuthFailure.AUTHZID)
+    return user

@@ -1,0 +1,144 @@
+"""Principals and the mailboxes they get, or the reason why they get none."""
+
+from __future__ import annotations
+
+import pytest
+
+from popproxy.errors import ConfigError
+from popproxy.kerberos.mapping import (
+    Mapped,
+    MapRefusal,
+    NotMapped,
+    PrincipalMap,
+    RealmRule,
+    TableRule,
+    parse_table,
+    regex_rule,
+)
+
+TABLE = parse_table(b"# who\nroot/mail@EXAMPLE.ORG postmaster@example.org\nBob@EXAMPLE.ORG Robert\n", "table")
+
+RULES = PrincipalMap(
+    [
+        RealmRule("EXAMPLE.ORG", "example.org", frozenset({"mail"})),
+        RealmRule("PLAIN.ORG"),
+        RealmRule("STRICT.ORG", by_name=False),
+    ],
+    [
+        regex_rule(r"u(\d+)@EXAMPLE\.ORG", r"user\1@example.org"),
+        TableRule("table", TABLE.get),
+        regex_rule(r"(?P<who>s-\w+)@STRICT\.ORG", r"\g<who>"),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("principal", "mailbox"),
+    [
+        ("alice@EXAMPLE.ORG", "alice@example.org"),
+        ("Alice@EXAMPLE.ORG", "alice@example.org"),
+        ("alice@PLAIN.ORG", "alice"),
+        ("alice/mail@EXAMPLE.ORG", "alice@example.org"),
+        ("u17@EXAMPLE.ORG", "user17@example.org"),
+        ("u17/mail@EXAMPLE.ORG", "user17@example.org"),
+        ("root/mail@EXAMPLE.ORG", "postmaster@example.org"),
+        ("Bob@EXAMPLE.ORG", "robert"),
+        ("s-anna@STRICT.ORG", "s-anna"),
+        ("j\u00f6rg@PLAIN.ORG", "j\u00f6rg"),
+        ("jo\u0308rg@PLAIN.ORG", "j\u00f6rg"),
+        ("a.b-c_d+e$@PLAIN.ORG", "a.b-c_d+e$"),
+    ],
+)
+def test_mapped(principal: str, mailbox: str) -> None:
+    result = RULES.map(principal)
+    assert isinstance(result, Mapped), result
+    assert result.mailbox == mailbox
+    assert result.steps[-1] == f"mailbox {mailbox}"
+
+
+@pytest.mark.parametrize(
+    ("principal", "reason"),
+    [
+        ("alice@EVIL.ORG", MapRefusal.REALM),
+        ("alice@example.org", MapRefusal.REALM),
+        ("alice@EXAMPLE.ORG.EVIL.ORG", MapRefusal.REALM),
+        ("alice@EXAMPLE.ORG@EVIL.ORG", MapRefusal.MALFORMED),
+        ("alice\\@EXAMPLE.ORG@EVIL.ORG", MapRefusal.MALFORMED),
+        ("alice\\@EVIL.ORG@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice/admin@EXAMPLE.ORG", MapRefusal.INSTANCE),
+        ("u17/admin@EXAMPLE.ORG", MapRefusal.INSTANCE),
+        ("alice/mail@PLAIN.ORG", MapRefusal.INSTANCE),
+        ("alice/Mail@EXAMPLE.ORG", MapRefusal.INSTANCE),
+        ("WELLKNOWN/ANONYMOUS@EXAMPLE.ORG", MapRefusal.INSTANCE),
+        ("WELLKNOWN/ANONYMOUS@WELLKNOWN:ANONYMOUS", MapRefusal.REALM),
+        ("alice\\/mail@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice/mail/mail@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice@STRICT.ORG", MapRefusal.NO_RULE),
+        ("xs-anna@STRICT.ORG", MapRefusal.NO_RULE),
+        ("s-anna@STRICT.ORG\n", MapRefusal.MALFORMED),
+        ("alice", MapRefusal.MALFORMED),
+        ("", MapRefusal.MALFORMED),
+        ("@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice@", MapRefusal.MALFORMED),
+        ("/mail@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice/@EXAMPLE.ORG", MapRefusal.MALFORMED),
+        ("alice\\", MapRefusal.MALFORMED),
+        ("al\\nice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al\\0ice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al\r\nice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al ice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al\u200bice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al\\\\ice@PLAIN.ORG", MapRefusal.MALFORMED),
+        ("al\udce9ice@PLAIN.ORG", MapRefusal.MALFORMED),
+    ],
+)
+def test_not_mapped(principal: str, reason: MapRefusal) -> None:
+    result = RULES.map(principal)
+    assert isinstance(result, NotMapped), result
+    assert result.reason is reason
+    assert result.steps[-1].startswith("refused: ")
+    for step in result.steps:
+        assert step.isprintable()
+
+
+def test_steps_tell_the_whole_way() -> None:
+    assert RULES.map("alice/mail@EXAMPLE.ORG").steps == (
+        "principal alice/mail@EXAMPLE.ORG",
+        "realm EXAMPLE.ORG is listed",
+        "table table: no entry",
+        "instance /mail is allowed and stands for alice",
+        r"regex u(\d+)@EXAMPLE\.ORG: no match",
+        r"regex (?P<who>s-\w+)@STRICT\.ORG: no match",
+        "by name: alice@example.org",
+        "mailbox alice@example.org",
+    )
+
+
+def test_case_can_be_kept() -> None:
+    keep = PrincipalMap([RealmRule("EXAMPLE.ORG", "Example.org")], case="keep")
+    assert keep.map("Alice@EXAMPLE.ORG") == Mapped("Alice@Example.org", keep.map("Alice@EXAMPLE.ORG").steps)
+
+
+def test_nobody_comes_when_no_realm_is_listed() -> None:
+    result = PrincipalMap([]).map("alice@EXAMPLE.ORG")
+    assert isinstance(result, NotMapped)
+    assert result.reason is MapRefusal.REALM
+
+
+def test_regex_that_makes_nothing_is_refused() -> None:
+    empty = PrincipalMap([RealmRule("R")], [regex_rule(r"(x)?alice@R", r"\1")])
+    result = empty.map("alice@R")
+    assert isinstance(result, NotMapped)
+    assert result.reason is MapRefusal.MALFORMED
+
+
+@pytest.mark.parametrize(("pattern", "mailbox"), [("(", "x"), ("(a)", r"\2"), ("(a)", r"\g<who>"), ("a", "\\")])
+def test_regex_and_mailbox_must_fit(pattern: str, mailbox: str) -> None:
+    with pytest.raises(ConfigError, match="correct the rule"):
+        regex_rule(pattern, mailbox)
+
+
+def test_every_problem_of_a_table_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_table(b"alice@R a\nalice@R b\nbob c\ncarol@R\n\xff@R d\n  # nothing\n", "/etc/table")
+    assert [problem.where for problem in caught.value.problems] == [f"/etc/table:{n}" for n in (2, 3, 4, 5)]

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.pop3 import profiles
+
+profiles.load()
