@@ -7,5 +7,9 @@ PATH=$PWD/.venv/bin:$PATH
 ruff check -q .
 ruff format -q --check .
 lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
-mypy --no-error-summary
-pytest -q -n 2 -m "not real and not long"
+mypy --no-error-summary &
+types=$!
+status=0
+pytest -q -n 2 -m "not real and not long" || status=$?
+wait "$types" || status=$?
+exit "$status"
