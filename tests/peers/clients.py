@@ -70,11 +70,11 @@ def _maildir(path: Path) -> Path:
     return path
 
 
-def _delivery_agent(directory: Path) -> tuple[Path, Path]:
-    """A directory, and a program that writes its standard input into a new file there."""
+def _delivery_agent(directory: Path, linger: float = 0) -> tuple[Path, Path]:
+    """A directory, and a program that writes its standard input into a file there, and lives `linger` seconds on."""
     inbox, program = directory / "inbox", directory / "deliver"
     inbox.mkdir()
-    program.write_text(f'#!/bin/sh\nexec cat >"$(mktemp {inbox}/XXXXXXXX)"\n')
+    program.write_text(f'#!/bin/sh\ncat >"$(mktemp {inbox}/XXXXXXXX)" && exec sleep {linger}\n')
     program.chmod(0o755)
     return inbox, program
 
@@ -229,7 +229,8 @@ class Getmail(Client):
         return self._poll(account, directory, f"delete = true\nmax_message_size = {limit - 1}")
 
     def _poll(self, account: Account, directory: Path, options: str) -> list[bytes]:
-        inbox, deliver = _delivery_agent(directory)
+        # getmail waits for ever for a child that has exited before it begins to wait (ForkingBase in its sources)
+        inbox, deliver = _delivery_agent(directory, linger=0.15)
         retriever = "SimplePOP3SSLRetriever" if account.transport == "tls" else "SimplePOP3Retriever"
         trust = f"ca_certs = {account.ca}\n" if account.transport == "tls" else ""
         _private(
