@@ -24,6 +24,8 @@ from tests.peers.certs import CertificateFiles
 from tests.peers.process import public_directory, wait_until
 from tests.session.rig import configuration, descriptors, loaded, running, until
 
+pytestmark = pytest.mark.long
+
 SERVE = (
     "import sys, {loop}\nfrom pathlib import Path\nfrom popproxy.app import service\n"
     "from popproxy.config.loader import load_file\n"

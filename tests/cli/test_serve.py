@@ -18,6 +18,8 @@ import pytest
 from popproxy.cli.exits import ExitCode
 from tests.cli.helpers import PROGRAM, popproxy, process, write_config
 
+pytestmark = pytest.mark.long
+
 
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:

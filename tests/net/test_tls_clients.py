@@ -15,6 +15,8 @@ from tests.net.loops import POLICIES
 from tests.peers.certs import Authority, CertificateFiles
 from tests.session.rig import Peer, Rig, client_context, running
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(params=POLICIES)
 def event_loop_policy(request: pytest.FixtureRequest) -> Any:

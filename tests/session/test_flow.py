@@ -17,6 +17,8 @@ from tests.net.loops import POLICIES
 from tests.peers.certs import Authority, CertificateFiles
 from tests.session.rig import Peer, Rig, Transcript, answer_login, client_context, running, until
 
+pytestmark = pytest.mark.long
+
 MEBI = 1 << 20
 
 
