@@ -415,7 +415,6 @@ socket.getaddrinfo = lambda host, *rest, **more: (
 )
 from popproxy.cli import main
 
-pytestmark = pytest.mark.long
 sys.exit(main(["check", "-c", {str(path)!r}]))
 """
     run = subprocess.run([sys.executable, "-c", hanging], capture_output=True, text=True, timeout=60, check=False)
