@@ -6,13 +6,14 @@ BIN    := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check runtime development peers
+.PHONY: help setup demo test check bench runtime development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
 	@echo "make setup   install everything for development: .venv with the tools, mail servers and clients from Debian"
 	@echo "make check   style, types, layers and the unit tests; under a minute"
 	@echo "make test    make check, then the tests with real mail servers and clients; needs root"
+	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
 
@@ -26,6 +27,10 @@ peers:
 	@tests/setup/debian.sh
 
 setup: development peers
+
+bench: setup
+	@tests/setup/bench.sh
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 demo: runtime
 	@$(BIN)/popproxy demo $(ARGS)

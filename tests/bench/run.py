@@ -1,0 +1,126 @@
+"""One run: all targets up, loaded in turn; then, one by one, what must be measured alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.accounting import accounting
+from tests.bench.proxies import Cpus, Proxies
+from tests.bench.scenario import Loader, MeasurementError, Sample, Scenario
+from tests.bench.target import Target, limit_files
+from tests.bench.tools import tools
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do: `rounds` of the scenarios in which targets take turns, `alone_rounds` of the others."""
+
+    scenarios: Sequence[Scenario]
+    targets: Callable[[Proxies], list[Target]]
+    rounds: int
+    alone_rounds: int
+    scale: float
+    most_idle: int
+    keep: bool = False
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cpus() -> Cpus:
+    """The last CPU for the proxies, the first for the load; with one alone, both share it."""
+    available = sorted(os.sched_getaffinity(0))
+    return Cpus(proxy={available[-1]}, load={available[0]})
+
+
+class Run:
+    """Carries out a plan. `samples` is what there is of it so far, even after an interruption."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.samples: list[Sample] = []
+        self.accounting = accounting()
+        self.loader = Loader(tools(), plan.scale, plan.most_idle)
+        self._plan = plan
+        self._cpus = cpus()
+
+    def carry_out(self) -> None:
+        """Measures everything; the targets have ended when it returns. KeyboardInterrupt ends it early."""
+        os.sched_setaffinity(0, self._cpus.load)  # also for the load generator
+        limit_files()
+        directory = Path(tempfile.mkdtemp(prefix="popproxy-bench-"))
+        directory.chmod(0o755)
+        proxies = Proxies(directory, self.loader.programs, self.accounting, self._cpus)
+        targets: list[Target] = []
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        try:
+            targets += self._plan.targets(proxies)
+            proxies.backend.start()
+            self._in_turn(targets)
+            self._one_by_one(targets)
+        finally:
+            with uninterrupted():
+                for target in (*targets, proxies.backend):
+                    target.stop()
+                if self._plan.keep:
+                    say(f"configuration and logs are in {directory}")
+                else:
+                    shutil.rmtree(directory, ignore_errors=True)
+
+    def _in_turn(self, targets: list[Target]) -> None:
+        scenarios = [scenario for scenario in self._plan.scenarios if not scenario.alone]
+        for number in range(self._plan.rounds if scenarios else 0):
+            say(f"round {number + 1} of {self._plan.rounds}")
+            for target, scenario in _turns(targets, scenarios):
+                target.start()
+                self._measure(scenario, target, number)
+        for target in targets:
+            target.stop()
+
+    def _one_by_one(self, targets: list[Target]) -> None:
+        scenarios = [scenario for scenario in self._plan.scenarios if scenario.alone]
+        for number in range(self._plan.alone_rounds):
+            for scenario in scenarios:
+                say(f"{scenario.name}, round {number + 1} of {self._plan.alone_rounds}")
+                for target in random.sample(targets, len(targets)):
+                    if scenario.fits(target):
+                        target.start()
+                        self._measure(scenario, target, number)
+                        target.stop()
+
+    def _measure(self, scenario: Scenario, target: Target, number: int) -> None:
+        try:
+            sample = Sample(scenario.name, target.name, number, scenario.measure(self.loader, target))
+        except MeasurementError as error:
+            sample = Sample(scenario.name, target.name, number, None, str(error))
+            say(f"  {target.name}: {error}")
+        self.samples.append(sample)
+
+
+def _turns(targets: Sequence[Target], scenarios: Sequence[Scenario]) -> Iterator[tuple[Target, Scenario]]:
+    """Each scenario at all targets right after each other, in random order: the machine's moods hit all alike."""
+    for scenario in scenarios:
+        for target in random.sample(targets, len(targets)):
+            if scenario.fits(target):
+                yield target, scenario
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets a clean-up finish."""
+    before = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
