@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from popproxy.errors import LocalProtocolError
 from popproxy.pop3 import capabilities, replies
@@ -21,7 +22,17 @@ from popproxy.pop3.states import IN_AUTHORIZATION, NEXT, State
 from popproxy.sasl import apop
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.sasl.gssapi import GssapiExchange, GssContext
-from popproxy.sasl.mechanism import Challenge, NeedStep, SaslError, SaslMechanism, Step, decode_name
+from popproxy.sasl.mechanism import (
+    Challenge,
+    NeedStep,
+    NeedVerifier,
+    SaslError,
+    SaslMechanism,
+    Step,
+    decode_name,
+)
+from popproxy.sasl.scram import ScramExchange
+from popproxy.sasl.scram_verifier import ScramVerifier
 from popproxy.types import CloseReason, Mechanism, Secret
 
 SASL_LINE_LIMIT = 12 * 1024
@@ -64,6 +75,14 @@ class GssStepNeeded:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifierNeeded:
+    """SCRAM needs what is stored for `authcid`. The core waits for `verifier_found` or `login_failed`."""
+
+    mechanism: Mechanism
+    authcid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeBroken:
     """The client has proved to be `principal` and then sent what SASL GSSAPI does not allow. It has been told."""
 
@@ -82,7 +101,7 @@ class Finished:
     reason: CloseReason
 
 
-Event = CredentialOffered | GssStepNeeded | ExchangeBroken | TlsRequested | Finished
+Event = CredentialOffered | GssStepNeeded | VerifierNeeded | ExchangeBroken | TlsRequested | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,8 @@ class ServerConnection:
         self._capa = b""  # the answer to CAPA, made once: a client may ask thousands of times
         self._user: bytes | None = None  # of a USER that PASS may follow
         self._sasl: SaslMechanism | None = None  # an AUTH under way
+        self._refusal: bytes | None = None  # what the mechanism says before -ERR if its credential is refused
+        self._farewell: Callable[[], None] | None = None  # -ERR, once the client has answered such a refusal
         self._waiting = False  # for the verdict on a credential, a step of GSSAPI, or TLS
         self._bad_left = bad_commands
         self._eof = False
@@ -170,7 +191,7 @@ class ServerConnection:
             raise LocalProtocolError("plain text is buffered behind STLS")
         self.offer = offer
         self._capa = b""
-        self._user = self._sasl = None
+        self._user = self._sasl = self._farewell = None
         self._waiting = False
 
     def login_accepted(self, text: str = "Logged in") -> None:
@@ -189,13 +210,29 @@ class ServerConnection:
             self._sasl_failed(error)
         self._advance()
 
+    def verifier_found(self, verifier: ScramVerifier) -> None:
+        """What `VerifierNeeded` asked for, or a made-up one."""
+        if not isinstance(self._sasl, ScramExchange):
+            raise LocalProtocolError("no verifier was asked for")
+        self._waiting = False
+        self._sasl_took(self._sasl.verifier_found(verifier))
+        self._advance()
+
     def login_failed(self, text: str, code: str | None, final: CloseReason | None = None) -> None:
         """The credential is not good, or cannot be judged now. `final`: say so and end the connection."""
         self._waiting = False
         self._sasl = None
-        self._out.append(replies.err(text, code))
-        if final is not None:
-            self._finish(final)
+        refusal, self._refusal = self._refusal, None
+
+        def say() -> None:
+            self._out.append(replies.err(text, code))
+            if final is not None:
+                self._finish(final)
+
+        if refusal is None or code != "AUTH":
+            say()
+        else:
+            self._refuse_in_words_of_the_mechanism(refusal, say)
         self._advance()
 
     def take_rest(self) -> tuple[bytes, bool]:
@@ -209,7 +246,7 @@ class ServerConnection:
             try:
                 line = self._lines.next_line()
             except LineTooLong:
-                self._sasl = self._user = None
+                self._sasl = self._user = self._farewell = None
                 self._bad("line too long")
                 self._limit_input()
                 continue
@@ -217,6 +254,9 @@ class ServerConnection:
                 break
             if self._sasl is not None:
                 self._sasl_response(line)
+            elif self._farewell is not None:
+                farewell, self._farewell = self._farewell, None
+                farewell()
             else:
                 self._command(line)
         if self._eof and not self._waiting and self.state is State.AUTHORIZATION:
@@ -304,9 +344,8 @@ class ServerConnection:
         self._sasl = factory()
         try:
             self._sasl_step(None if not initial else b"" if initial == b"=" else _decode(initial))
-        except SaslError:
-            self._sasl = None
-            raise
+        except SaslError as error:
+            self._sasl_failed(error)
 
     def _sasl_response(self, line: bytes) -> None:
         if line == b"*":
@@ -329,15 +368,27 @@ class ServerConnection:
             case NeedStep(token):
                 self._waiting = True
                 self._events.append(GssStepNeeded(token))
+            case NeedVerifier(mechanism, authcid):
+                self._waiting = True
+                self._events.append(VerifierNeeded(mechanism, authcid))
             case _:
                 self._sasl = None
+                self._refusal = step.refusal
                 self._offer(step.credential)
 
     def _sasl_failed(self, error: SaslError) -> None:
         if isinstance(self._sasl, GssapiExchange) and self._sasl.initiator:
             self._events.append(ExchangeBroken(self._sasl.initiator))
         self._sasl = None
-        self._bad(str(error), "AUTH")
+        if error.refusal is None:
+            self._bad(str(error), "AUTH")
+        else:
+            self._refuse_in_words_of_the_mechanism(error.refusal, partial(self._bad, str(error), "AUTH"))
+
+    def _refuse_in_words_of_the_mechanism(self, refusal: bytes, farewell: Callable[[], None]) -> None:
+        """One more challenge; whatever the client answers to it, `farewell` follows (RFC 7628 section 3.2.3)."""
+        self._out.append(b"+ " + base64.b64encode(refusal) + b"\r\n")
+        self._farewell = farewell
 
     # ---- small change ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntFlag
 
-from popproxy.types import Mechanism, Secret
+from popproxy.types import AuthFailure, Mechanism, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,62 @@ class ApopCredential:
     digest: Secret
     mechanism: Mechanism = Mechanism.APOP
     authzid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CramMd5Credential:
+    """CRAM-MD5 (RFC 2195). `digest` is 32 lower-case hex digits, HMAC-MD5 of `challenge` keyed with the secret."""
+
+    authcid: str
+    challenge: bytes
+    digest: Secret
+    mechanism: Mechanism = Mechanism.CRAM_MD5
+    authzid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScramCredential:
+    """A SCRAM exchange that has come to its end (RFC 5802).
+
+    `fault` NONE: the client has proved that it knows the password behind the verifier of `authcid`. Anything else is
+    why it has not; then nothing is proven. `authzid` is whom the client wants to act as ("" = itself).
+    """
+
+    mechanism: Mechanism
+    authcid: str
+    authzid: str = ""
+    fault: AuthFailure = AuthFailure.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCredential:
+    """EXTERNAL (RFC 4422 appendix A): TLS has verified the client's `certificate` (DER), nobody yet who that is here.
+
+    `authzid` is whom the client wants to be ("" = whoever the certificate says).
+    """
+
+    certificate: bytes = field(repr=False)
+    authzid: str = ""
+    mechanism: Mechanism = Mechanism.EXTERNAL
+
+    @property
+    def authcid(self) -> str:
+        """Who the client claims to be, for the audit record."""
+        return self.authzid
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCredential:
+    """A bearer token by OAUTHBEARER (RFC 7628) or XOAUTH2, and the user that the client names with it ("" = nobody)."""
+
+    mechanism: Mechanism
+    token: Secret
+    authzid: str = ""
+
+    @property
+    def authcid(self) -> str:
+        """Who the client claims to be, for the audit record."""
+        return self.authzid
 
 
 class Layer(IntFlag):
@@ -86,4 +142,13 @@ class KpopCredential:
         return self.principal
 
 
-Credential = PasswordCredential | ApopCredential | GssapiCredential | KpopCredential
+Credential = (
+    PasswordCredential
+    | ApopCredential
+    | CramMd5Credential
+    | ScramCredential
+    | CertificateCredential
+    | TokenCredential
+    | GssapiCredential
+    | KpopCredential
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 from popproxy.errors import LocalProtocolError, PopproxyError
 from popproxy.sasl.credentials import GssapiCredential, Layer
@@ -123,8 +123,6 @@ class GssapiExchange:
 
     `lenient` tolerates a maximum size with layer none, which RFC 4752 forbids and fetchmail, mpop and mutt send.
     """
-
-    name: ClassVar[str] = "GSSAPI"
 
     def __init__(self, offer: LayerOffer, *, lenient: bool = True, max_token: int = MAX_TOKEN) -> None:
         self._offer = offer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from popproxy.sasl.credentials import PasswordCredential
 from popproxy.sasl.mechanism import Challenge, Step, Verify, decode_name
 from popproxy.types import Mechanism, Secret
@@ -11,8 +9,6 @@ from popproxy.types import Mechanism, Secret
 
 class Login:
     """One LOGIN exchange. An initial response, which some clients send, is the name."""
-
-    name: ClassVar[str] = "LOGIN"
 
     def __init__(self) -> None:
         self._authcid: bytes | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from popproxy.errors import RemoteProtocolError
 from popproxy.sasl.credentials import Credential
+from popproxy.types import Mechanism
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,13 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """The exchange is complete: `credential` is what must now be judged."""
+    """The exchange is complete: `credential` is what must now be judged.
+
+    If it is refused, `refusal` is sent as one more challenge before -ERR: the mechanism's own words for that.
+    """
 
     credential: Credential
+    refusal: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +38,33 @@ class NeedStep:
     token: bytes
 
 
-Step = Challenge | NeedStep | Verify
+@dataclass(frozen=True, slots=True)
+class NeedVerifier:
+    """What is stored for the user `authcid` must be looked up first; then the mechanism's `verifier_found` goes on.
+
+    Only SCRAM asks for it. A user who has none gets a made-up one.
+    """
+
+    mechanism: Mechanism
+    authcid: str
+
+
+Step = Challenge | NeedStep | NeedVerifier | Verify
 
 
 class SaslError(RemoteProtocolError):
-    """The client's response is not what the mechanism allows. Its text may be shown to the client."""
+    """The client's response is not what the mechanism allows. Its text may be shown to the client.
 
-    def __init__(self, message: str) -> None:
+    `refusal` is sent as one more challenge before -ERR, if the mechanism has words of its own for what is wrong.
+    """
+
+    def __init__(self, message: str, refusal: bytes | None = None) -> None:
         super().__init__(message, reason="malformed")
+        self.refusal = refusal
 
 
 class SaslMechanism(Protocol):
     """One exchange, from AUTH to the credential."""
-
-    name: ClassVar[str]
 
     def step(self, response: bytes | None) -> Step:
         """Take the client's response: None at the start if it sent no initial response. Raises SaslError."""

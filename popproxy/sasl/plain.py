@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from popproxy.sasl.credentials import PasswordCredential
 from popproxy.sasl.mechanism import Challenge, SaslError, Step, Verify, decode_name
 from popproxy.types import Mechanism, Secret
@@ -11,8 +9,6 @@ from popproxy.types import Mechanism, Secret
 
 class Plain:
     """One PLAIN exchange. A third NUL stays in the password, where control characters are refused."""
-
-    name: ClassVar[str] = "PLAIN"
 
     def step(self, response: bytes | None) -> Step:
         """The message, or an empty challenge asking for it."""

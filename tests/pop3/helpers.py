@@ -8,6 +8,7 @@ backend), its events as ``E:``.
 
 from __future__ import annotations
 
+import base64
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
@@ -19,11 +20,15 @@ from popproxy.pop3.server import Offer, ServerConnection
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.login import Login as LoginMechanism
 from popproxy.sasl.plain import Plain
-from popproxy.types import CloseReason
+from popproxy.sasl.scram_verifier import make_verifier
+from popproxy.types import CloseReason, Mechanism
 
 STAMP = b"<0123456789abcdef@mail.example.org>"
 OPEN = Offer(passwords=True, mechanisms={"PLAIN": Plain, "LOGIN": LoginMechanism}, timestamp=STAMP)
 CLEAR = Offer(passwords=False, stls=True)
+
+VERIFIER = make_verifier(Mechanism.SCRAM_SHA_256, b"pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
+"""Of the example in RFC 7677 section 3."""
 
 
 def chunks(octets: bytes, sizes: Iterable[int]) -> list[bytes]:
@@ -74,6 +79,8 @@ def server_event(event: server.Event) -> str:
             return f"credential {names}"
         case server.GssStepNeeded(token):
             return f"step {token!r}"
+        case server.VerifierNeeded(mechanism, authcid):
+            return f"verifier {mechanism} {authcid!a}"
         case server.ExchangeBroken(principal):
             return f"broken {principal}"
         case server.TlsRequested():
@@ -83,7 +90,7 @@ def server_event(event: server.Event) -> str:
 
 
 def play_server(script: str, offer: Offer = OPEN, *, drip: bool = False, greet: bool = False) -> ServerConnection:
-    """A client's dialogue before its login. ``A:`` is accept, fail CODE, final REASON, eof, or tls."""
+    """A client's dialogue before its login. ``A:`` is accept, verifier, fail CODE, final REASON, eof, or tls."""
     connection = ServerConnection(offer)
     if greet:
         connection.greet("POP3 server ready")
@@ -97,6 +104,8 @@ def play_server(script: str, offer: Offer = OPEN, *, drip: bool = False, greet: 
         match verb:
             case "accept":
                 connection.login_accepted()
+            case "verifier":
+                connection.verifier_found(VERIFIER)
             case "fail":
                 connection.login_failed("no", word or None)
             case "final":
