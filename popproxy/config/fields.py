@@ -9,8 +9,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from popproxy.config.base import Model
 from popproxy.config.finding import KeyPath
-from popproxy.config.model import Config, Model
+from popproxy.config.model import Config
 
 
 def bare(annotation: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from popproxy.config.base import Model
+from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
 from popproxy.types import Address
 
@@ -19,17 +21,6 @@ LoginStrategy = Literal["forward", "apop", "stored", "master"]
 GssLayer = Literal["none", "integrity", "confidentiality"]
 
 
-class Model(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, value: Any) -> Any:
-        return {} if value is None else value  # a section whose keys are all commented out
-
-
 def _regex(value: str | None) -> str | None:
     if value is not None:
         try:
@@ -40,25 +31,6 @@ def _regex(value: str | None) -> str | None:
                 "correct it, and put a backslash before characters meant literally"
             ) from None
     return value
-
-
-class SecretSource(Model):
-    """Where a secret comes from: exactly one of the three."""
-
-    file: LocalPath | None = None
-    """A file that holds the secret and nothing else; a final line end is dropped."""
-    env: str | None = None
-    """The name of an environment variable."""
-    credential: str | None = None
-    """The name of a systemd credential (LoadCredential=)."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SecretSource:
-        if sum(value is not None for value in (self.file, self.env, self.credential)) != 1:
-            raise ValueError(
-                "needs exactly one of file, env, credential; write for example {file: /etc/popproxy/vault.key}"
-            )
-        return self
 
 
 class Certificate(Model):

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from popproxy.config.model import Config, Model
+from popproxy.config.base import Model
+from popproxy.config.model import Config
 
 
 def json_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from popproxy.config.model import SecretSource
+from popproxy.config.secret_source import SecretSource
 from popproxy.errors import ConfigError, Problem
 from popproxy.types import Secret
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from popproxy.config.model import SecretSource
 from popproxy.config.secret import resolve_secret
+from popproxy.config.secret_source import SecretSource
 from popproxy.errors import ConfigError, Problem
 
 
