@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 
 from popproxy import __version__
-from popproxy.app.kerberos import KerberosParts, import_libraries
+from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries
 from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.chain import Chain
 from popproxy.auth.kerberos import KerberosPasswordAuthenticator
@@ -115,14 +115,15 @@ class Parts:
     def listener(self, listener: Listener) -> ListenerContext:
         """The context of one listener's sessions."""
         tls = self._privileged.tls.get(listener.name)
+        kerberos = None if self._kerberos is None else self._kerberos.at(listener.name)
         if tls is not None:
             self.metrics.tls_certificate_expiry[listener.name] = tls.expires
         relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
-            authenticator=self._chain(listener), router=self.router, pools=self.pools, dialer=self.dialer,
+            authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
-            tickets=None if self._kerberos is None else self._kerberos.tickets,
+            tickets=None if kerberos is None else kerberos.tickets,
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -168,7 +169,7 @@ class Parts:
     def _stored(self, user: str) -> Secret | None:
         return None if self._vault is None else self._vault.get(user)
 
-    def _chain(self, listener: Listener) -> Chain:
+    def _chain(self, listener: Listener, kerberos: ListenerKerberos | None) -> Chain:
         authenticators: list[Authenticator] = []
         if listener.apop and self._vault is not None:
             authenticators.append(ApopAuthenticator(self._vault, self._users))
@@ -176,10 +177,10 @@ class Parts:
             last = number == len(listener.authenticate)
             if check == "users" and self._users is not None:
                 authenticators.append(UsersFileAuthenticator(self._users, self.executor, decisive=last))
-            elif check == "kerberos" and self._kerberos is not None:
+            elif check == "kerberos" and kerberos is not None:
                 authenticators.append(
                     KerberosPasswordAuthenticator(
-                        self._kerberos.kdc, self._kerberos.principals, self._kerberos.realms,
+                        kerberos.kdc, kerberos.principals, kerberos.realms,
                         self.config.authentication.default_domain, self._vet_name, decisive=last,
                     )
                 )  # fmt: skip

@@ -10,6 +10,7 @@ from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.system import check_system
@@ -32,11 +33,12 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
 async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Finding]:
     """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
 
-    Binds and releases the ports, reads the files, and asks the backends (not if `offline`) without logging in.
+    Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, and the
+    KDCs, with the keys of the keytabs.
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
-    network = [] if offline else [check_backends(config)]
+    network = [] if offline else [check_kdcs(config), check_backends(config)]
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
 

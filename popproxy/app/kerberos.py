@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config, Kerberos
 from popproxy.errors import ConfigError, Problem, Unavailable
-from popproxy.kerberos.mapping import PrincipalMap, RealmRule, RegexRule, TableRule, parse_table, regex_rule
+from popproxy.kerberos.keytab import usable
+from popproxy.kerberos.mapping import PrincipalMap, RealmRule, Rule, TableRule, parse_table, regex_rule
 from popproxy.observe.metrics import Metrics
 from popproxy.sasl.credentials import Layer
 from popproxy.sasl.gssapi import LayerOffer
 from popproxy.session.tickets import Tickets
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.reread import RereadFile
+
+if TYPE_CHECKING:
+    from popproxy.kerberos.password import KdcPassword
 
 LAYER_SIZE = 64 * 1024
 """Longest wrapped token, in octets, that clients may send us in a security layer."""
@@ -35,11 +43,20 @@ def libraries_missing() -> str | None:
     """Import what Kerberos needs; what is missing, in words, or None."""
     try:
         importlib.import_module("popproxy.kerberos.acceptor")
-        importlib.import_module("popproxy.kerberos.keytab")
         importlib.import_module("popproxy.kerberos.libkrb5").library()
     except (ImportError, Unavailable) as error:
         return str(error)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerKerberos:
+    """What the sessions of a listener use."""
+
+    tickets: Tickets
+    kdc: KdcPassword
+    principals: PrincipalMap
+    realms: list[RealmRule]
 
 
 class KerberosParts:
@@ -47,34 +64,50 @@ class KerberosParts:
 
     def __init__(self, config: Config, kerberos: Kerberos, metrics: Metrics) -> None:
         """Raises ConfigError."""
-        from popproxy.kerberos.acceptor import Acceptor  # noqa: PLC0415 - an optional library
-        from popproxy.kerberos.apreq import ApReqVerifier  # noqa: PLC0415
-        from popproxy.kerberos.password import KdcPassword  # noqa: PLC0415
-
         self._executors = [
             BoundedExecutor(name, kerberos.threads, kerberos.queue, kerberos.deadline) for name in ("tickets", "kdc")
         ]
         for executor in self._executors:
             metrics.watch_executor(executor.name, executor)
-        tickets, kdc = self._executors
-        self.realms = realm_rules(kerberos)
-        self.principals = principal_map(config, kerberos)
-        keytab, names, cache = kerberos.keytab, kerberos.principals, kerberos.replay_cache
-        require = kerberos.channel_binding == "require"
-        self.tickets = Tickets(
-            acceptor=Acceptor(keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require),
-            verifier=ApReqVerifier(keytab, names, rcache_dir=cache, executor=tickets),
-            principals=self.principals,
-            layers=_layers(kerberos),
-            bind=kerberos.channel_binding != "off",
-            require_binding=require,
-        )
-        self.kdc = KdcPassword(keytab, names[0], [rule.realm for rule in self.realms], executor=kdc)
+        rules = mapping_rules(kerberos)
+        self._listeners: dict[str, ListenerKerberos] = {}
+        for listener in config.listeners:
+            if listener.uses_kerberos:
+                at = kerberos.at(listener)
+                self._listeners[listener.name] = self._make(at, principal_map(config, at, rules))
+                metrics.watch_keytab(listener.name, partial(usable, at.keytab, at.principals))
+
+    def at(self, listener: str) -> ListenerKerberos | None:
+        """What a listener uses; None if it does not use Kerberos."""
+        return self._listeners.get(listener)
 
     def close(self) -> None:
         """Let the threads end."""
         for executor in self._executors:
             executor.close()
+
+    def _make(self, kerberos: Kerberos, principals: PrincipalMap) -> ListenerKerberos:
+        from popproxy.kerberos.acceptor import Acceptor  # noqa: PLC0415 - an optional library
+        from popproxy.kerberos.apreq import ApReqVerifier  # noqa: PLC0415
+        from popproxy.kerberos.password import KdcPassword  # noqa: PLC0415
+
+        tickets, kdc = self._executors
+        keytab, names, cache = kerberos.keytab, kerberos.principals, kerberos.replay_cache
+        realms = realm_rules(kerberos)
+        require = kerberos.channel_binding == "require"
+        return ListenerKerberos(
+            Tickets(
+                acceptor=Acceptor(keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require),
+                verifier=ApReqVerifier(keytab, names, rcache_dir=cache, executor=tickets),
+                principals=principals,
+                layers=_layers(kerberos),
+                bind=kerberos.channel_binding != "off",
+                require_binding=require,
+            ),
+            KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=kdc),
+            principals,
+            realms,
+        )
 
 
 def realm_rules(kerberos: Kerberos) -> list[RealmRule]:
@@ -84,14 +117,19 @@ def realm_rules(kerberos: Kerberos) -> list[RealmRule]:
     ]
 
 
-def principal_map(config: Config, kerberos: Kerberos) -> PrincipalMap:
-    """The rules of the configuration. Raises ConfigError for a file that cannot be used."""
-    rules: list[RegexRule | TableRule] = []
+def mapping_rules(kerberos: Kerberos) -> list[Rule]:
+    """The rules that give principals other mailboxes. Raises ConfigError for a file that cannot be used."""
+    rules: list[Rule] = []
     for rule in kerberos.rules:
         if rule.file is not None:
             rules.append(_table(rule.file))
         elif rule.regex is not None and rule.mailbox is not None:
             rules.append(regex_rule(rule.regex, rule.mailbox))
+    return rules
+
+
+def principal_map(config: Config, kerberos: Kerberos, rules: Sequence[Rule]) -> PrincipalMap:
+    """The mapping of a listener whose section is `kerberos`; `rules` are `mapping_rules`."""
     return PrincipalMap(realm_rules(kerberos), rules, case=config.authentication.case)
 
 

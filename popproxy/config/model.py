@@ -42,6 +42,17 @@ class Certificate(Model):
     """The private key; left out when it stands in the same file."""
 
 
+class ListenerKerberos(Model):
+    """What one listener has of its own instead of what the section kerberos says. What is left out stays as there."""
+
+    keytab: LocalPath | None = Field(default=None, examples=["/etc/popproxy/pop-inside.keytab"])
+    """The keys of this listener's principals."""
+    principals: list[str] = Field(default=[], examples=[["pop/inside.example.com@EXAMPLE.COM"]])
+    """The names that tickets must be for here: pop/HOST@REALM."""
+    realms: list[str] = Field(default=[], examples=[["EXAMPLE.COM"]])
+    """Those of kerberos.realms whose users may come here. Names without a realm belong to the first one."""
+
+
 class Listener(Model):
     """A place where clients connect."""
 
@@ -62,6 +73,8 @@ class Listener(Model):
     """Offer APOP (needs the vault)."""
     gssapi: bool = False
     """Offer SASL GSSAPI: single sign-on with Kerberos tickets (needs the section kerberos)."""
+    kerberos: ListenerKerberos | None = None
+    """Keytab, principals and realms of this listener, where they differ from those of the section kerberos."""
     authenticate: list[Check] = Field(default=["passthrough"], min_length=1)
     """Who decides about a password: the users file, the KDC (kerberos), the backend (passthrough), or one after the
     other."""
@@ -70,6 +83,11 @@ class Listener(Model):
     refused."""
     banner: str = Field(default="POP3 ready", max_length=200, pattern=BANNER_PATTERN)
     """Text of the greeting, printable ASCII without < and >."""
+
+    @property
+    def uses_kerberos(self) -> bool:
+        """Does it take tickets, or passwords for the KDC?"""
+        return self.gssapi or self.protocol == "kpop" or "kerberos" in self.authenticate
 
 
 class Tls(Model):
@@ -168,6 +186,20 @@ class Kerberos(Model):
         if value <= 0:
             raise ValueError("must be more than nothing; write for example 10s")
         return value
+
+    def at(self, listener: Listener) -> Kerberos:
+        """What holds at a listener: this section, with what the listener has of its own in its place."""
+        own = listener.kerberos
+        if own is None:
+            return self
+        realms = {realm.realm: realm for realm in self.realms}
+        return self.model_copy(
+            update={
+                "keytab": own.keytab or self.keytab,
+                "principals": own.principals or self.principals,
+                "realms": [realms[name] for name in own.realms if name in realms] or self.realms,
+            }
+        )
 
 
 class Authentication(Model):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
+from popproxy.config.messages import nearest
 from popproxy.config.model import Config, Listener
 from popproxy.config.units import quote
 
@@ -50,29 +51,57 @@ def _kpop(listener: Listener, at: KeyPath) -> Iterator[Finding]:
 
 
 def _unused(config: Config) -> Iterator[Finding]:
-    used = any(
-        listener.gssapi or listener.protocol == "kpop" or "kerberos" in listener.authenticate
-        for listener in config.listeners
-    )
-    if config.kerberos is not None and not used:
+    if config.kerberos is not None and not any(listener.uses_kerberos for listener in config.listeners):
         cure = "write gssapi: true, protocol: kpop or authenticate: [kerberos] at a listener, or remove the section"
         yield Finding(("kerberos",), "no listener uses Kerberos", cure, warning=True, because=(("listeners",),))
+
+
+def _own(config: Config) -> Iterator[Finding]:
+    """What listeners have of their own replaces something, and is used."""
+    for number, listener in enumerate(config.listeners):
+        own, at = listener.kerberos, ("listeners", number, "kerberos")
+        if own is None:
+            continue
+        if config.kerberos is None:
+            what = "replaces what the section kerberos says, and there is none"
+            yield Finding(at, what, _WITH_SECTION, because=(("kerberos",),))
+        elif not listener.uses_kerberos:
+            cure = "write gssapi: true, protocol: kpop or authenticate: [kerberos] here, or remove it"
+            because = tuple(("listeners", number, key) for key in ("gssapi", "protocol", "authenticate"))
+            yield Finding(at, "has no effect: this listener does not use Kerberos", cure, warning=True, because=because)
+        yield from _names(own.principals, (*at, "principals"))
+        yield from _realms(config, own.realms, (*at, "realms"))
+
+
+def _realms(config: Config, chosen: list[str], at: KeyPath) -> Iterator[Finding]:
+    listed = [realm.realm for realm in config.kerberos.realms] if config.kerberos is not None else []
+    for number, name in enumerate(chosen):
+        if name in chosen[:number]:
+            yield Finding((*at, number), f"{name} stands in this list already", "remove one of the two")
+        elif listed and name not in listed:
+            meant = nearest(name, listed)
+            cure = f"did you mean {meant}?" if meant else f"add it there, or name one of {', '.join(listed)}"
+            what = f"{quote(name)} is not one of kerberos.realms"
+            yield Finding((*at, number), what, cure, because=(("kerberos", "realms"),))
 
 
 def _principals(config: Config) -> Iterator[Finding]:
     if config.kerberos is None:
         return
-    at: KeyPath = ("kerberos", "principals")
-    for number, name in enumerate(config.kerberos.principals):
-        if re.fullmatch(r"pop/[^/@\s]+(@[^/@\s]+)?", name) is None:
-            cure = "write pop/HOST@REALM, for example pop/mail.example.com@EXAMPLE.COM"
-            yield Finding((*at, number), f"{quote(name)} is not the name of a POP3 service", cure)
+    yield from _names(config.kerberos.principals, ("kerberos", "principals"))
     seen: set[str] = set()
     for number, realm in enumerate(config.kerberos.realms):
         if realm.realm in seen:
             path: KeyPath = ("kerberos", "realms", number, "realm")
             yield Finding(path, f"{realm.realm} stands in this list already", "remove one of the two")
         seen.add(realm.realm)
+
+
+def _names(principals: list[str], at: KeyPath) -> Iterator[Finding]:
+    for number, name in enumerate(principals):
+        if re.fullmatch(r"pop/[^/@\s]+(@[^/@\s]+)?", name) is None:
+            cure = "write pop/HOST@REALM, for example pop/mail.example.com@EXAMPLE.COM"
+            yield Finding((*at, number), f"{quote(name)} is not the name of a POP3 service", cure)
 
 
 def _groups(config: Config) -> Iterator[Finding]:
@@ -97,4 +126,11 @@ def _binding(config: Config) -> Iterator[Finding]:
             yield Finding(("listeners", number, "gssapi"), what, cure, because=because)
 
 
-KERBEROS_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_tickets, _unused, _principals, _groups, _binding)
+KERBEROS_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _tickets,
+    _unused,
+    _own,
+    _principals,
+    _groups,
+    _binding,
+)

@@ -133,6 +133,9 @@ _CHECKED: Final[dict[str, tuple[Any, ...]]] = {
         c_char_p,
         c_void_p,
     ),
+    "krb5_get_init_creds_keytab": (c_void_p, c_void_p, c_void_p, c_void_p, c_int32, c_char_p, c_void_p),
+    "krb5_get_time_offsets": (c_void_p, POINTER(c_int32), POINTER(c_int32)),
+    "krb5_decode_ticket": (POINTER(Data), POINTER(POINTER(Ticket))),
     "krb5_verify_init_creds": (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
 }
 """Prototypes of functions that return a krb5_error_code."""

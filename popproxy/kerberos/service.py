@@ -15,7 +15,7 @@ from popproxy.kerberos.refusal import Refusal
 SERVICE: Final = "pop"
 """Of GSSAPI (RFC 5034) and of KPOP, in the first part of the principal."""
 
-_CACHE_FILE: Final = "popproxy.rcache2"
+CACHE_FILE: Final = "popproxy.rcache2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ReplayCache:
     def __init__(self, directory: Path) -> None:
         """Make the file if there is none. Raises ConfigError if that cannot be done, or others could tamper with it."""
         self.directory = directory
-        self.path = directory / _CACHE_FILE
+        self.path = directory / CACHE_FILE
         self.name = f"file2:{self.path}"
         problem = self._problem()
         if problem is not None:

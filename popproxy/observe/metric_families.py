@@ -37,7 +37,8 @@ class Family:
 
     `attribute` is where `Metrics` keeps the values: a `Series` or a histogram if there are labels, a number if there
     are none. ``bytes_{}`` stands for one number per label value, ``executor.busy`` for an attribute of the watched
-    executors. `sparse` leaves series of value 0 out, where 0 would be a false statement.
+    executors, ``keytab.readable`` for the watched keytabs. `sparse` leaves series of value 0 out, where 0 would be a
+    false statement.
     """
 
     attribute: str
@@ -113,6 +114,13 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "When the listener's certificate that expires first does so; absent without certificate.",
             listener,
             sparse=True,
+        ),
+        Family(
+            "keytab.readable",
+            "keytab_readable",
+            "gauge",
+            "1 if the listener's keytab can be read and holds a key of its principals; absent without Kerberos.",
+            {"listener": ()},
         ),
         Family(
             "kpop_handshakes",

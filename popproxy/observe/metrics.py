@@ -6,7 +6,7 @@ An increment costs some 50 ns that way; through a child of prometheus_client it 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isinf
 from typing import Protocol
 
@@ -84,6 +84,7 @@ class Metrics(Collector):
         self.config_last_reload_successful = 0
         self.config_last_reload_success_timestamp_seconds = 0.0
         self._executors: dict[str, Executor] = {}
+        self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._families = families(listeners, backends)
         for family in self._families:
             storage = _storage(family)
@@ -96,6 +97,10 @@ class Metrics(Collector):
     def watch_executor(self, name: str, executor: Executor) -> None:
         """Expose a pool of threads under the label ``pool="name"``."""
         self._executors[name] = executor
+
+    def watch_keytab(self, listener: str, readable: Callable[[], bool]) -> None:
+        """Ask at each scrape, in a thread, whether a listener's keytab can be used."""
+        self._keytabs[listener] = readable
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Everything in the format that the HTTP header Accept asks for, and its Content-Type. Any thread may ask."""
@@ -132,6 +137,8 @@ class Metrics(Collector):
         holder, _, field = family.attribute.partition(".")
         if holder == "executor":
             return {name: getattr(executor, field) for name, executor in self._executors.items()}, 0
+        if holder == "keytab":
+            return {listener: readable() for listener, readable in self._keytabs.items()}, 0
         if "{}" in holder:
             (directions,) = family.labels.values()
             return {value: getattr(self, holder.format(value)) for value in directions}, 0

@@ -33,7 +33,7 @@ def uncommented(text: str) -> str:
         inside = starts or (inside and bool(re.match(r"#  ", bare)))
         if inside:
             lines.append(indent + bare[1:])
-        elif line.strip() not in ("rules: []", "master: null"):
+        elif line.strip() not in ("rules: []", "master: null", "kerberos: null"):
             lines.append(line)
     return "\n".join(lines) + "\n"
 
