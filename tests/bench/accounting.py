@@ -54,9 +54,13 @@ class Group:
         """Proportional set size of all of them: shared pages count in parts. Kernel memory is not in it."""
         return sum(map(_pss_kb, self.pids()))
 
+    def rss_kb(self) -> int:
+        """What they have resident together."""
+        return sum(_status_kb(pid, "VmRSS") for pid in self.pids())
+
     def peak_rss_kb(self) -> int:
-        """The most that any of them has ever had resident (VmHWM)."""
-        return max(map(_peak_rss_kb, self.pids()), default=0)
+        """The most that each of them has ever had resident, together."""
+        return sum(_status_kb(pid, "VmHWM") for pid in self.pids())
 
 
 class Cgroup(Group):
@@ -161,8 +165,8 @@ def _pss_kb(pid: int) -> int:
     return 0
 
 
-def _peak_rss_kb(pid: int) -> int:
+def _status_kb(pid: int, name: str) -> int:
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0
+        return int(status.partition(f"{name}:")[2].split()[0]) if f"{name}:" in status else 0
     return 0

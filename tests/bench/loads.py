@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.bench.accounting import Cpu
 from tests.bench.scenario import Figure, Load, Loader, Measurement, MeasurementError, settle
+from tests.bench.setups import DEFAULT
 from tests.bench.target import Target
 
 Value = Callable[[Cpu, Load], float]
@@ -27,13 +28,11 @@ class LoadScenario:
     user: str = "s1"
     tls: bool = False
     alone: bool = False
+    setup: str = DEFAULT
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         return tuple(figure for figure, _ in self.columns)
-
-    def fits(self, target: Target) -> bool:
-        return bool(target.ports.tls) or not self.tls
 
     def measure(self, loader: Loader, target: Target) -> Measurement:
         before = target.group.cpu()

@@ -7,11 +7,13 @@ import random
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.bench.accounting import Accounting
+from tests.bench.setups import DEFAULT, SETUPS
 from tests.bench.target import Ports, Target
 from tests.bench.tools import HERE, Tools
 from tests.peers.certs import Authority
@@ -55,6 +57,26 @@ class Cpus:
     load: set[int]
 
 
+class Contender:
+    """A proxy by its name in the tables, with what makes it for each of its set-ups."""
+
+    def __init__(self, name: str, setups: Mapping[str, Callable[[], Target]]) -> None:
+        self.name = name
+        self._setups = setups
+        self._targets: dict[str, Target] = {}
+
+    def target(self, setup: str) -> Target | None:
+        """It in this set-up, not yet started the first time; None if it has no such set-up."""
+        if setup in self._setups and setup not in self._targets:
+            self._targets[setup] = self._setups[setup]()
+        return self._targets.get(setup)
+
+    def stop(self) -> None:
+        """All of it."""
+        for target in self._targets.values():
+            target.stop()
+
+
 class Proxies:
     """Makes the targets of one run: gives them ports, writes their configuration into the run's directory."""
 
@@ -76,8 +98,15 @@ class Proxies:
             "backend", [[str(programs.backend), str(backend), str(auth)]], Ports(backend), cpus.load
         )
 
-    def peer(self, name: str) -> Target:
-        """One of `PEERS`. Raises PeerMissingError, which names the cure."""
+    def peer(self, name: str) -> Contender:
+        """One of `PEERS`."""
+        return Contender(name, {DEFAULT: lambda: self._peer(name)})
+
+    def popproxy(self, name: str, tree: Path = REPOSITORY) -> Contender:
+        """popproxy as it is in `tree`, run by the virtual environment there if it has one, else by ours."""
+        return Contender(name, {setup: partial(self._popproxy, name, tree, setup) for setup in SETUPS})
+
+    def _peer(self, name: str) -> Target:
         peer, commands = PEERS[name], []
         ports = Ports(self._free_port(), self._free_port())
         values = self._place(name, ports)
@@ -89,14 +118,16 @@ class Proxies:
         target.most_idle = peer.most_idle
         return target
 
-    def popproxy(self, name: str, tree: Path = REPOSITORY, template: str = "popproxy.yaml.in") -> Target:
-        """popproxy as it is in `tree`, run by the virtual environment there if it has one, else by ours."""
+    def _popproxy(self, name: str, tree: Path, setup: str) -> Target:
         ports = Ports(self._free_port(), self._free_port(), self._free_port())
-        config = self._write(name, "popproxy.yaml", template, self._place(name, ports))
+        directory = f"{name}-{setup}"
+        values = {**self._place(directory, ports), **SETUPS[setup].values}
+        config = self._write(directory, "popproxy.yaml", "popproxy.yaml.in", values)
         own = tree / ".venv/bin/python"
-        command = [str(own if own.exists() else sys.executable), "-m", "popproxy", "serve", "-c", config]
-        target = self._target(name, [command], ports, self._cpus.proxy)
+        python = [str(own if own.exists() else sys.executable), "-m", "popproxy"]
+        target = self._target(name, [[*python, "serve", "-c", config]], ports, self._cpus.proxy, directory)
         target.environment = {"PYTHONPATH": str(tree)}
+        SETUPS[setup].prepare(target.directory)
         return target
 
     def _free_port(self) -> int:
@@ -107,13 +138,15 @@ class Proxies:
                 probe.bind(("127.0.0.1", self._last_port))
                 return self._last_port
 
-    def _target(self, name: str, commands: list[list[str]], ports: Ports, cpus: set[int]) -> Target:
-        directory = self._directory / name
-        directory.mkdir(exist_ok=True)
-        return Target(name, commands, ports, cpus, directory, self._accounting.group)
+    def _target(
+        self, name: str, commands: list[list[str]], ports: Ports, cpus: set[int], directory: str | None = None
+    ) -> Target:
+        place = self._directory / (directory or name)
+        place.mkdir(exist_ok=True)
+        return Target(name, commands, ports, cpus, place, self._accounting.group)
 
     def _place(self, name: str, ports: Ports) -> dict[str, str]:
-        """Makes the target's directory; all values for its template."""
+        """Makes a target's directory; all values for its template."""
         directory = self._directory / name
         directory.mkdir()
         directory.chmod(0o777)  # daemons that have dropped root write there

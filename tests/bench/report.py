@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from tests.bench.scenario import Sample, Scenario
+from tests.bench.setups import DEFAULT
 
 Row = list[str]
 
@@ -90,6 +91,16 @@ class Results:
                 cells = [summary(ratios, ratio) if ratios else "-" for ratios in found]
                 rows.append([f"{scenario.name}, {figure.name}", *cells])
         return table([f"{subject} to", *others], rows) if rows else ""
+
+    def own_tables(self) -> str:
+        """What only the first target was measured with; scenarios with the same figures share a table."""
+        subject, groups = self.targets[0], dict[tuple[str, ...], list[Row]]()
+        for scenario in self.scenarios:
+            values = [list(self.values(scenario.name, figure.name, subject).values()) for figure in scenario.figures]
+            if scenario.setup != DEFAULT and all(values):
+                head = tuple(f"{figure.name} {figure.unit}" for figure in scenario.figures)
+                groups.setdefault(head, []).append([scenario.name, *map(summary, values)])
+        return "\n".join(table([subject, *head], rows) for head, rows in groups.items())
 
     def losses(self) -> str:
         """One line about sessions lost and octets altered, and which measurements are missing."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.accounting import accounting
-from tests.bench.proxies import Cpus, Proxies
+from tests.bench.proxies import Contender, Cpus, Proxies
 from tests.bench.scenario import Loader, MeasurementError, Sample, Scenario
 from tests.bench.target import Target, limit_files
 from tests.bench.tools import tools
@@ -25,7 +25,7 @@ class Plan:
     """What to do: `rounds` of the scenarios in which targets take turns, `alone_rounds` of the others."""
 
     scenarios: Sequence[Scenario]
-    targets: Callable[[Proxies], list[Target]]
+    contenders: Callable[[Proxies], list[Contender]]
     rounds: int
     alone_rounds: int
     scale: float
@@ -61,42 +61,42 @@ class Run:
         directory = Path(tempfile.mkdtemp(prefix="popproxy-bench-"))
         directory.chmod(0o755)
         proxies = Proxies(directory, self.loader.programs, self.accounting, self._cpus)
-        targets: list[Target] = []
+        contenders: list[Contender] = []
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
-            targets += self._plan.targets(proxies)
+            contenders += self._plan.contenders(proxies)
             proxies.backend.start()
-            self._in_turn(targets)
-            self._one_by_one(targets)
+            self._in_turn(contenders)
+            self._one_by_one(contenders)
         finally:
             with uninterrupted():
-                for target in (*targets, proxies.backend):
-                    target.stop()
+                for contender in contenders:
+                    contender.stop()
+                proxies.backend.stop()
                 if self._plan.keep:
                     say(f"configuration and logs are in {directory}")
                 else:
                     shutil.rmtree(directory, ignore_errors=True)
 
-    def _in_turn(self, targets: list[Target]) -> None:
+    def _in_turn(self, contenders: list[Contender]) -> None:
         scenarios = [scenario for scenario in self._plan.scenarios if not scenario.alone]
         for number in range(self._plan.rounds if scenarios else 0):
             say(f"round {number + 1} of {self._plan.rounds}")
-            for target, scenario in _turns(targets, scenarios):
+            for target, scenario in _turns(contenders, scenarios):
                 target.start()
                 self._measure(scenario, target, number)
-        for target in targets:
-            target.stop()
+        for contender in contenders:
+            contender.stop()
 
-    def _one_by_one(self, targets: list[Target]) -> None:
+    def _one_by_one(self, contenders: list[Contender]) -> None:
         scenarios = [scenario for scenario in self._plan.scenarios if scenario.alone]
         for number in range(self._plan.alone_rounds):
             for scenario in scenarios:
                 say(f"{scenario.name}, round {number + 1} of {self._plan.alone_rounds}")
-                for target in random.sample(targets, len(targets)):
-                    if scenario.fits(target):
-                        target.start()
-                        self._measure(scenario, target, number)
-                        target.stop()
+                for target, _ in _turns(contenders, [scenario]):
+                    target.start()
+                    self._measure(scenario, target, number)
+                    target.stop()
 
     def _measure(self, scenario: Scenario, target: Target, number: int) -> None:
         try:
@@ -107,11 +107,12 @@ class Run:
         self.samples.append(sample)
 
 
-def _turns(targets: Sequence[Target], scenarios: Sequence[Scenario]) -> Iterator[tuple[Target, Scenario]]:
-    """Each scenario at all targets right after each other, in random order: the machine's moods hit all alike."""
+def _turns(contenders: Sequence[Contender], scenarios: Sequence[Scenario]) -> Iterator[tuple[Target, Scenario]]:
+    """Each scenario at all proxies right after each other, in random order: the machine's moods hit all alike."""
     for scenario in scenarios:
-        for target in random.sample(targets, len(targets)):
-            if scenario.fits(target):
+        for contender in random.sample(contenders, len(contenders)):
+            target = contender.target(scenario.setup)
+            if target is not None:
                 yield target, scenario
 
 

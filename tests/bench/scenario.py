@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from tests.bench.target import Target
@@ -59,7 +58,8 @@ class Scenario(Protocol):
     """One way to load a proxy. The first of `figures` is what ratios are made of; of all of them less is better, except
     for those whose unit ends in ``/s``.
 
-    `alone`: each measurement has a fresh process, and no other proxy runs beside it.
+    `alone`: each measurement has a fresh process, and no other proxy runs beside it. `setup`: which of its set-ups a
+    proxy needs for it; those that have none are left out.
     """
 
     @property
@@ -74,9 +74,8 @@ class Scenario(Protocol):
     @property
     def alone(self) -> bool: ...
 
-    def fits(self, target: Target) -> bool:
-        """Whether this target knows what it takes."""
-        ...
+    @property
+    def setup(self) -> str: ...
 
     def measure(self, loader: Loader, target: Target) -> Measurement:
         """Load the running target. Raises MeasurementError."""
@@ -164,8 +163,3 @@ class Sample:
 def settle() -> None:
     """Let the target finish what it is about."""
     time.sleep(SETTLE)
-
-
-def audit_file(target: Target) -> Path:
-    """popproxy's audit log."""
-    return target.directory / "audit.jsonl"

@@ -1,0 +1,72 @@
+"""How popproxy is set up for the scenarios: what differs in its configuration, and the files that it needs."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pwd
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from popproxy.auth.hashes import hash_password
+from popproxy.types import Secret
+from popproxy.vault.store import Vault
+
+DEFAULT = "default"
+"""The set-up that all proxies have: they relay to the synthetic server, and do not judge passwords."""
+OWN = "own"
+"""The same, for scenarios that only popproxy can do."""
+ARGON2ID = "argon2id"
+APOP = "apop"
+
+USER, PASSWORD = "s1", "secret"  # what tools/load.c sends; the backend takes any password
+
+_PASS_THROUGH = {"authenticate": "passthrough", "apop": "false", "login": "forward", "sections": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """`values` for the template of the configuration; `prepare` writes files into the proxy's directory."""
+
+    values: Mapping[str, str]
+    prepare: Callable[[Path], None] = lambda directory: None
+
+
+def _users_file(directory: Path) -> None:
+    """One account, hashed at the cost that `popproxy hash-password` asks for."""
+    (directory / "users").write_text(f"{USER}:{hash_password(PASSWORD.encode())}\n")
+    _give_to_nobody(directory / "users")
+
+
+def _vault(directory: Path) -> None:
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    (directory / "vault.key").write_text(key + "\n")
+    (directory / "vault.key").chmod(0o600)
+    vault = Vault.create(directory / "vault", Secret(key))
+    vault.set(USER, Secret(PASSWORD))
+    for name in ("vault.key", "vault"):
+        _give_to_nobody(directory / name)
+
+
+def _give_to_nobody(path: Path) -> None:
+    if os.geteuid() == 0:  # popproxy becomes nobody
+        nobody = pwd.getpwnam("nobody")
+        os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+
+SETUPS: Mapping[str, Setup] = {
+    DEFAULT: Setup(_PASS_THROUGH),
+    OWN: Setup(_PASS_THROUGH),
+    ARGON2ID: Setup(
+        {**_PASS_THROUGH, "authenticate": "users", "sections": 'users: {file: "@dir@/users"}'}, _users_file
+    ),
+    APOP: Setup(
+        {
+            **_PASS_THROUGH, "apop": "true", "login": "forward, stored",
+            "sections": 'vault: {file: "@dir@/vault", key: {file: "@dir@/vault.key"}}',
+        },
+        _vault,
+    ),
+}  # fmt: skip
