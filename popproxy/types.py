@@ -138,6 +138,7 @@ class AuthFailure(StrEnum):
     EMPTY = "empty"
     MALFORMED = "malformed"
     AUTHZID = "authzid"
+    DISABLED = "disabled"  # by the users file, whatever the user has shown
     NO_ROUTE = "no_route"
     UNAVAILABLE = "unavailable"
     BACKEND_REFUSED_PROXY = "backend_refused_proxy"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from popproxy import __version__
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries
+from popproxy.auth.accounts import Accounts
 from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.chain import Chain
 from popproxy.auth.kerberos import KerberosPasswordAuthenticator
@@ -124,6 +125,7 @@ class Parts:
             authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
+            accounts=None if self._users is None else Accounts(self._users, self.executor),
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -172,7 +174,7 @@ class Parts:
     def _chain(self, listener: Listener, kerberos: ListenerKerberos | None) -> Chain:
         authenticators: list[Authenticator] = []
         if listener.apop and self._vault is not None:
-            authenticators.append(ApopAuthenticator(self._vault, self._users))
+            authenticators.append(ApopAuthenticator(self._vault))
         for number, check in enumerate(listener.authenticate, 1):
             last = number == len(listener.authenticate)
             if check == "users" and self._users is not None:

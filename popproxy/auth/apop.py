@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
-from popproxy.auth.users_file import DISABLED, UsersFile
 from popproxy.errors import VaultError
 from popproxy.sasl.apop import digest
 from popproxy.sasl.credentials import ApopCredential, Credential
@@ -15,16 +13,12 @@ from popproxy.vault.store import Vault
 
 
 class ApopAuthenticator:
-    """Judges APOP digests. A user without a secret costs the same work as one with a wrong digest.
-
-    An account that the users file has disabled is disabled here too, whatever the vault still holds.
-    """
+    """Judges APOP digests. A user without a secret costs the same work as one with a wrong digest."""
 
     name = "apop"
 
-    def __init__(self, vault: Vault, users: UsersFile | None = None) -> None:
+    def __init__(self, vault: Vault) -> None:
         self._vault = vault
-        self._users = users
         self._nobody = Secret(secrets.token_bytes(16))
 
     async def authenticate(self, credential: Credential, user: str) -> AuthResult:
@@ -37,13 +31,6 @@ class ApopAuthenticator:
             return CannotTell(f"vault: {error}")
         expected = digest(credential.timestamp, self._nobody if secret is None else secret)
         matches = expected == credential.digest  # in constant time
-        if secret is None or not matches or await self._is_disabled(user):
+        if secret is None or not matches:
             return Rejected(AuthFailure.BAD_CREDENTIALS)
         return Accepted(Identity(user, credential.authcid, credential.mechanism))
-
-    async def _is_disabled(self, user: str) -> bool:
-        if self._users is None:
-            return False
-        if self._users.is_stale():
-            await asyncio.to_thread(self._users.refresh)
-        return self._users.lookup(user) == DISABLED

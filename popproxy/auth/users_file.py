@@ -123,7 +123,7 @@ class UsersFileAuthenticator:
                 return Declined()
             if await self._executor.run(self._matches, credential.password.reveal(), stored, user):
                 return Accepted(Identity(user, credential.authcid, credential.mechanism))
-            return Rejected(AuthFailure.BAD_CREDENTIALS)
+            return Rejected(AuthFailure.DISABLED if stored == DISABLED else AuthFailure.BAD_CREDENTIALS)
         except (Unavailable, UnknownHash) as error:
             return CannotTell(f"users file: {error}")
         except MemoryError:

@@ -117,7 +117,9 @@ def _cleartext(config: Config) -> Iterator[Finding]:
 
 def _who_decides(config: Config) -> Iterator[Finding]:
     without_forward = [name for name, pool in config.pools.items() if "forward" not in pool.login]
-    used = any("users" in listener.authenticate for listener in config.listeners)
+    used = any(
+        "users" in listener.authenticate or listener.apop or listener.uses_kerberos for listener in config.listeners
+    )  # at least for the accounts that it disables
     for at, listener in _listeners(config):
         if listener.protocol == "kpop":
             continue

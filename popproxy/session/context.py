@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
 from popproxy.auth.result import Authenticator
 from popproxy.backend.dial import Dialer
@@ -51,6 +52,7 @@ class ListenerContext:
     promised: Capabilities  # what every possible backend can do
     host: str  # for APOP timestamps
     tickets: Tickets | None = None
+    accounts: Accounts | None = None
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     def vet(self, credential: Credential) -> str:

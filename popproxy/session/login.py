@@ -105,6 +105,9 @@ class LoginAttempt:
 
     async def _open(self, identity: Identity) -> LoggedIn | LoginFailed:
         context = self._context
+        refused = await self._account_refused(identity)
+        if refused is not None:
+            return refused
         route = context.router.find(identity.user)
         if route is None:
             if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
@@ -136,6 +139,18 @@ class LoginAttempt:
         if isinstance(opened, NotOpened):
             return await self._refused(identity, pool, opened)
         return await self._opened(identity, route.backend_user, pool, opened)
+
+    async def _account_refused(self, identity: Identity) -> LoginFailed | None:
+        """The users file disables the account, whatever the user has shown; None if it does not."""
+        accounts = self._context.accounts
+        if accounts is None or not identity.proven:
+            return None
+        try:
+            disabled = await accounts.disabled(identity.user)
+        except Unavailable as error:
+            log.error("cannot tell whether an account is disabled", why=str(error))
+            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+        return await self._wrong(AuthFailure.DISABLED) if disabled else None
 
     async def _opened(self, identity: Identity, mailbox: str, pool: Pool, opened: Opened) -> LoggedIn | LoginFailed:
         """The record first, then +OK: a login that is not on record does not happen."""

@@ -8,7 +8,6 @@ import pytest
 
 from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
-from popproxy.auth.users_file import UsersFile
 from popproxy.errors import VaultError
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.types import Identity, Mechanism, Secret
@@ -67,13 +66,3 @@ async def test_vault_that_cannot_be_read_is_not_a_rejection(vault: Vault, monkey
     monkeypatch.setattr(vault, "get", fail)
     result = await ApopAuthenticator(vault).authenticate(claim(), "mrose")
     assert result == CannotTell("vault: an entry of the vault has been altered")
-
-
-async def test_account_disabled_in_the_users_file_is_rejected(vault: Vault, tmp_path: Path) -> None:
-    file = tmp_path / "users"
-    file.write_text("mrose:!\n")
-    users = UsersFile.load(file, str.lower, recheck=0)
-    authenticator = ApopAuthenticator(vault, users)
-    assert await authenticator.authenticate(claim(), "mrose") == Rejected()
-    file.write_text("# nobody is disabled any more\n")
-    assert isinstance(await authenticator.authenticate(claim(), "mrose"), Accepted)

@@ -20,7 +20,7 @@ from popproxy.auth.users_file import DISABLED, UsersFile, UsersFileAuthenticator
 from popproxy.errors import ConfigError
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import Identity, Mechanism, Secret
+from popproxy.types import AuthFailure, Identity, Mechanism, Secret
 
 ALICE = "CCX.K.MFy4Ois"  # U*U***U
 BOB = "{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00="  # hello
@@ -187,6 +187,7 @@ def test_decoys_are_real_hashes_steady_by_name_and_drawn_from_all(path: Path) ->
 
 
 async def test_known_user_is_decided_here(path: Path, executor: BoundedExecutor) -> None:
+    disabled = Rejected(AuthFailure.DISABLED)
     users = load(path, f"alice:{ALICE}\nbob:{hash_password(b'pw')}\ndave:!\n")
     for decisive in (True, False):
         authenticator = UsersFileAuthenticator(users, executor, decisive=decisive)
@@ -195,8 +196,8 @@ async def test_known_user_is_decided_here(path: Path, executor: BoundedExecutor)
         assert accepted == Accepted(Identity(user, "Alice", Mechanism.PLAIN, proven=True))
         assert await authenticator.authenticate(credential("alice", "wrong"), user) == Rejected()
         assert isinstance(await authenticator.authenticate(credential("bob", "pw"), "bob@example.com"), Accepted)
-        assert await authenticator.authenticate(credential("dave", "!"), "dave@example.com") == Rejected()
-        assert await authenticator.authenticate(credential("dave", ""), "dave@example.com") == Rejected()
+        assert await authenticator.authenticate(credential("dave", "!"), "dave@example.com") == disabled
+        assert await authenticator.authenticate(credential("dave", ""), "dave@example.com") == disabled
 
 
 async def test_unknown_user_is_rejected_by_the_last_and_passed_on_by_others(
