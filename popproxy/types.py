@@ -153,5 +153,6 @@ class AuthFailure(StrEnum):
     KERBEROS_REALM = "kerberos_realm"
     KERBEROS_KEYTAB = "kerberos_keytab"  # which does not have the key that the ticket was made with
     KERBEROS_GARBAGE = "kerberos_garbage"
+    KDC_NOT_PROVEN = "kdc_not_proven"  # it does not know our key: a false one, or the keytab is out of date
     CHANNEL_BINDING = "channel_binding"
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox

@@ -9,7 +9,7 @@ from popproxy.auth.names import NameRefused
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.errors import Unavailable
 from popproxy.kerberos.mapping import Mapped, PrincipalMap, RealmRule
-from popproxy.kerberos.password import PasswordRefusal, PasswordRefused
+from popproxy.kerberos.password import KDC_NOT_PROVEN, PasswordRefusal, PasswordRefused
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.types import AuthFailure, Identity, Secret
 
@@ -55,7 +55,8 @@ class KerberosPasswordAuthenticator:
                 return Declined()
             return Rejected(AuthFailure.BAD_CREDENTIALS)
         except Unavailable as error:
-            return CannotTell(str(error))
+            unproven = error.reason == KDC_NOT_PROVEN
+            return CannotTell(str(error), AuthFailure.KDC_NOT_PROVEN if unproven else AuthFailure.UNAVAILABLE)
         mapped = self._principals.map(principal)
         if not isinstance(mapped, Mapped):
             return Rejected(AuthFailure.NOT_MAPPED)

@@ -27,10 +27,11 @@ class Rejected:
 class CannotTell:
     """The authenticator is out of order (file unreadable, queue full, deadline passed).
 
-    Never a rejection: the client is told [SYS/TEMP].
+    Never a rejection: the client is told [SYS/TEMP]. `reason` is for the audit record.
     """
 
     detail: str
+    reason: AuthFailure = AuthFailure.UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)

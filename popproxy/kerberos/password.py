@@ -22,9 +22,12 @@ from popproxy.kerberos.service import ServicePrincipals, check_keytab
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Secret
 
+KDC_NOT_PROVEN: Final = "kdc_not_proven"
+"""Reason of an Unavailable: whoever answers for the KDC does not know our key."""
 _LIFETIME: Final = 300  # seconds: the ticket is thrown away after the check
 _BASE: Final = -1765328384
 _MALFORMED_NAME: Final = 134  # KRB5_PARSE_MALFORMED
+_KDC_UNREACH: Final = 156  # KRB5_KDC_UNREACH
 
 
 class PasswordRefusal(StrEnum):
@@ -111,8 +114,10 @@ class KdcPassword:
             with context.principal(self._principal) as server, context.keytab(f"FILE:{self._keytab}") as keytab:
                 context.call("krb5_verify_init_creds", context.handle, creds, server, keytab, None, options)
         except Krb5Failure as failure:
+            if failure.code - _BASE == _KDC_UNREACH:
+                raise  # it has gone silent in between, which says nothing against it
             what = f"the KDC could not prove itself with a ticket for {self._principal}: {failure}"
-            raise Unavailable(what, "kdc_not_proven") from None
+            raise Unavailable(what, KDC_NOT_PROVEN) from None
 
 
 def _ask(context: Context, creds: ctypes.Array[ctypes.c_char], client: c_void_p, password: bytes) -> None:

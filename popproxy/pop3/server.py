@@ -84,7 +84,7 @@ class VerifierNeeded:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeBroken:
-    """The client has proved to be `principal` and then sent what SASL GSSAPI does not allow. It has been told."""
+    """The client has sent what SASL GSSAPI does not allow, and been told. `principal`: who it has proved to be, or ""."""
 
     principal: str
 
@@ -246,6 +246,7 @@ class ServerConnection:
             try:
                 line = self._lines.next_line()
             except LineTooLong:
+                self._note_broken_exchange()
                 self._sasl = self._user = self._farewell = None
                 self._bad("line too long")
                 self._limit_input()
@@ -377,8 +378,7 @@ class ServerConnection:
                 self._offer(step.credential)
 
     def _sasl_failed(self, error: SaslError) -> None:
-        if isinstance(self._sasl, GssapiExchange) and self._sasl.initiator:
-            self._events.append(ExchangeBroken(self._sasl.initiator))
+        self._note_broken_exchange()
         self._sasl = None
         if error.refusal is None:
             self._bad(str(error), "AUTH")
@@ -389,6 +389,10 @@ class ServerConnection:
         """One more challenge; whatever the client answers to it, `farewell` follows (RFC 7628 section 3.2.3)."""
         self._out.append(b"+ " + base64.b64encode(refusal) + b"\r\n")
         self._farewell = farewell
+
+    def _note_broken_exchange(self) -> None:
+        if isinstance(self._sasl, GssapiExchange):
+            self._events.append(ExchangeBroken(self._sasl.initiator))
 
     # ---- small change ----
 

@@ -31,7 +31,7 @@ async def judge(
     if isinstance(event, ApReqReceived):
         return await _verify(context, trail, handshake, event.token)
     log.info("KPOP handshake failed", listener=context.listener.name, client=client, why=str(event.reason))
-    return await _failed(context, handshake, event)
+    return await _failed(context, trail, handshake, event)
 
 
 async def _verify(
@@ -52,9 +52,13 @@ async def _verify(
     return KpopCredential(accepted.client, accepted.server)
 
 
-async def _failed(context: ListenerContext, handshake: KpopHandshake, failed: Failed) -> CloseReason:
+async def _failed(
+    context: ListenerContext, trail: AuditTrail, handshake: KpopHandshake, failed: Failed
+) -> CloseReason:
     assert context.tickets is not None
     _count(context, failed.reason)
+    if failed.reason not in _ENDS:  # not one who only went away
+        LoginAttempt(context, trail, KpopCredential("", "")).exchange_broken()
     if failed.owes_error:
         try:
             await context.tickets.verifier.check(b"")  # refused like any garbage, for the sake of the answer

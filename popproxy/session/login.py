@@ -82,9 +82,9 @@ class LoginAttempt:
             )
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
-            case CannotTell(detail):
+            case CannotTell(detail, reason):
                 log.error("cannot authenticate", why=detail)
-                return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+                return self._failed(TRY_LATER, Outcome.UNKNOWN, reason)
             case Rejected(reason):
                 return await self._wrong(reason)
             case Declined():
@@ -100,7 +100,7 @@ class LoginAttempt:
         return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
 
     def exchange_broken(self) -> None:
-        """The client has proved who it is, and then broken the rules: the core has told it, this is the record."""
+        """The client has broken the rules of an exchange: it has been told, this is the record."""
         self._failed(WRONG, Outcome.FAILURE, AuthFailure.MALFORMED)
 
     async def _open(self, identity: Identity) -> LoggedIn | LoginFailed:

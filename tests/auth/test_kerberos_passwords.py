@@ -9,7 +9,7 @@ from popproxy.auth.names import vet_name
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.errors import Unavailable
 from popproxy.kerberos.mapping import PrincipalMap, RealmRule
-from popproxy.kerberos.password import PasswordRefusal, PasswordRefused
+from popproxy.kerberos.password import KDC_NOT_PROVEN, PasswordRefusal, PasswordRefused
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret
 
@@ -83,6 +83,12 @@ async def test_refusals(reason: PasswordRefusal, decisive: bool) -> None:
 async def test_silence_is_no_refusal() -> None:
     result = await authenticator(Kdc(Unavailable("no answer", "kdc"))).authenticate(password("a"), "a")
     assert result == CannotTell("no answer")
+
+
+async def test_kdc_that_does_not_know_our_key_is_on_record_as_such() -> None:
+    kdc = Kdc(Unavailable("forged", KDC_NOT_PROVEN))
+    result = await authenticator(kdc).authenticate(password("a"), "a")
+    assert result == CannotTell("forged", AuthFailure.KDC_NOT_PROVEN)
 
 
 async def test_principal_without_mailbox() -> None:

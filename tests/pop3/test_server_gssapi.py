@@ -96,10 +96,28 @@ def test_nonsense_behind_a_good_ticket_is_told_with_the_principal() -> None:
     assert core.data_to_send().startswith(b"-ERR ")
 
 
-def test_nonsense_before_a_ticket_is_no_event() -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"AUTH GSSAPI\r\nnot base64!\r\n",
+        b"AUTH GSSAPI not base64!\r\n",
+        b"AUTH GSSAPI\r\n\r\n",
+        b"AUTH GSSAPI\r\n" + b"t" * (GSSAPI_LINE_LIMIT + 1) + b"\r\n",
+    ],
+    ids=["response", "initial-response", "empty", "line-too-long"],
+)
+def test_nonsense_for_a_ticket_is_told_without_a_principal(lines: bytes) -> None:
     core = connection()
-    core.receive_data(b"AUTH GSSAPI\r\n" + b"not base64!\r\n")
+    core.receive_data(lines)
+    assert core.events_received() == [ExchangeBroken("")]
+    assert b"-ERR " in core.data_to_send()
+
+
+def test_an_exchange_that_the_client_cancels_is_not_broken() -> None:
+    core = connection()
+    core.receive_data(b"AUTH GSSAPI\r\n*\r\n")
     assert core.events_received() == []
+    assert core.data_to_send().startswith(b"+ \r\n-ERR ")
 
 
 def test_a_ticket_of_64_kib_is_taken_and_no_larger_one() -> None:
@@ -108,7 +126,7 @@ def test_a_ticket_of_64_kib_is_taken_and_no_larger_one() -> None:
     assert core.events_received() == [GssStepNeeded(b"t" * MAX_TOKEN)]
     core = connection()
     core.receive_data(b"AUTH GSSAPI " + b64(b"t" * (MAX_TOKEN + 1)))
-    assert core.events_received() == []
+    assert core.events_received() == [ExchangeBroken("")]
     assert core.data_to_send().startswith(b"-ERR ")
     assert GSSAPI_LINE_LIMIT > SASL_LINE_LIMIT
 
