@@ -16,6 +16,7 @@ from popproxy.kerberos.refusal import MAX_TOKEN, KerberosRefused, Refusal
 from popproxy.state.executors import BoundedExecutor
 from tests.kerberos.conftest import ALICE, POP
 from tests.peers.kdc import REALM, Realm
+from tests.peers.kpop_client import error_code
 from tests.peers.krb5_client import ApReqClient, resident_octets
 from tests.peers.process import REPOSITORY
 
@@ -37,12 +38,6 @@ def judged(verifier: ApReqVerifier, ap_req: bytes) -> ApReqAccepted | KerberosRe
         return verifier.verify(ap_req)
     except KerberosRefused as refusal:
         return refusal
-
-
-def error_code(krb_error: bytes) -> int:
-    """[6] error-code of a KRB-ERROR (RFC 4120 section 5.9.1), small enough for one octet."""
-    at = krb_error.index(b"\xa6\x03\x02\x01")
-    return krb_error[at + 4]
 
 
 def test_ticket_is_accepted_and_the_client_is_convinced(verifier: ApReqVerifier, tickets: Path) -> None:

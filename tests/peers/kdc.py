@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.peers.canaries import canary
+from tests.peers.clock import shifted
 from tests.peers.process import Process, accepts, free_port, public_directory, require
 
 REALM = "POPPROXY.TEST"
@@ -60,6 +61,7 @@ class Realm:
         self.passwords: dict[str, str] = {}
         self._others: dict[str, int] = {}
         self._files = 0  # for names of files
+        self._clock: dict[str, str] = {}  # of a wrong one
         self._process: Process | None = None
         self.config = self.configuration("krb5.conf")
         (directory / "kdc.conf").write_text(_KDC_CONF.format(name=name, directory=directory, port=self.port))
@@ -142,6 +144,19 @@ class Realm:
             self._process = None
 
     @contextlib.contextmanager
+    def at(self, seconds: int) -> Iterator[None]:
+        """For the length of a with statement the clocks of the KDC and of `kinit` are wrong by so many seconds."""
+        self.stop()
+        self._clock = shifted(seconds)
+        try:
+            self.start()
+            yield
+        finally:
+            self.stop()
+            self._clock = {}
+            self.start()
+
+    @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
         """For the length of a with statement the KDC takes requests and never answers."""
         assert self._process is not None
@@ -156,7 +171,13 @@ class Realm:
         return self.directory / f"{kind}-{self._files}"
 
     def _whole_environment(self) -> dict[str, str]:
-        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.directory), "LC_ALL": "C", **self.environment}
+        return {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.directory),
+            "LC_ALL": "C",
+            **self.environment,
+            **self._clock,
+        }
 
     def _run(self, program: str, *arguments: str, stdin: str = "") -> str:
         command: Sequence[str] = [require(program), *arguments]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 from popproxy.wire.kpop import APPLICATION_VERSION, SENDAUTH_VERSION
+from tests.peers.line_client import LineClient
 
 BAD_SENDAUTH_VERSION = -1765328180
 BAD_APPLICATION_VERSION = -1765328179
@@ -43,19 +42,8 @@ class _KrbError(ctypes.Structure):
     )
 
 
-class KpopClient:
-    """One connection, a context manager. `service` is a principal: ``pop/localhost@REALM``."""
-
-    def __init__(self, port: int, *, host: str = "127.0.0.1", seconds: float = 20) -> None:
-        self.socket = socket.create_connection((host, port), timeout=seconds)
-        self._seconds = seconds
-        self._received = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
+class KpopClient(LineClient):
+    """A client whose first act is `authenticate`. `service` is a principal: ``pop/localhost@REALM``."""
 
     def authenticate(
         self, config: Path, ccache: Path, service: str, *, mutual: bool = True, version: bytes = APPLICATION_VERSION
@@ -68,44 +56,6 @@ class KpopClient:
         finally:
             self.socket.settimeout(self._seconds)
 
-    def send(self, octets: bytes) -> None:
-        """Any octets."""
-        self.socket.sendall(octets)
-
-    def line(self) -> bytes:
-        """One line without its CRLF. EOFError when the connection ends first."""
-        while b"\r\n" not in self._received:
-            self._more()
-        line, _, self._received = self._received.partition(b"\r\n")
-        return line
-
-    def command(self, line: str) -> bytes:
-        """Sends a command; returns the status line of its reply."""
-        self.send(line.encode() + b"\r\n")
-        return self.line()
-
-    def body(self) -> bytes:
-        """The rest of a multi-line reply after its status line, with its termination octets."""
-        while not self._received.startswith(b".\r\n") and b"\r\n.\r\n" not in self._received:
-            self._more()
-        end = 3 if self._received.startswith(b".\r\n") else self._received.index(b"\r\n.\r\n") + 5
-        body, self._received = self._received[:end], self._received[end:]
-        return body
-
-    def rest(self) -> bytes:
-        """Everything until the server ends the connection."""
-        with contextlib.suppress(EOFError, ConnectionError):
-            while True:
-                self._more()
-        rest, self._received = self._received, b""
-        return rest
-
-    def _more(self) -> None:
-        piece = self.socket.recv(1 << 16)
-        if not piece:
-            raise EOFError(self._received[-200:])
-        self._received += piece
-
 
 def framed(message: bytes) -> bytes:
     """A message behind its length, as sendauth writes it."""
@@ -115,6 +65,12 @@ def framed(message: bytes) -> bytes:
 def hello(ap_req: bytes) -> bytes:
     """The whole of the client's side in one buffer, as the Macintosh's clients write it."""
     return framed(SENDAUTH_VERSION) + framed(APPLICATION_VERSION) + framed(ap_req)
+
+
+def error_code(krb_error: bytes) -> int:
+    """[6] error-code of a KRB-ERROR (RFC 4120 section 5.9.1), small enough for one octet."""
+    assert krb_error[0] == 0x7E, "no KRB-ERROR"
+    return krb_error[krb_error.index(b"\xa6\x03\x02\x01") + 4]
 
 
 @contextlib.contextmanager

@@ -45,6 +45,11 @@ class Initiator:
         message: bytes = self._context.wrap(data, confidential).message
         return message
 
+    def sign(self, data: bytes) -> bytes:
+        """A signature of `data`, without it."""
+        signature: bytes = self._context.get_signature(data)
+        return signature
+
     def unwrap(self, token: bytes) -> tuple[bytes, bool]:
         """What is in a token, and whether it was encrypted."""
         unwrapped = self._context.unwrap(token)

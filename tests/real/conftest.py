@@ -13,6 +13,9 @@ from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.popa3d import Popa3d, popa3d
 from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, proxies, settings
+from tests.real.kerberos_rig import MESSAGE, Site, site
+
+pytest.register_assert_rewrite("tests.real.kerberos_clients")
 
 Backend: TypeAlias = Dovecot | Popa3d
 
@@ -62,6 +65,23 @@ def dovecot_proxy(dovecot_server: Dovecot, server_certificate: CertificateFiles)
 def popa3d_proxy(popa3d_server: Popa3d, server_certificate: CertificateFiles) -> Iterator[Proxy]:
     """APOP clients are logged in with the password from the vault."""
     yield from in_front_of(popa3d_server, server_certificate, "stored")
+
+
+@pytest.fixture(scope="module")
+def kerberos(server_certificate: CertificateFiles) -> Iterator[Site]:
+    """A realm, which this process lives in, and a proxy that takes its tickets, with a Dovecot that knows passwords."""
+    with site(server_certificate) as it, pytest.MonkeyPatch.context() as patch:
+        for name, value in it.realm.environment.items():
+            patch.setenv(name, value)
+        yield it
+
+
+@pytest.fixture
+def maildrop(kerberos: Site) -> Site:
+    """Alice has one message, bob none."""
+    kerberos.backend.deliver("alice", [MESSAGE])
+    kerberos.backend.deliver("bob", [])
+    return kerberos
 
 
 @pytest.fixture

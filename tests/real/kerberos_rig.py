@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,9 +19,12 @@ from tests.peers.process import public_directory, require
 from tests.peers.proxy import Proxy, proxies, settings
 
 SERVICE = "pop/localhost"
+OTHER_SERVICES = ("imap/localhost", "host/localhost", "ftp/localhost", "pop/elsewhere.test")
+"""Their keys are in the proxy's keytab, too."""
 ROOT = Path(__file__).parents[2]
 POP3TEST = ROOT / ".venv/peers/cyrus/usr/lib/cyrus/bin/pop3test"
 MASTER = "popproxy"
+MESSAGE = b"Subject: tickets\n\nNo password anywhere.\n"
 
 _MASTERS = """\
 auth_master_user_separator = *
@@ -131,12 +133,13 @@ def site(certificate: CertificateFiles) -> Iterator[Site]:
         for user in ("alice", "bob", "alice/admin"):
             it.user(user)
             tickets[user] = it.kinit(user)
-        it.service(SERVICE, "imap/localhost")
-        it.kvno(tickets["alice"], SERVICE)
+        it.service(SERVICE, *OTHER_SERVICES)
+        it.kvno(tickets["alice"], SERVICE, *OTHER_SERVICES)
         backend, password = stack.enter_context(master_dovecot())
         directory = stack.enter_context(public_directory("secrets"))
         start = stack.enter_context(proxies())
-        complete = configuration(it, backend, certificate, directory, password=password, deadline="3s")
+        keytab = it.keytab(*OTHER_SERVICES, SERVICE)
+        complete = configuration(it, backend, certificate, directory, password=password, keytab=keytab, deadline="3s")
         yield Site(it, backend, start(complete, env=it.environment), tickets)
 
 
@@ -171,8 +174,21 @@ def fetchmail(
     return done.returncode, done.stdout, [path.read_bytes() for path in inbox.iterdir()]
 
 
-def program(name: str) -> str:
-    """Where a program is; AssertionError with the cure if it is nowhere."""
-    found = shutil.which(name)
-    assert found, f"{name} is missing, run: make setup"
-    return found
+def curl(
+    site: Site, directory: Path, *options: str, user: str = "alice", listener: str = "pop3", **more: str
+) -> tuple[int, str]:
+    """Exit status and output of a curl that fetches the first message; `more` goes into its environment."""
+    scheme = "pop3s" if listener == "pop3s" else "pop3"
+    url = f"{scheme}://localhost:{site.proxy.port(listener)}/1"
+    command: list[str | Path] = [require("curl"), "-sS", "--login-options", "AUTH=GSSAPI", "--user", ":", *options, url]
+    done = site.run(command, directory, user, **more)
+    return done.returncode, done.stdout
+
+
+def perl_kpop(site: Site, directory: Path, how: str = "mutual", **more: str) -> tuple[int, str]:
+    """Exit status and output of the client in Perl, which takes the first message away."""
+    command: list[str | Path] = [
+        require("perl"), ROOT / "tests/peers/kpop_client.pl", str(site.proxy.port("kpop")), "alice", how,
+    ]  # fmt: skip
+    done = site.run(command, directory, **more)
+    return done.returncode, done.stdout
