@@ -84,7 +84,10 @@ class VerifierNeeded:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeBroken:
-    """The client has sent what SASL GSSAPI does not allow, and been told. `principal`: who it has proved to be, or ""."""
+    """The client has sent what SASL GSSAPI does not allow, and been told.
+
+    `principal` is who it has proved to be, "" before that.
+    """
 
     principal: str
 

@@ -52,9 +52,7 @@ async def _verify(
     return KpopCredential(accepted.client, accepted.server)
 
 
-async def _failed(
-    context: ListenerContext, trail: AuditTrail, handshake: KpopHandshake, failed: Failed
-) -> CloseReason:
+async def _failed(context: ListenerContext, trail: AuditTrail, handshake: KpopHandshake, failed: Failed) -> CloseReason:
     assert context.tickets is not None
     _count(context, failed.reason)
     if failed.reason not in _ENDS:  # not one who only went away

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -29,15 +30,21 @@ def require(program: str) -> str:
 
 
 _handed_out: set[int] = set()
+_EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+_PORTS = range(10_240, max(_EPHEMERAL, 20_480))
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on and that was not handed out before."""
+    """A TCP port that nobody listens on and that was not handed out before.
+
+    Not one of those that the kernel gives to connections: by the time somebody listens there, it could be in use.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _handed_out:
+        port = secrets.choice(_PORTS)
+        if port in _handed_out:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
             _handed_out.add(port)
             return port
 
