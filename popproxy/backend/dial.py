@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Timeouts
 from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, LocalProtocolError, TlsFailed
-from popproxy.net.channel import Channel
+from popproxy.net.channel import NOT_REACHED, Channel
 from popproxy.net.connect import Resolver, connect
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
@@ -44,44 +44,52 @@ class NotOpened:
 
 
 class _Dialogue:
-    """Drives a core over a channel until it has something to say. A receiver, with two deadlines one after the other.
+    """Drives a core over a channel until it has something to say. A receiver, with three deadlines one after the other.
 
-    A server that greets late may be slow, and gets the time for connecting; then it gets the time for logging in.
+    The first octets prove that the connection has come about. A server that has let us in and greets late may be slow,
+    and gets the time for all attempts; then it gets the time for logging in.
     """
 
-    __slots__ = ("channel", "core", "deadline", "login_deadline", "waiter")
+    __slots__ = ("_by", "channel", "core", "deadline", "heard_at", "waiter")
 
     def __init__(
         self,
         channel: Channel,
         core: ClientConnection,
         loop: asyncio.AbstractEventLoop,
+        connect_by: float,
         greet_by: float,
-        login_by: float,
+        login_seconds: float,
     ) -> None:
         self.channel = channel
         self.core = core
-        self.deadline = greet_by
-        self.login_deadline = login_by
+        self.deadline = connect_by
+        self.heard_at = 0.0  # loop time of the greeting
         self.waiter: asyncio.Future[StartTls | LoggedIn | Refused] = loop.create_future()
+        self._by = (greet_by, login_seconds)
         channel.receiver = self
 
     def data_received(self, buffer: bytearray, end: int) -> None:
         if self.waiter.done():
             self._fail(BackendError("octets that answer nothing", self.core.stage, "protocol"))
             return
+        if not self.heard_at:
+            self.heard_at = self.waiter.get_loop().time()
+            self.deadline = self.heard_at + self._by[1]
         try:
             self.core.receive_data(memoryview(buffer)[:end])
         except BackendError as error:
             self._fail(error)
             return
-        self.deadline = self.login_deadline
         self.send()
         for event in self.core.events_received():
             self.waiter.set_result(event)
 
     def deadline_passed(self) -> None:
-        self._fail(BackendError("no answer in time", self.core.stage, "timeout"))
+        if self.deadline < self._by[0] and not self.heard_at and self.channel.connected:
+            self.deadline = self._by[0]
+            return
+        self._fail(BackendError("no answer in time", self._stage(self.channel.connected), "timeout"))
         self.channel.abort("timeout")
 
     def send(self) -> None:
@@ -107,7 +115,10 @@ class _Dialogue:
         pass
 
     def connection_lost(self, reason: str) -> None:
-        self._fail(BackendError("connection lost", self.core.stage, reason))
+        self._fail(BackendError("connection lost", self._stage(reason not in NOT_REACHED.values()), reason))
+
+    def _stage(self, connected: bool) -> str:
+        return self.core.stage if connected or self.heard_at else "connect"
 
     def _fail(self, error: BackendError) -> None:
         if not self.waiter.done():
@@ -171,11 +182,10 @@ class Dialer:
     ) -> Opened | NotOpened:
         loop = self._reactor.loop
         started = loop.time()
-        channel = await self._connect(pool, backend, address, min(started + self._timeouts.connect, give_up))
-        connected = loop.time()
-        self._metrics.backend_connect_duration.observe(backend.label, connected - started)
+        connect_by = min(started + self._timeouts.connect, give_up)
+        channel = await self._connect(pool, backend, address, connect_by)
         event: LoggedIn | Refused | None = None
-        dialogue = _Dialogue(channel, core, loop, give_up, connected + self._timeouts.backend_login)
+        dialogue = _Dialogue(channel, core, loop, connect_by, give_up, self._timeouts.backend_login)
         self._deadlines.add(dialogue)
         try:
             event = await self._talk(pool, backend, dialogue)
@@ -184,8 +194,10 @@ class Dialer:
             if not isinstance(event, LoggedIn):
                 channel.abort()  # R3: no QUIT, and nothing buffered may be read as a command
                 del dialogue.waiter  # it holds the exception, whose traceback holds this frame
-        self._metrics.backend_login_duration.observe(backend.label, loop.time() - connected)
-        self._metrics.backend_up[backend.label] = 1
+        metrics, label = self._metrics, backend.label
+        metrics.backend_connect_duration.observe(label, dialogue.heard_at - started)
+        metrics.backend_login_duration.observe(label, loop.time() - dialogue.heard_at)
+        metrics.backend_up[label] = 1
         if isinstance(event, Refused):
             return NotOpened(backend, event.login, event.code)
         if event.learned is not None:
@@ -193,11 +205,13 @@ class Dialer:
         return Opened(channel, backend, address, event.login)
 
     async def _connect(self, pool: Pool, backend: Backend, address: Address, deadline: float) -> Channel:
+        """A channel on its way to the server; with implicit TLS, one that is there."""
         try:
-            channel = await connect(self._reactor, self._deadlines, address, deadline)
+            channel = connect(self._reactor, address)
         except ConnectFailed as error:
             raise BackendError(str(error), "connect", error.reason) from None
         if pool.config.tls == "implicit":
+            unreachable = self._reactor.loop.call_at(deadline, _give_up_connecting, channel)
             try:
                 async with asyncio.timeout_at(deadline + self._timeouts.handshake):
                     await self._start_tls(pool, backend, channel)
@@ -207,6 +221,8 @@ class Dialer:
             except BaseException:
                 channel.abort()
                 raise
+            finally:
+                unreachable.cancel()
         return channel
 
     async def _talk(self, pool: Pool, backend: Backend, dialogue: _Dialogue) -> LoggedIn | Refused:
@@ -229,10 +245,16 @@ class Dialer:
             log.error("TLS to a backend failed", backend=backend.label, why=str(error))
             raise BackendError(str(error), "tls", "tls") from None
         except ChannelClosed as error:
-            raise BackendError(str(error), "tls", error.reason) from None
+            stage = "connect" if error.reason in NOT_REACHED.values() else "tls"
+            raise BackendError(str(error), stage, error.reason) from None
 
     def _failed(self, backend: Backend, error: BackendError) -> BackendError:
         self._metrics.backend_errors[(backend.label, error.stage, error.reason)] += 1
         self._metrics.backend_up[backend.label] = 0
         log.warning("backend failed", backend=backend.label, stage=error.stage, reason=error.reason, why=str(error))
         return error
+
+
+def _give_up_connecting(channel: Channel) -> None:
+    if not channel.connected:
+        channel.abort("timeout")

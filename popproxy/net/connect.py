@@ -9,12 +9,9 @@ import os
 import socket
 
 from popproxy.errors import ConnectFailed
-from popproxy.net.channel import Channel
-from popproxy.net.deadlines import Deadlines
-from popproxy.net.reactor import WRITABLE, Reactor
+from popproxy.net.channel import NOT_REACHED, Channel
+from popproxy.net.reactor import Reactor
 from popproxy.types import Address
-
-_REASONS = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout", errno.ECONNRESET: "reset"}
 
 
 class Resolver:
@@ -70,34 +67,12 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-class _Connecting:
-    """Waits for one socket to become writable, or for the deadline."""
+def connect(reactor: Reactor, address: Address) -> Channel:
+    """A channel to one IP address, whose connection may still be under way.
 
-    __slots__ = ("deadline", "fd", "reactor", "waiter")
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, deadline: float) -> None:
-        self.reactor = reactor
-        self.deadline = deadline
-        self.fd = sock.fileno()
-        self.waiter: asyncio.Future[None] = reactor.loop.create_future()
-        reactor.watch(self.fd, self, WRITABLE)
-
-    def ready(self, events: int) -> None:
-        """From the reactor: connected or failed, SO_ERROR tells."""
-        if not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def failed(self) -> None:
-        """From the reactor; `ready` does not raise."""
-
-    def deadline_passed(self) -> None:
-        """From the deadlines."""
-        if not self.waiter.done():
-            self.waiter.set_exception(ConnectFailed("no answer in time", "timeout"))
-
-
-async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, deadline: float) -> Channel:
-    """One attempt at one IP address, until `deadline` (loop time). Raises ConnectFailed."""
+    Nobody waits for it: what is written meanwhile is kept, and a failure ends the channel as any later one would, with
+    a reason of `NOT_REACHED` if the connection never came about. Raises ConnectFailed.
+    """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -107,20 +82,10 @@ async def connect(reactor: Reactor, deadlines: Deadlines, address: Address, dead
         # before anything is written: Nagle against a delayed ACK costs 44 ms a reply
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex((address.host, address.port))
-        if code == errno.EINPROGRESS:
-            connecting = _Connecting(reactor, sock, deadline)
-            deadlines.add(connecting)
-            try:
-                await connecting.waiter
-            finally:
-                deadlines.discard(connecting)
-                del connecting  # it holds the exception, whose traceback holds this frame
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise ConnectFailed(f"{address}: {os.strerror(code)}", _REASONS.get(code, "unreachable"))
+        if code not in (0, errno.EINPROGRESS):
+            raise ConnectFailed(f"{address}: {os.strerror(code)}", NOT_REACHED.get(code, "unreachable"))
         return Channel(reactor, sock)
     except BaseException as error:
-        reactor.forget(sock.fileno())
         sock.close()
         if isinstance(error, OSError):
             raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None

@@ -6,7 +6,10 @@ four octets (RFC 4422 section 3.7). The layer is as strict as TLS: what it canno
 
 from __future__ import annotations
 
+import errno
+
 from popproxy.errors import LocalProtocolError, PopproxyError, RemoteProtocolError
+from popproxy.net.layer import Carrier
 from popproxy.sasl.gssapi import GssContext
 
 _PREFIX = 4
@@ -85,6 +88,39 @@ class GssLayer:
         if self.conf and not encrypted:
             raise _bad("a token is not encrypted")
         return plaintext
+
+    # ---- Layer ----
+
+    @property
+    def encrypted(self) -> bool:
+        """See Layer."""
+        return self.conf
+
+    @property
+    def handshaking(self) -> bool:
+        """See Layer: the context is complete when the layer starts."""
+        return False
+
+    def received(self, carrier: Carrier, data: memoryview) -> None:
+        """See Layer."""
+        if not len(data):
+            carrier.received_eof()
+            return
+        try:
+            plaintexts = self.decode(data)
+        except RemoteProtocolError as error:
+            carrier.lose(OSError(errno.ECONNRESET, "GSS"), error.reason)
+            return
+        if plaintexts:
+            plain = bytearray().join(plaintexts)
+            carrier.receiver.data_received(plain, len(plain))
+
+    def farewell(self) -> bytes:
+        """See Layer: there is nothing to say."""
+        return b""
+
+    def ended(self, reason: str) -> None:
+        """See Layer."""
 
 
 def _bad(text: str) -> RemoteProtocolError:
