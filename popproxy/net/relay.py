@@ -100,15 +100,14 @@ class Relay:
         """Commands."""
         self._bytes_in += end
         data = bytes(memoryview(buffer)[:end])
-        command = self._exchange.take_lone_command(data) if self._lost is None else None
-        if command is None:
+        if self._lost is not None or not self._exchange.take_lone_command(data):
             self._exchange.receive_from_client(data)
             self._pump()
             return
         context = self._context
         context.metrics.bytes_to_backend += end
         self.deadline = context.deadlines.now + context.timeouts.stall
-        self._backend.write(command)
+        self._backend.write(data)
 
     def eof_received(self) -> None:
         """The client has closed its side: it still gets the answers to what it has asked."""
@@ -132,12 +131,13 @@ class Relay:
 
     def backend_data(self, buffer: bytearray, end: int) -> None:
         """Replies."""
-        exchange, client = self._exchange, self._client
-        shown = exchange.receive_from_backend(buffer, end)
+        exchange, client, context = self._exchange, self._client, self._context
+        lone = exchange.take_lone_reply(buffer, end)
+        shown = None if lone else exchange.receive_from_backend(buffer, end)
         if shown is None:
             taken = client.write(memoryview(buffer)[:end])
             self._bytes_out += end
-            self._context.metrics.bytes_to_client += end
+            context.metrics.bytes_to_client += end
         elif shown:
             taken = client.write(shown)
             self._sent(len(shown))
@@ -148,6 +148,11 @@ class Relay:
             self._record()
         if self._ended is None:
             return
+        if lone and taken:
+            self.deadline = context.deadlines.now + context.timeouts.idle
+            if not client.reading:
+                client.resume()
+            return
         if exchange.violation is not None:
             self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
             return
@@ -155,7 +160,6 @@ class Relay:
             self._stuck = client.unacknowledged
             self._backend.pause()
         elif exchange.settled:
-            context = self._context
             self.deadline = context.deadlines.now + context.timeouts.idle
             if not client.reading:
                 client.resume()
@@ -246,19 +250,23 @@ class Relay:
         for event in events:
             verb, number = event.verb, event.number
             metrics.commands[(verb, "ok" if event.ok else "err")] += 1
-            if number is not None and verb in ("RETR", "TOP", "DELE"):
-                if not event.ok:
+            if number is None:  # also of what the proxy has refused itself
+                if verb == "QUIT":
+                    self._updated(event)
+                elif verb == "RSET" and event.ok:
+                    trail.reset(event.restored)
+            elif verb == "RETR" or verb == "TOP":  # noqa: PLR1714 - twice as fast
+                if event.ok:
+                    trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
+                    self._count(verb, delivered=delivered)
+                else:
                     trail.refused(verb, number, exchange.unique_id(number))
-                elif verb == "DELE":
+            elif verb == "DELE":
+                if event.ok:
                     self._dele += 1
                     trail.dele(number, exchange.unique_id(number))
                 else:
-                    trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
-                    self._count(verb, delivered=delivered)
-            elif verb == "RSET" and event.ok:
-                trail.reset(event.restored)
-            elif verb == "QUIT":
-                self._updated(event)
+                    trail.refused(verb, number, exchange.unique_id(number))
 
     def _count(self, verb: str, *, delivered: bool) -> None:
         metrics = self._context.metrics

@@ -63,14 +63,13 @@ class WallClock:
     __slots__ = ("_second", "_text")
 
     def __init__(self) -> None:
-        self._second = ""  # the second that `_text` stands for, in digits
+        self._second = -1  # the second that `_text` stands for
         self._text = ""
 
     def now(self) -> str:
         """The time now."""
-        digits = str(time_ns() // 1000)
-        second = digits[:-6]
+        second, fraction = divmod(time_ns(), 1_000_000_000)
         if second != self._second:
-            self._text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(int(second)))
+            self._text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
             self._second = second
-        return f"{self._text}.{digits[-6:]}Z"
+        return f"{self._text}.{fraction // 1000:06d}Z"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities, replies
 from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse, serialise
-from popproxy.pop3.exchanged import Exchanged, read_plain
+from popproxy.pop3.exchanged import PLAIN_LIMIT, Exchanged, kind_of, parsed_kind, plain_kind
 from popproxy.pop3.lines import LineSplitter, LineTooLong
 from popproxy.pop3.states import NEXT, RELAYED, State
 from popproxy.pop3.unique_ids import LISTING_LIMIT, UniqueIds
@@ -41,9 +41,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_outstanding",
-        "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted", "events", "highest",
-        "state", "violation",
+        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_lone",
+        "_outstanding", "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted",
+        "events", "highest", "state", "violation",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Exchange:
         self._unsent: list[Exchanged] = []  # parsed, not yet handed to the backend
         self._outstanding: list[Exchanged] = []  # their replies are due, in this order
         self._waiting_for = 0  # how many of those are the backend's to answer
+        self._lone: Exchanged | None = None  # the one of them that goes and comes back alone, in lock-step
         self._client_eof = False
         self._in_body = False
         self._body_octets = 0
@@ -75,6 +76,7 @@ class Exchange:
 
     def receive_from_client(self, data: bytes | bytearray | memoryview) -> None:
         """Take octets from the client."""
+        self._lone = None
         if not self._lines:
             data = bytes(data)
             taken = self._take_plain(data)
@@ -86,19 +88,22 @@ class Exchange:
         self._lines.feed(data)
         self._parse()
 
-    def take_lone_command(self, data: bytes) -> bytes | None:
+    def take_lone_command(self, data: bytes) -> bool:
         """Lock-step, the way most clients work: one plain command while nothing is under way.
 
-        Returns what goes to the backend at once; None if it is not so, and `data` is then for `receive_from_client`.
+        True if it is so; `data` then goes to the backend as it is. Else it is for `receive_from_client`.
         """
-        if self._outstanding or self._unsent or self._lines or self.state is not State.TRANSACTION:
-            return None
-        plain = read_plain(data, 0)
-        if plain is None or plain[1] != len(data) or plain[0].verb == "QUIT":
-            return None
-        self._outstanding.append(plain[0])
+        if self._outstanding or self._unsent or self._lines or len(data) > PLAIN_LIMIT:
+            return False
+        kind = plain_kind(data)
+        if kind is None or kind.verb == "QUIT" or self.state is not State.TRANSACTION:
+            return False
+        command = Exchanged(kind, data)
+        self._outstanding.append(command)
         self._waiting_for = 1
-        return data
+        if not kind.peculiar:
+            self._lone = command
+        return True
 
     def _take_plain(self, data: bytes) -> int:
         """Take commands from the beginning of `data` while they are plain. Returns the octets taken."""
@@ -106,10 +111,14 @@ class Exchange:
         if self.state is not State.TRANSACTION or (unsent and unsent[-1].verb == "QUIT"):
             return 0
         room = PENDING_LIMIT - len(unsent) - len(self._outstanding)
-        while room > 0 and (plain := read_plain(data, at)):
-            command, at = plain
-            unsent.append(command)
-            if command.verb == "QUIT":
+        while room > 0 and (end := data.find(b"\n", at, at + PLAIN_LIMIT) + 1):
+            line = data[at:end]
+            kind = plain_kind(line)
+            if kind is None:
+                break
+            unsent.append(Exchanged(kind, line))
+            at = end
+            if kind.verb == "QUIT":
                 break
             room -= 1
         return at
@@ -117,6 +126,7 @@ class Exchange:
     def receive_client_eof(self) -> None:
         """The client will send no more."""
         self._client_eof = True
+        self._lone = None
 
     def commands_to_send(self, *, client_drained: bool) -> bytes:
         """Octets for the backend now. `client_drained`: all earlier replies are in the client's socket.
@@ -217,30 +227,58 @@ class Exchange:
                 self._refuse(keyword_of(line), str(error))
 
     def _accept(self, command: Command) -> None:
-        verb = command.verb
-        if verb in RELAYED:
-            number = command.numbers[0] if command.numbers else None
-            top_lines = command.numbers[1] if verb == "TOP" else None
-            self._unsent.append(Exchanged(verb, number, top_lines, serialise(command), None))
-        elif verb == "LAST":
-            self._unsent.append(Exchanged(verb, None, None, None, None))
+        if command.verb in RELAYED:
+            self._unsent.append(Exchanged(parsed_kind(command), serialise(command)))
+        elif command.verb == "LAST":
+            self._unsent.append(Exchanged(kind_of(command.verb), None))
         else:
             raise BadCommand("already logged in")
 
     def _refuse(self, verb: str, text: str) -> None:
         if verb == "QUIT":
             verb = "OTHER"  # QUIT with an argument is no QUIT: nobody may take it for the end
-        self._unsent.append(Exchanged(verb, None, None, None, replies.err(text)))
+        self._unsent.append(Exchanged(kind_of(verb), None, replies.err(text)))
 
     # ---- from the backend ----
+
+    def take_lone_reply(self, buffer: bytes | bytearray, end: int) -> bool:
+        """Lock-step: ``buffer[:end]`` is just one whole plain reply to the one command under way.
+
+        True if it is so: it goes to the client as it is, and `events` has the command. Else it is for
+        `receive_from_backend`.
+        """
+        head, self._lone = self._lone, None
+        if head is None:
+            return False
+        line = replies.PLAIN_LINE.match(buffer, 0, end)
+        if line is None:
+            return False
+        body = line.end()
+        if body > replies.STATUS_LIMIT:
+            return False
+        if buffer[0] == _PLUS:
+            if head.multiline:
+                # the CRLF of the status line is the beginning of the mark that ends an empty body
+                if not buffer.endswith(TERMINATOR, body - 2, end) or buffer.rfind(TERMINATOR, body - 2, end - 1) >= 0:
+                    return False
+                head.octets = end - body - 3
+            elif body != end:
+                return False
+            head.ok = True
+            self._take_effect(head)
+        elif body != end:
+            return False
+        self._outstanding.clear()
+        self._waiting_for = 0
+        self.events.append(head)
+        return True
 
     def receive_from_backend(self, buffer: bytes | bytearray, end: int) -> bytes | None:
         """Take ``buffer[:end]`` from the backend. Returns what goes to the client; None means just that, unchanged.
 
         After it look at `events` (replies now complete), `violation`, `local_answers` and `commands_to_send`.
         """
-        if self._is_lone_reply(buffer, end):
-            return None
+        self._lone = None
         if (
             self._in_body
             and self._keep is None
@@ -300,27 +338,6 @@ class Exchange:
                     changed = True
                     out.append(answers)
         return b"".join(out) if changed or self.violation else None
-
-    def _is_lone_reply(self, buffer: bytes | bytearray, end: int) -> bool:
-        """Take ``buffer[:end]`` if it is just one whole plain reply to the one command under way."""
-        if self._in_body or self._waiting_for != 1 or self._partial or len(self._outstanding) != 1:
-            return False
-        head = self._outstanding[0]
-        line = None if head.peculiar else replies.PLAIN_LINE.match(buffer, 0, end)
-        if line is None or line.end() > replies.STATUS_LIMIT:
-            return False
-        body = line.end()
-        positive = buffer[0] == _PLUS
-        if positive and head.multiline:
-            # the CRLF of the status line is the beginning of the mark that ends an empty body
-            if not buffer.endswith(TERMINATOR, body - 2, end) or buffer.rfind(TERMINATOR, body - 2, end - 1) >= 0:
-                return False
-            head.octets = end - body - 3
-        elif body != end:
-            return False
-        head.ok = positive
-        self._complete(head)
-        return True
 
     def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
         """Take (the beginning of) a status line.
@@ -411,7 +428,7 @@ class Exchange:
         if self._in_body:
             self._in_body = False
             head.octets = self._body_octets - 3  # the final dot and its CRLF
-        verb, number = head.verb, head.number
+        verb = head.verb
         if verb == "CAPA":
             own = capabilities.parse_body(bytes(self._keep)) if head.ok and self._keep else None
             answers = capabilities.render(
@@ -421,19 +438,26 @@ class Exchange:
         elif verb == "UIDL" and self._keep is not None:
             self._uidl().take_listing(bytes(self._keep))
         elif head.ok:
-            if number is not None and verb in ("RETR", "DELE"):
-                self.highest = max(self.highest, number)
-            if verb == "DELE" and number is not None:
-                self.deleted[number] = self.unique_id(number)
-            elif verb == "RSET":
-                head.restored = len(self.deleted)
-                self.deleted.clear()
-                self.highest = 0
+            self._take_effect(head)
         self._keep = None
         self.events.append(head)
         if verb == "QUIT":
             self._move(State.CLOSED)
         return answers + self.local_answers()
+
+    def _take_effect(self, head: Exchanged) -> None:
+        """The backend has done what `head` asks."""
+        verb, number = head.verb, head.number
+        if number is not None:
+            if verb == "RETR":
+                self.highest = max(self.highest, number)
+            elif verb == "DELE":
+                self.highest = max(self.highest, number)
+                self.deleted[number] = self.unique_id(number)
+        elif verb == "RSET":
+            head.restored = len(self.deleted)
+            self.deleted.clear()
+            self.highest = 0
 
     def cut(self) -> Exchanged | None:
         """The backend is gone: the reply under way, with the octets that came of it, or None between replies."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from popproxy.errors import RemoteProtocolError
 
+_CR = ord("\r")
+
 
 class LineTooLong(RemoteProtocolError):
     """A line exceeded the limit. Its rest is discarded; the stream goes on after the next LF."""
@@ -53,8 +55,8 @@ class LineSplitter:
 
     def next_line(self) -> bytes | None:
         """The next complete line without its line end, or None. Raises LineTooLong once per over-long line."""
-        while self._buffer:
-            end = self._buffer.find(b"\n", self._scanned)
+        while buffer := self._buffer:
+            end = buffer.find(b"\n", self._scanned)
             if self._discarding:
                 if end < 0:
                     self._drop(len(self._buffer))
@@ -62,19 +64,25 @@ class LineSplitter:
                 self._drop(end + 1)
                 self._discarding = False
                 continue
+            start = self._start
             if end < 0:
-                self._scanned = len(self._buffer)
+                self._scanned = len(buffer)
                 if len(self) >= self.limit:
-                    self._drop(len(self._buffer))
+                    self._drop(len(buffer))
                     self._discarding = True
                     raise LineTooLong(self.limit)
                 return None
-            if end + 1 - self._start > self.limit:
+            length = end + 1 - start
+            if length > self.limit:
                 self._drop(end + 1)
                 raise LineTooLong(self.limit)
-            stop = end - 1 if end > self._start and self._buffer[end - 1] == 0x0D else end
-            line = bytes(self._buffer[self._start : stop])
-            self._drop(end + 1)
+            line = bytes(buffer[start : end - 1 if end > start and buffer[end - 1] == _CR else end])
+            if end + 1 == len(buffer):
+                self.taken += length
+                self._buffer = bytearray()  # give a once large buffer back
+                self._start = self._scanned = 0
+            else:
+                self._drop(end + 1)
             return line
         return None
 
