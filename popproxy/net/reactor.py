@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Protocol
 
 from popproxy.observe.logs import get_logger
@@ -40,13 +41,15 @@ class Reactor:
     `buffer` and `plain` are the only read buffers there are: their content is valid until the receiver returns.
     """
 
-    __slots__ = ("_epoll", "_forgotten", "_watched", "buffer", "loop", "plain")
+    __slots__ = ("_afterwards", "_dispatching", "_epoll", "_forgotten", "_watched", "buffer", "loop", "plain")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.buffer = bytearray(READ_SIZE)
         self.plain = bytearray(READ_SIZE)  # what TLS has decrypted
         self._epoll = select.epoll()
+        self._dispatching = False
+        self._afterwards: list[tuple[Watched, Callable[[], None]]] = []
         self._watched: dict[int, Watched] = {}
         self._forgotten: set[int] = set()  # in this batch: its events are not for whoever has the number by now
         loop.add_reader(self._epoll.fileno(), self._dispatch)
@@ -89,9 +92,21 @@ class Reactor:
         except Exception:
             log.exception("it failed again while it was ended")
 
+    def afterwards(self, owner: Watched, call: Callable[[], None]) -> None:
+        """Call `call` for `owner` once all sockets that are ready now have been read; now, if none is being read.
+
+        Short writes wait here for each other: one send to a process that sleeps costs twice as much as one to a
+        process that the send before has woken up.
+        """
+        if self._dispatching:
+            self._afterwards.append((owner, call))
+        else:
+            call()
+
     def _dispatch(self) -> None:
         watched, forgotten = self._watched, self._forgotten
         forgotten.clear()
+        self._dispatching = True
         for fd, events in self._epoll.poll(0, _BATCH):
             owner = watched.get(fd)
             if owner is not None and fd not in forgotten:
@@ -99,3 +114,10 @@ class Reactor:
                     owner.ready(events)
                 except Exception:
                     self.handler_failed(owner)
+        self._dispatching = False
+        calls, self._afterwards = self._afterwards, []
+        for owner, call in calls:
+            try:
+                call()
+            except Exception:
+                self.handler_failed(owner)

@@ -34,6 +34,8 @@ _CLIENT_LOST = {"internal": CloseReason.INTERNAL, "gss_layer": CloseReason.PROTO
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
 
+SHORT_REPLY = 16 * 1024
+"""Octets of a reply up to which it is worth a copy to send it together with those of other sessions."""
 ROUNDS = 8
 """Times that one session may be answered in a row, some hundred commands each time, before others get their turn."""
 
@@ -57,8 +59,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_context", "_dele", "_ended", "_exchange",
-        "_lost", "_retr", "_started", "_stuck", "_top", "_trail", "deadline",
+        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_command", "_context", "_dele", "_ended",
+        "_exchange", "_lost", "_reply", "_retr", "_started", "_stuck", "_top", "_trail", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +78,8 @@ class Relay:
         self._ended: Callable[[CloseReason], None] | None = ended
         self._lost: CloseReason | None = None  # the backend is gone and the client has not been told yet
         self._bytes_in, self._bytes_out = octets  # from the client and to it; so far, those of the login
+        self._command = b""  # about to be sent to the backend, in this turn of the reactor
+        self._reply = b""  # about to be sent to the client, likewise
         self._stuck = 0  # octets on their way to a client that does not keep up, when it was last looked at
         self._retr = self._top = self._dele = 0
 
@@ -107,7 +111,12 @@ class Relay:
         context = self._context
         context.metrics.bytes_to_backend += end
         self.deadline = context.deadlines.now + context.timeouts.stall
-        self._backend.write(data)
+        self._command = data
+        self._backend.reactor.afterwards(self._backend, self._send_lone_command)
+
+    def _send_lone_command(self) -> None:
+        command, self._command = self._command, b""
+        self._backend.write(command)
 
     def eof_received(self) -> None:
         """The client has closed its side: it still gets the answers to what it has asked."""
@@ -131,27 +140,39 @@ class Relay:
 
     def backend_data(self, buffer: bytearray, end: int) -> None:
         """Replies."""
-        exchange, client, context = self._exchange, self._client, self._context
-        lone = exchange.take_lone_reply(buffer, end)
-        shown = None if lone else exchange.receive_from_backend(buffer, end)
+        exchange, client = self._exchange, self._client
+        if exchange.take_lone_reply(buffer, end):
+            if end <= SHORT_REPLY:
+                self._reply = bytes(memoryview(buffer)[:end])
+                client.reactor.afterwards(client, self._send_lone_reply)
+                return
+            shown = None
+        else:
+            shown = exchange.receive_from_backend(buffer, end)
         if shown is None:
             taken = client.write(memoryview(buffer)[:end])
-            self._bytes_out += end
-            context.metrics.bytes_to_client += end
+            self._sent(end)
         elif shown:
             taken = client.write(shown)
             self._sent(len(shown))
         else:
             taken = not client.pending
+        self._after_replies(taken)
+
+    def _send_lone_reply(self) -> None:
+        reply, self._reply = self._reply, b""
+        if reply and self._ended is not None:
+            taken = self._client.write(reply)
+            self._sent(len(reply))
+            self._after_replies(taken)
+
+    def _after_replies(self, taken: bool) -> None:
+        """Octets of the backend have been written to the client; `taken` if they are all in its socket."""
+        exchange, client = self._exchange, self._client
         # what is not in the client's socket yet is not complete: recorded when it is, or as cut when the client is lost
         if exchange.events and (taken or exchange.state is State.CLOSED):
             self._record()
         if self._ended is None:
-            return
-        if lone and taken:
-            self.deadline = context.deadlines.now + context.timeouts.idle
-            if not client.reading:
-                client.resume()
             return
         if exchange.violation is not None:
             self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
@@ -160,6 +181,7 @@ class Relay:
             self._stuck = client.unacknowledged
             self._backend.pause()
         elif exchange.settled:
+            context = self._context
             self.deadline = context.deadlines.now + context.timeouts.idle
             if not client.reading:
                 client.resume()
@@ -181,6 +203,8 @@ class Relay:
 
     def _pump(self) -> None:
         """Hand on what may be handed on now, and set the deadline for what is awaited."""
+        if self._reply:  # before anything else that may be said
+            self._send_lone_reply()
         exchange, client, backend = self._exchange, self._client, self._backend
         # each answer of ours may make room for more commands, or clear the way for QUIT; a client that reads no answers
         # gets no more of them
@@ -304,6 +328,7 @@ class Relay:
 
     def _backend_gone(self, why: str, reason: CloseReason = CloseReason.BACKEND_LOST) -> None:
         """No backend any more. R3, R4, R5."""
+        self._send_lone_reply()
         if self._ended is None or self._lost is not None:
             return
         self._backend.abort()
