@@ -262,27 +262,27 @@ class Channel:
 
     async def accept_tls(self, choose: ContextChooser, already: bytes = b"") -> TlsInfo:
         """Server side handshake; `already` is what has been read of it. Raises TlsFailed, ChannelClosed."""
-        waiter, tls = self._begin_tls()
+        tls = self._begin_tls()
         tls.accept(choose)
-        return await self._handshake(waiter, tls, already)
+        return await self._handshake(tls, already)
 
     async def connect_tls(self, context: ssl.SSLContext, server_name: str) -> TlsInfo:
         """Client side handshake; the context verifies the peer. Raises TlsFailed, ChannelClosed."""
-        waiter, tls = self._begin_tls()
+        tls = self._begin_tls()
         tls.connect(context, server_name)
-        return await self._handshake(waiter, tls, b"")
+        return await self._handshake(tls, b"")
 
-    def _begin_tls(self) -> tuple[asyncio.Future[TlsInfo], TlsLayer]:
+    def _begin_tls(self) -> TlsLayer:
         if self._sock is None or self._eof:
             raise ChannelClosed("the connection is gone", "eof")
         if isinstance(self.layer, GssLayer):
             raise LocalProtocolError("no TLS inside a GSS layer")
-        waiter: asyncio.Future[TlsInfo] = self.reactor.loop.create_future()
-        return waiter, TlsLayer(waiter)
+        return TlsLayer()
 
-    async def _handshake(self, waiter: asyncio.Future[TlsInfo], tls: TlsLayer, already: bytes) -> TlsInfo:
+    async def _handshake(self, tls: TlsLayer, already: bytes) -> TlsInfo:
         self.layer = tls
-        tls.begin(self, already)
+        waiter: asyncio.Future[TlsInfo] = self.reactor.loop.create_future()
+        tls.begin(self, already, waiter)
         self.resume()
         try:
             return await waiter

@@ -24,8 +24,8 @@ class TlsLayer:
 
     __slots__ = ("_choose", "_hello", "_incoming", "_outgoing", "_server_name", "_session", "_waiter")
 
-    def __init__(self, waiter: asyncio.Future[TlsInfo]) -> None:
-        self._waiter: asyncio.Future[TlsInfo] | None = waiter  # None once the handshake is over
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[TlsInfo] | None = None  # while the handshake goes on
         self._choose: ContextChooser | None = None
         self._hello = b""
         self._incoming = ssl.MemoryBIO()
@@ -41,8 +41,9 @@ class TlsLayer:
         """Be the client; the context verifies the server."""
         self._wrap(context, server_side=False, server_name=server_name)
 
-    def begin(self, carrier: Carrier, already: bytes) -> None:
-        """Start the handshake; `already` is what has been read of it."""
+    def begin(self, carrier: Carrier, already: bytes, waiter: asyncio.Future[TlsInfo]) -> None:
+        """Start the handshake that `waiter` waits for; `already` is what has been read of it."""
+        self._waiter = waiter
         self._take(carrier, memoryview(already), start=True)
 
     @property

@@ -55,6 +55,11 @@ class ListenerContext:
     accounts: Accounts | None = None
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
+    @property
+    def greets_first(self) -> bool:
+        """True if a client of this listener hears the greeting before it has said anything."""
+        return self.listener.tls != "implicit" and self.listener.protocol == "pop3"
+
     def vet(self, credential: Credential) -> str:
         """The canonical user name. Raises NameRefused."""
         authentication = self.config.authentication

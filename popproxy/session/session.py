@@ -56,9 +56,9 @@ class Session:
     """One client's connection. Its channel's receiver until the relay takes over."""
 
     __slots__ = (
-        "_admitted", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events", "_failures",
-        "_header", "_kpop", "_over", "_relay", "_sessions", "_source", "_started", "_task", "_ticket", "_trail",
-        "_waiter", "deadline", "id",
+        "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
+        "_failures", "_header", "_kpop", "_over", "_relay", "_sessions", "_source", "_started", "_task",
+        "_ticket", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -90,30 +90,53 @@ class Session:
         context.relay.deadlines.add(self)
         if context.talkative:
             log.debug("connected", session=self.id, listener=context.listener.name, client=str(peer))
-        self._task: asyncio.Task[None] | None = loop.create_task(self.run())
+        self._task: asyncio.Task[None] | None = None  # while there is something to wait for
+        self._begun = False  # it has had its first turn; before that it cannot be cancelled without losing the story
+        if context.greets_first and not context.sent_by_balancer(peer.host):
+            try:
+                self._admit()
+                self._greet()
+            except SessionOver as over:
+                self._end(over.reason)
+            except Exception:
+                self._broken()
+        else:
+            self._task = loop.create_task(self.run())
 
     # ---- the story ----
 
     async def run(self) -> None:
-        """Admission, PROXY header, TLS, greeting, login, hand-over."""
+        """Admission, PROXY header, TLS, greeting, login, hand-over.
+
+        Where nothing comes before the greeting the client has it already, and this begins with its first credential: a
+        task costs more than the whole dialogue up to there.
+        """
         context = self._context
+        self._begun = True
         try:
-            await self._identify_peer()
-            self._admit()
-            if context.listener.tls == "implicit":
-                await self._start_tls(b"")
-            if context.listener.protocol == "kpop":
-                await self._take_ticket()
-            self._greet()
+            if self._over is not None:
+                raise SessionOver(self._over)
+            if self._core is None:
+                await self._identify_peer()
+                self._admit()
+                if context.listener.tls == "implicit":
+                    await self._start_tls(b"")
+                if context.listener.protocol == "kpop":
+                    await self._take_ticket()
+                self._greet()
             self._hand_over(await self._authorize())
         except SessionOver as over:
             self._end(over.reason)
         except asyncio.CancelledError:
             self._end(self._over or CloseReason.SHUTDOWN)
         except Exception:
-            log.exception("session failed", session=self.id)
-            self._say(replies.err("internal error", "SYS/TEMP"))
-            self._end(CloseReason.INTERNAL)
+            self._broken()
+
+    def _broken(self) -> None:
+        """An exception that nobody expects is being handled."""
+        log.exception("session failed", session=self.id)
+        self._say(replies.err("internal error", "SYS/TEMP"))
+        self._end(CloseReason.INTERNAL)
 
     async def _identify_peer(self) -> None:
         """Who is it? From a trusted load balancer the PROXY header tells; from others one is garbage like any other."""
@@ -385,13 +408,18 @@ class Session:
         await self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._task is None:
+            if self._over is None:
+                self._task = self._context.reactor.loop.create_task(self.run())
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _cancel(self, reason: CloseReason) -> None:
         if self._over is None:
             self._over = reason
-            if self._task is not None:
+            if self._task is None and self._core is not None:
+                self._end(reason)
+            elif self._task is not None and self._begun:
                 self._task.cancel()
 
     def _after_core(self) -> None:

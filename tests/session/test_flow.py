@@ -321,7 +321,16 @@ async def test_sessions_leave_nothing_behind(
     tmp_path: Path, authority: Authority, server_certificate: CertificateFiles
 ) -> None:
     keys = {"cert": str(server_certificate.cert), "key": str(server_certificate.key)}
-    names = ("Session", "Relay", "Channel", "Exchange", "ServerConnection", "ClientConnection", "AuditTrail", "_Tls")
+    names = (
+        "Session",
+        "Relay",
+        "Channel",
+        "TlsLayer",
+        "Exchange",
+        "ServerConnection",
+        "ClientConnection",
+        "AuditTrail",
+    )
 
     def counted() -> Counter[str]:
         found = Counter(type(thing).__name__ for thing in gc.get_objects())
