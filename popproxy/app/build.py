@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from functools import partial
 
 from popproxy import __version__
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries
@@ -15,7 +16,9 @@ from popproxy.auth.kerberos import KerberosPasswordAuthenticator
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
+from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
+from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
 from popproxy.backend.dial import Dialer
 from popproxy.backend.pool import Pool
@@ -36,7 +39,8 @@ from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import Secret
+from popproxy.state.local import LocalState
+from popproxy.types import Secret, ThrottleScope
 from popproxy.vault.store import Vault
 
 HASH_DEADLINE = 30.0
@@ -111,6 +115,11 @@ class Parts:
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.admission = Admission(config.limits)
+        self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
+        self.throttle = Throttle(config.penalties, self.state)
+        for scope in ThrottleScope:
+            self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))
+        self._delay = UniformDelay(config.authentication.failure_delay)
         self._promised = common([pool.declared for pool in self.pools.values()])
 
     def listener(self, listener: Listener) -> ListenerContext:
@@ -122,7 +131,8 @@ class Parts:
         relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
-            authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
+            authenticator=self._chain(listener, kerberos), throttle=self.throttle, state=self.state,
+            delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
             accounts=None if self._users is None else Accounts(self._users, self.executor),
@@ -150,7 +160,8 @@ class Parts:
         self.metrics.watch_executor("hashes", executor)
         return executor
 
-    def _vet_name(self, name: str) -> str:
+    def vet_name(self, name: str) -> str:
+        """The canonical form of a user's name. Raises NameRefused."""
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
     def _make_kerberos(self) -> KerberosParts | None:
@@ -183,7 +194,7 @@ class Parts:
                 authenticators.append(
                     KerberosPasswordAuthenticator(
                         kerberos.kdc, kerberos.principals, kerberos.realms,
-                        self.config.authentication.default_domain, self._vet_name, decisive=last,
+                        self.config.authentication.default_domain, self.vet_name, decisive=last,
                     )
                 )  # fmt: skip
             elif check == "passthrough":
