@@ -65,7 +65,10 @@ service pop3-login {{
 
 
 class Dovecot:
-    """Listens on `port` (STLS if it has a certificate) and `tls_port`. `users` maps names to passwords."""
+    """Listens on `port` (STLS if it has a certificate) and `tls_port`. `users` maps names to passwords.
+
+    `fields` are what the password database knows of each user beside the password.
+    """
 
     def __init__(
         self,
@@ -75,13 +78,15 @@ class Dovecot:
         *,
         mechanisms: str = "plain login",
         extra: str = "",
+        fields: str = "",
     ) -> None:
         self.directory = directory
         self.users: dict[str, str] = {user: canary(user) for user in users}
         self.port = free_port()
         self.tls_port = free_port() if certificate else 0
         self._owner = _mail_owner()
-        (directory / "users").write_text("".join(f"{user}:{{PLAIN}}{secret}\n" for user, secret in self.users.items()))
+        lines = [f"{user}:{{PLAIN}}{secret}::::::{fields}\n" for user, secret in self.users.items()]
+        (directory / "users").write_text("".join(lines))
         (directory / "mail").mkdir()
         for user in self.users:
             self.deliver(user, [])
@@ -151,10 +156,11 @@ def dovecot(
     users: Mapping[str, str] | Iterable[str] = ("alice", "bob"),
     mechanisms: str = "plain login",
     extra: str = "",
+    fields: str = "",
 ) -> Iterator[Dovecot]:
     """A Dovecot for the length of a with statement."""
     with public_directory("dovecot") as directory:
-        server = Dovecot(directory, users, certificate, mechanisms=mechanisms, extra=extra)
+        server = Dovecot(directory, users, certificate, mechanisms=mechanisms, extra=extra, fields=fields)
         try:
             yield server
         finally:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.peers.canaries import canary
@@ -65,7 +65,7 @@ class Realm:
         self._process: Process | None = None
         self.config = self.configuration("krb5.conf")
         (directory / "kdc.conf").write_text(_KDC_CONF.format(name=name, directory=directory, port=self.port))
-        self._run("kdb5_util", "create", "-s", "-r", name, "-P", canary("master"))
+        self._create_database()
         self.start()
 
     @property
@@ -166,6 +166,9 @@ class Realm:
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
 
+    def _create_database(self) -> None:
+        self._run("kdb5_util", "create", "-s", "-r", self.name, "-P", canary("master"))
+
     def _file(self, kind: str) -> Path:
         self._files += 1
         return self.directory / f"{kind}-{self._files}"
@@ -180,7 +183,7 @@ class Realm:
         }
 
     def _run(self, program: str, *arguments: str, stdin: str = "") -> str:
-        command: Sequence[str] = [require(program), *arguments]
+        command = [require(program), *arguments]
         done = subprocess.run(
             command, input=stdin, env=self._whole_environment(), capture_output=True, text=True, timeout=30, check=False
         )
