@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from functools import partial
 
 from popproxy import __version__
-from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries
+from popproxy.app.delegation import DelegationParts
+from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.chain import Chain
@@ -16,9 +16,7 @@ from popproxy.auth.kerberos import KerberosPasswordAuthenticator
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
-from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
-from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
 from popproxy.backend.dial import Dialer
 from popproxy.backend.pool import Pool
@@ -39,8 +37,7 @@ from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
 from popproxy.state.executors import BoundedExecutor
-from popproxy.state.local import LocalState
-from popproxy.types import Secret, ThrottleScope
+from popproxy.types import Secret
 from popproxy.vault.store import Vault
 
 HASH_DEADLINE = 30.0
@@ -108,6 +105,7 @@ class Parts:
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
         self._kerberos = self._make_kerberos()
+        self._delegation = self._make_delegation()
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
@@ -115,11 +113,6 @@ class Parts:
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.admission = Admission(config.limits)
-        self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
-        self.throttle = Throttle(config.penalties, self.state)
-        for scope in ThrottleScope:
-            self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))
-        self._delay = UniformDelay(config.authentication.failure_delay)
         self._promised = common([pool.declared for pool in self.pools.values()])
 
     def listener(self, listener: Listener) -> ListenerContext:
@@ -131,11 +124,11 @@ class Parts:
         relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
-            authenticator=self._chain(listener, kerberos), throttle=self.throttle, state=self.state,
-            delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer,
+            authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
             accounts=None if self._users is None else Accounts(self._users, self.executor),
+            kerberos_logins=None if self._delegation is None else self._delegation.at(listener),
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -145,6 +138,8 @@ class Parts:
         self.executor.close()
         if self._kerberos is not None:
             self._kerberos.close()
+        if self._delegation is not None:
+            self._delegation.close()
         self.audit.close()
         self.reactor.close()
 
@@ -160,13 +155,18 @@ class Parts:
         self.metrics.watch_executor("hashes", executor)
         return executor
 
-    def vet_name(self, name: str) -> str:
-        """The canonical form of a user's name. Raises NameRefused."""
+    def _vet_name(self, name: str) -> str:
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
     def _make_kerberos(self) -> KerberosParts | None:
         kerberos = self.config.kerberos
         return None if kerberos is None else KerberosParts(self.config, kerberos, self.metrics)
+
+    def _make_delegation(self) -> DelegationParts | None:
+        kerberos = self.config.kerberos
+        if kerberos is None or not wants_tickets(self.config):
+            return None
+        return DelegationParts(self.config, kerberos, self.metrics, self._canonical)
 
     def _open_vault(self) -> Vault | None:
         if self.config.vault is None or self._privileged.vault_key is None:
@@ -194,7 +194,7 @@ class Parts:
                 authenticators.append(
                     KerberosPasswordAuthenticator(
                         kerberos.kdc, kerberos.principals, kerberos.realms,
-                        self.config.authentication.default_domain, self.vet_name, decisive=last,
+                        self.config.authentication.default_domain, self._vet_name, decisive=last,
                     )
                 )  # fmt: skip
             elif check == "passthrough":

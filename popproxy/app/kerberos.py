@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config, Kerberos
+from popproxy.config.model import TICKET_STRATEGIES, Config, Kerberos
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.kerberos.keytab import usable
 from popproxy.kerberos.mapping import PrincipalMap, RealmRule, Rule, TableRule, parse_table, regex_rule
@@ -43,10 +43,16 @@ def libraries_missing() -> str | None:
     """Import what Kerberos needs; what is missing, in words, or None."""
     try:
         importlib.import_module("popproxy.kerberos.acceptor")
+        importlib.import_module("popproxy.kerberos.delegation")
         importlib.import_module("popproxy.kerberos.libkrb5").library()
     except (ImportError, Unavailable) as error:
         return str(error)
     return None
+
+
+def wants_tickets(config: Config) -> bool:
+    """Is there a pool that is logged in to with tickets?"""
+    return any(TICKET_STRATEGIES.intersection(pool.login) for pool in config.pools.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class KerberosParts:
 
     def __init__(self, config: Config, kerberos: Kerberos, metrics: Metrics) -> None:
         """Raises ConfigError."""
+        self._delegation = wants_tickets(config)
         self._executors = [
             BoundedExecutor(name, kerberos.threads, kerberos.queue, kerberos.deadline) for name in ("tickets", "kdc")
         ]
@@ -95,14 +102,19 @@ class KerberosParts:
         keytab, names, cache = kerberos.keytab, kerberos.principals, kerberos.replay_cache
         realms = realm_rules(kerberos)
         require = kerberos.channel_binding == "require"
+        acceptor = Acceptor(
+            keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require,
+            delegation=self._delegation,
+        )  # fmt: skip
         return ListenerKerberos(
             Tickets(
-                acceptor=Acceptor(keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require),
+                acceptor=acceptor,
                 verifier=ApReqVerifier(keytab, names, rcache_dir=cache, executor=tickets),
                 principals=principals,
                 layers=_layers(kerberos),
                 bind=kerberos.channel_binding != "off",
                 require_binding=require,
+                delegation=self._delegation,
             ),
             KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=kdc),
             principals,
@@ -140,12 +152,12 @@ def _table(path: Path) -> TableRule:
         cure = "create it, or correct kerberos.rules[].file"
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}", cure)]) from None
 
-    def find(principal: str) -> str | None:
+    def table() -> Mapping[str, str]:
         if file.is_stale():
             file.refresh()
-        return file.value.get(principal)
+        return file.value
 
-    return TableRule(str(path), find)
+    return TableRule(str(path), lambda principal: table().get(principal), table)
 
 
 def _layers(kerberos: Kerberos) -> LayerOffer:

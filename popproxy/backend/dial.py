@@ -9,16 +9,18 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from popproxy.backend.kerberos_logins import make_token, protect, ticket_refused
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Timeouts
-from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, LocalProtocolError, TlsFailed
+from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, TlsFailed
 from popproxy.net.channel import NOT_REACHED, Channel
 from popproxy.net.connect import Resolver, connect
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
-from popproxy.pop3.client import ClientConnection, LoggedIn, Login, Refused, StartTls
+from popproxy.pop3.client import ClientConnection, Event, LoggedIn, Refused, StartTls
+from popproxy.pop3.logins import Login
 from popproxy.types import Address
 
 log = get_logger("backend")
@@ -65,7 +67,7 @@ class _Dialogue:
         self.core = core
         self.deadline = connect_by
         self.heard_at = 0.0  # loop time of the greeting
-        self.waiter: asyncio.Future[StartTls | LoggedIn | Refused] = loop.create_future()
+        self.waiter: asyncio.Future[Event] = loop.create_future()
         self._by = (greet_by, login_seconds)
         channel.receiver = self
 
@@ -96,6 +98,12 @@ class _Dialogue:
         data = self.core.data_to_send()
         if data:
             self.channel.write(data)
+
+    def go_on(self) -> None:
+        """What the core has asked for is done; it may ask for the next thing at once."""
+        self.send()
+        for event in self.core.events_received():
+            self.waiter.set_result(event)
 
     def eof_received(self) -> None:
         if self.waiter.done():
@@ -199,9 +207,12 @@ class Dialer:
         metrics.backend_login_duration.observe(label, loop.time() - dialogue.heard_at)
         metrics.backend_up[label] = 1
         if isinstance(event, Refused):
+            ticket_refused(event.login)
             return NotOpened(backend, event.login, event.code)
         if event.learned is not None:
             backend.learn(event.learned, loop.time())
+        if event.protection is not None:
+            protect(channel, event.protection)
         return Opened(channel, backend, address, event.login)
 
     async def _connect(self, pool: Pool, backend: Backend, address: Address, deadline: float) -> Channel:
@@ -226,15 +237,17 @@ class Dialer:
         return channel
 
     async def _talk(self, pool: Pool, backend: Backend, dialogue: _Dialogue) -> LoggedIn | Refused:
+        core, gss = dialogue.core, None
         event = await dialogue.waiter
-        if isinstance(event, StartTls):
-            await self._start_tls(pool, backend, dialogue.channel)
+        while not isinstance(event, LoggedIn | Refused):
+            if isinstance(event, StartTls):
+                await self._start_tls(pool, backend, dialogue.channel)
+                core.upgrade_to_tls()
+            else:
+                gss = await make_token(pool, backend, dialogue.channel, core, event, gss, self._metrics)
             dialogue.waiter = self._reactor.loop.create_future()
-            dialogue.core.upgrade_to_tls()
-            dialogue.send()
+            dialogue.go_on()
             event = await dialogue.waiter
-        if isinstance(event, StartTls):
-            raise LocalProtocolError("STLS twice")
         return event
 
     async def _start_tls(self, pool: Pool, backend: Backend, channel: Channel) -> None:

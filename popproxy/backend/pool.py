@@ -16,12 +16,13 @@ DEFAULT_PORTS = {"none": 110, "stls": 110, "implicit": 995}
 
 
 class Backend:
-    """One server of a pool. `label` names it in metrics, log and audit."""
+    """One server of a pool. `label` names it in metrics, log and audit; `principal` is its name at the KDC."""
 
-    __slots__ = ("_known", "_known_until", "address", "label")
+    __slots__ = ("_known", "_known_until", "address", "label", "principal")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, principal: str = "") -> None:
         self.address = address
+        self.principal = principal
         self.label = str(address)
         self._known: capabilities.Capabilities | None = None
         self._known_until = 0.0
@@ -45,7 +46,11 @@ class Pool:
         self.master_password = master_password
         self.declared = capabilities.parse(config.capabilities)
         port = DEFAULT_PORTS[config.tls]
-        self.backends = [Backend(Address(server.host, server.port or port)) for server in config.servers]
+        principal = config.kerberos.principal
+        self.backends = [
+            Backend(Address(server.host, server.port or port), principal.replace("{host}", server.host.lower()))
+            for server in config.servers
+        ]
 
     @cached_property
     def tls(self) -> ssl.SSLContext:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
-from popproxy.pop3.client import Apop, Login, UserPass
+from popproxy.pop3.logins import Apop, Login, Plain, UserPass
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.types import Identity, Secret
 
 
 def logins_for(
-    pool: Pool, backend_user: str, identity: Identity, credential: Credential, stored: Callable[[], Secret | None]
+    pool: Pool,
+    backend_user: str,
+    identity: Identity,
+    credential: Credential,
+    stored: Callable[[], Secret | None],
+    kerberos: KerberosLogins | None = None,
 ) -> list[Login]:
     """The logins that can be tried, in the pool's order; empty if there is none.
 
@@ -20,23 +26,36 @@ def logins_for(
     """
     logins: list[Login] = []
     for strategy in pool.config.login:
+        login: Login | None = None
         if strategy == "forward":
             if isinstance(credential, PasswordCredential):
-                logins.append(UserPass(backend_user, credential.password, users_own=not identity.proven))
+                login = UserPass(backend_user, credential.password, users_own=not identity.proven)
         elif not identity.proven:
             continue
         elif strategy == "master":
-            logins += _master(pool, backend_user)
-        else:
-            secret = stored()
-            if secret is not None:
-                logins.append(Apop(backend_user, secret) if strategy == "apop" else UserPass(backend_user, secret))
+            login = _master(pool, backend_user)
+        elif strategy in ("apop", "stored"):
+            login = _from_vault(strategy, backend_user, stored())
+        elif kerberos is not None:
+            login = kerberos.login(strategy, pool, backend_user, identity, credential)
+        if login is not None:
+            logins.append(login)
     return logins
 
 
-def _master(pool: Pool, backend_user: str) -> list[Login]:
-    """The master's name stands behind the user's; a user with the separator in its name would open another maildrop."""
+def _from_vault(strategy: str, backend_user: str, secret: Secret | None) -> Login | None:
+    if secret is None:
+        return None
+    return Apop(backend_user, secret) if strategy == "apop" else UserPass(backend_user, secret, strategy=strategy)
+
+
+def _master(pool: Pool, backend_user: str) -> Login | None:
+    """By USER, the master's name stands behind the user's: with the separator in its name it opens another maildrop."""
     master, password = pool.config.master, pool.master_password
-    if master is None or password is None or master.separator in backend_user:
-        return []
-    return [UserPass(f"{backend_user}{master.separator}{master.user}", password)]
+    if master is None or password is None:
+        return None
+    if master.mechanism == "plain":
+        return Plain(backend_user, master.user, password)
+    if master.separator in backend_user:
+        return None
+    return UserPass(f"{backend_user}{master.separator}{master.user}", password, strategy="master")

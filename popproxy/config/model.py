@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from popproxy.config.base import Model
-from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
 from popproxy.types import Address
@@ -18,7 +17,17 @@ BANNER_PATTERN = r"^[ -;=?-~]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Check = Literal["users", "kerberos", "passthrough"]
-LoginStrategy = Literal["forward", "apop", "stored", "master"]
+LoginStrategy = Literal[
+    "forward",
+    "apop",
+    "stored",
+    "master",
+    "kerberos-forwarded",
+    "kerberos-delegated",
+    "kerberos-transition",
+    "kerberos-service",
+]
+TICKET_STRATEGIES = frozenset(name for name in get_args(LoginStrategy) if name.startswith("kerberos-"))
 GssLayer = Literal["none", "integrity", "confidentiality"]
 
 
@@ -171,11 +180,19 @@ class Kerberos(Model):
     """Mailboxes of principals that are not called like them."""
     layers: list[GssLayer] = Field(default=["none", "integrity", "confidentiality"], min_length=1)
     """What GSSAPI clients may choose to protect the session with, when there is no TLS."""
+    client_principal: str | None = Field(default=None, min_length=1)
+    """Who popproxy itself is when it asks for tickets for servers; its key must be in the keytab. null: the principal
+    that the client's ticket was for, or the first one. For Active Directory the account: POPPROXY$@EXAMPLE.COM."""
+    delegation_cache: Duration = 300.0
+    """How long tickets in a user's name are kept for the user's next login. 0s keeps none."""
+    delegation_cache_size: int = Field(default=1000, ge=0)
+    """For so many users."""
     channel_binding: Literal["off", "allow", "require"] = "allow"
     """Bind GSSAPI to TLS (tls-server-end-point): allow refuses a client that names another channel, require also one
     that names none."""
     threads: int = Field(default=4, ge=1, le=64)
-    """Threads that accept tickets, and as many that ask the KDC about passwords."""
+    """Threads that accept tickets, as many that ask the KDC about passwords, and as many that fetch tickets for
+    servers."""
     queue: int = Field(default=200, ge=1)
     """Logins that may wait for such a thread; more are answered [SYS/TEMP]."""
     deadline: Duration = 10.0
@@ -272,8 +289,24 @@ class Master(Model):
     """Its name."""
     password: SecretSource = Field(examples=[{"file": "/etc/popproxy/master.password"}])
     """Where its password is."""
+    mechanism: Literal["user", "plain"] = "user"
+    """user: USER alice*popproxy and PASS. plain: AUTH PLAIN as popproxy, acting as alice (Dovecot; Cyrus with
+    proxyservers)."""
     separator: str = Field(default="*", min_length=1, max_length=8)
-    """Between the user's name and its own: USER alice*popproxy (Dovecot: auth_master_user_separator)."""
+    """With mechanism: user, between the user's name and its own (Dovecot: auth_master_user_separator)."""
+
+
+class PoolKerberos(Model):
+    """Tickets for the servers of a pool: what the strategies kerberos-... need to know."""
+
+    principal: str = "pop/{host}"
+    """The name of the servers at the KDC; {host} is the server's name in servers. Without @REALM it is in popproxy's
+    own realm."""
+    layers: list[GssLayer] = Field(default=["confidentiality", "integrity"], min_length=1)
+    """What may protect the session on a link without TLS, best first. none: mail and commands in clear."""
+    channel_binding: bool = True
+    """Tell the server to which TLS channel the ticket belongs (tls-server-end-point). Switch off where TLS ends at
+    another machine, in front of the server."""
 
 
 class Pool(Model):
@@ -295,9 +328,13 @@ class Pool(Model):
     """Say true to send passwords over a link without TLS. Needed with tls: none."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
     """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from
-    the vault), master (an account that may open everybody's maildrop)."""
+    the vault), master (an account that may open everybody's maildrop). With Kerberos: kerberos-forwarded (the ticket
+    that the client has forwarded), kerberos-delegated (constrained delegation for clients that have shown a ticket),
+    kerberos-transition (the same for users that have logged in otherwise), kerberos-service (popproxy's own ticket)."""
     master: Master | None = None
     """The account for login: [master]."""
+    kerberos: PoolKerberos = PoolKerberos()
+    """For login: [kerberos-...]."""
     capabilities: list[str] = ["TOP", "UIDL"]
     """What every server of the pool can do, as it would stand in CAPA: TOP, UIDL, "EXPIRE 30", "LOGIN-DELAY 60".
     Verified by `popproxy check`."""
@@ -312,10 +349,6 @@ class Limits(Model):
     """Connections in all."""
     connections_per_address: int = Field(default=100, ge=1)
     """Connections from one address (IPv6: from one /64)."""
-    sessions_per_user: int = Field(default=20, ge=1)
-    """Open maildrops of one user; more are answered [IN-USE]."""
-    sessions_per_user_and_address: int = Field(default=10, ge=1)
-    """Open maildrops of one user from one address (IPv6: from one /64)."""
     bad_commands: int = Field(default=10, ge=1)
     """Commands refused before the login until the connection is closed."""
 
@@ -407,8 +440,6 @@ class Config(Model):
     """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()
     """What holds for every login."""
-    penalties: Penalties = Penalties()
-    """Against guessing passwords."""
     limits: Limits = Limits()
     """How much one client, and all of them, may use."""
     timeouts: Timeouts = Timeouts()
@@ -419,8 +450,6 @@ class Config(Model):
     """The operational log."""
     http: Http = Http()
     """Metrics and health."""
-    control: Control = Control()
-    """The Unix socket for the commands of operators."""
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
 

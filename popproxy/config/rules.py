@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted
-from popproxy.config.model import Config, Listener, Pool
-from popproxy.config.rules_abuse import ABUSE_RULES
+from popproxy.config.model import TICKET_STRATEGIES, Config, Listener, Pool
+from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
 from popproxy.config.units import format_duration, format_server
@@ -146,7 +146,8 @@ def _who_decides(config: Config) -> Iterator[Finding]:
 
 
 def _apop(config: Config) -> Iterator[Finding]:
-    helpless = [name for name, pool in config.pools.items() if set(pool.login) == {"forward"}]
+    brought = {"forward", "kerberos-forwarded", "kerberos-delegated"}  # by clients; those of APOP bring nothing
+    helpless = [name for name, pool in config.pools.items() if brought.issuperset(pool.login)]
     for at, listener in _listeners(config):
         path = (*at, "apop")
         if not listener.apop:
@@ -156,7 +157,7 @@ def _apop(config: Config) -> Iterator[Finding]:
             yield Finding(path, "APOP needs the vault", cure, because=(("vault",),))
         if helpless:
             names = ", ".join(helpless)
-            what = f"an APOP client sends no password that could be forwarded to {names}"
+            what = f"an APOP client brings nothing that would log it in at {names}"
             cure = f"add stored or apop to the login of {names}, for example login: [forward, stored]"
             because = tuple(("pools", name, "login") for name in helpless)
             yield Finding(path, what, cure, warning=len(helpless) < len(config.pools), because=because)
@@ -191,6 +192,9 @@ def _master(config: Config) -> Iterator[Finding]:
             cure = "add it, for example login: [master], or remove the section"
             what = "is not used: login does not name master"
             yield Finding((*at, "master"), what, cure, warning=True, because=((*at, "login"),))
+        if pool.master is not None and pool.master.mechanism == "plain" and "separator" in pool.master.model_fields_set:
+            what = "has no effect with mechanism: plain, where the names are sent apart"
+            yield Finding((*at, "master", "separator"), what, "remove it", warning=True)
 
 
 def _pool_servers(config: Config) -> Iterator[Finding]:
@@ -205,7 +209,7 @@ def _pool_servers(config: Config) -> Iterator[Finding]:
 def _pool_links(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
         yield from _twice(pool.login, (*at, "login"))
-        revealing = [strategy for strategy in pool.login if strategy != "apop"]
+        revealing = [strategy for strategy in pool.login if strategy != "apop" and strategy not in TICKET_STRATEGIES]
         if pool.tls == "none" and not pool.allow_cleartext and revealing:
             cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
             because = ((*at, "allow_cleartext"), (*at, "login"))
@@ -239,6 +243,16 @@ def _times(config: Config) -> Iterator[Finding]:
         )
 
 
+def _limits(config: Config) -> Iterator[Finding]:
+    limits = config.limits
+    if limits.connections_per_address > limits.connections:
+        what = f"is more than all connections together ({limits.connections})"
+        cure = f"write {limits.connections} or less"
+        yield Finding(
+            ("limits", "connections_per_address"), what, cure, warning=True, because=(("limits", "connections"),)
+        )
+
+
 def _process(config: Config) -> Iterator[Finding]:
     if config.process.group is not None and config.process.user is None:
         yield Finding(
@@ -256,12 +270,13 @@ _RULES: tuple[Rule, ...] = (
     _vault,
     _master,
     *KERBEROS_RULES,
+    *DELEGATION_RULES,
     _pool_servers,
     _pool_links,
     check_routing,
     check_unused_pools,
     check_domain,
     _times,
-    *ABUSE_RULES,
+    _limits,
     _process,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.messages import nearest
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import TICKET_STRATEGIES, Config, Listener
 from popproxy.config.units import quote
 
 _WITH_SECTION = "add the section kerberos with keytab, principals, replay_cache and realms"
@@ -28,7 +28,7 @@ def _tickets(config: Config) -> Iterator[Finding]:
         if helpless:
             names = ", ".join(helpless)
             what = f"a client with a ticket sends no password that could be forwarded to {names}"
-            cure = f"add master or stored to the login of {names}, for example login: [forward, master]"
+            cure = f"add kerberos-delegated, master or stored to the login of {names}: login: [forward, master]"
             because = tuple(("pools", name, "login") for name in helpless)
             yield Finding((*at, key), what, cure, warning=len(helpless) < len(config.pools), because=because)
         if key == "protocol":
@@ -51,7 +51,10 @@ def _kpop(listener: Listener, at: KeyPath) -> Iterator[Finding]:
 
 
 def _unused(config: Config) -> Iterator[Finding]:
-    if config.kerberos is not None and not any(listener.uses_kerberos for listener in config.listeners):
+    used = any(listener.uses_kerberos for listener in config.listeners) or any(
+        TICKET_STRATEGIES.intersection(pool.login) for pool in config.pools.values()
+    )
+    if config.kerberos is not None and not used:
         cure = "write gssapi: true, protocol: kpop or authenticate: [kerberos] at a listener, or remove the section"
         yield Finding(("kerberos",), "no listener uses Kerberos", cure, warning=True, because=(("listeners",),))
 

@@ -14,6 +14,7 @@ from gssapi import raw
 from gssapi.raw.named_tuples import AcceptSecContextResult
 
 from popproxy.errors import ConfigError, LocalProtocolError, Problem
+from popproxy.kerberos.evidence import Evidence
 from popproxy.kerberos.refusal import MAX_TOKEN, KerberosRefused, Refusal, reason_of
 from popproxy.kerberos.service import SERVICE, ReplayCache, ServicePrincipals, check_keytab, diagnose
 from popproxy.state.executors import BoundedExecutor
@@ -54,14 +55,19 @@ class Acceptor:
         executor: BoundedExecutor,
         require_channel_binding: bool = False,
         max_token: int = MAX_TOKEN,
+        delegation: bool = False,
     ) -> None:
-        """Raises ConfigError for an unusable keytab or replay cache, or a name that is no ``pop/host``."""
+        """Raises ConfigError for an unusable keytab or replay cache, or a name that is no ``pop/host``.
+
+        With `delegation` contexts keep what it takes to act for the client.
+        """
         self.principals = ServicePrincipals(tuple(principals))
         self.replay_cache = ReplayCache(rcache_dir)
         self.keytab = keytab
         self.executor = executor
         self.require_channel_binding = require_channel_binding
         self.max_token = max_token
+        self.delegation = delegation
         check_keytab(keytab)
         store: dict[bytes | str, bytes | str] = {}
         store[b"keytab"] = f"FILE:{keytab}".encode()
@@ -96,6 +102,7 @@ class GssContext:
         "complete",
         "confidentiality",
         "delegated",
+        "evidence",
         "initiator",
         "integrity",
         "lifetime",
@@ -118,6 +125,7 @@ class GssContext:
         self.target = ""  # the principal of ours whose key the ticket was made with
         self.lifetime = 0  # seconds that the ticket has left, with the clock skew allowed
         self.delegated: DelegatedCredentials | None = None
+        self.evidence: Evidence | None = None
 
     async def advance(self, token: bytes) -> bytes | None:
         """`step` in a thread of the pool. Raises Unavailable, too; the context is then of no use any more."""
@@ -137,6 +145,10 @@ class GssContext:
             self._failed = True
             self._context = None
             raise
+
+    def forget(self) -> None:
+        """The login is over: drop what it takes to act for the client."""
+        self.delegated = self.evidence = None
 
     def wrap(self, data: bytes, *, confidential: bool) -> bytes:
         """Protect a message (RFC 2743 section 2.3.3). Raises KerberosRefused."""
@@ -175,13 +187,13 @@ class GssContext:
                 # Kerberos is done after one token. MIT wants more after one with a wrong token id (RFC 4121 section
                 # 4.1), and in the three-legged exchange of DCE, which SASL does not have.
                 raise KerberosRefused(Refusal.GARBAGE)
-            self._finish(result)
+            self._finish(result, token)
         except raw.GSSError as error:
             raise self._refusal(error) from None
         self._context = result.context
         return result.token or None
 
-    def _finish(self, result: AcceptSecContextResult) -> None:
+    def _finish(self, result: AcceptSecContextResult, token: bytes) -> None:
         acceptor = self._acceptor
         flags = frozenset(cast("Iterable[raw.RequirementFlag]", result.flags))
         target = _text(_target(result.context))
@@ -200,8 +212,10 @@ class GssContext:
         ordered = raw.RequirementFlag.out_of_sequence_detection in flags
         self.integrity = ordered and raw.RequirementFlag.integrity in flags
         self.confidentiality = ordered and raw.RequirementFlag.confidentiality in flags
-        if raw.RequirementFlag.delegate_to_peer in flags and result.delegated_creds is not None:
-            self.delegated = DelegatedCredentials(gssapi.Credentials(result.delegated_creds))
+        if acceptor.delegation:
+            self.evidence = Evidence(token, target)
+            if raw.RequirementFlag.delegate_to_peer in flags and result.delegated_creds is not None:
+                self.delegated = DelegatedCredentials(gssapi.Credentials(result.delegated_creds))
         self.complete = True
 
     def _refusal(self, error: raw.GSSError) -> KerberosRefused:

@@ -110,6 +110,8 @@ _PP: Final = POINTER(c_void_p)
 _CHECKED: Final[dict[str, tuple[Any, ...]]] = {
     "krb5_init_context": (_PP,),
     "krb5_kt_resolve": (c_void_p, c_char_p, _PP),
+    "krb5_cc_resolve": (c_void_p, c_char_p, _PP),
+    "krb5_cc_destroy": (c_void_p, c_void_p),
     "krb5_parse_name": (c_void_p, c_char_p, _PP),
     "krb5_sname_to_principal": (c_void_p, c_char_p, c_char_p, c_int32, _PP),
     "krb5_unparse_name": (c_void_p, c_void_p, _PP),

@@ -70,10 +70,14 @@ class RegexRule:
 
 @dataclass(frozen=True, slots=True)
 class TableRule:
-    """Principals by name, instances included. `find` returns the mailbox or None; `name` is the file, for steps."""
+    """Principals by name, instances included. `find` returns the mailbox or None; `name` is the file, for steps.
+
+    `table` is all of it, for looking from a mailbox to its principals.
+    """
 
     name: str
     find: Callable[[str], str | None]
+    table: Callable[[], Mapping[str, str]] = dict
 
 
 Rule = RegexRule | TableRule
@@ -120,6 +124,28 @@ class PrincipalMap:
         if not mailbox or _has_odd_characters(mailbox):
             return refuse(MapRefusal.MALFORMED, "refused: the mailbox would be empty or have unprintable characters")
         return Mapped(mailbox, (*steps, f"mailbox {mailbox}"))
+
+    def principal_of(self, user: str, canonical: Callable[[str], str]) -> str | None:
+        """The rules backwards: who `user`, logged in without Kerberos, is there. None if that cannot be told.
+
+        It is the one principal that a table has for the mailbox, or the one of the same name; and only if the rules,
+        forwards, give it this very mailbox. `canonical` brings mailboxes into the form of `user`.
+        """
+        local = user.rpartition("@")[0] or user
+        listed = [
+            principal
+            for rule in self._rules
+            if isinstance(rule, TableRule)
+            for principal, mailbox in rule.table().items()
+            if canonical(mailbox) == user
+        ]
+        if len(listed) > 1:
+            return None  # a mailbox of several people
+        for principal in (*listed, *(f"{local}@{realm}" for realm in self._realms)):
+            mapped = self.map(principal)
+            if isinstance(mapped, Mapped) and canonical(mapped.mailbox) == user:
+                return principal
+        return None
 
     def _in_tables(self, principal: str, steps: list[str]) -> str | None:
         for rule in self._rules:

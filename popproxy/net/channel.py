@@ -132,6 +132,11 @@ class Channel:
         """What TLS runs with, None without TLS."""
         return self.layer.context if isinstance(self.layer, TlsLayer) else None
 
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The certificate that the server has shown, in DER, verified or not; None without TLS."""
+        return self.layer.peer_certificate if isinstance(self.layer, TlsLayer) else None
+
     # ---- writing ----
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:

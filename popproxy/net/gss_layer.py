@@ -10,7 +10,7 @@ import errno
 
 from popproxy.errors import LocalProtocolError, PopproxyError, RemoteProtocolError
 from popproxy.net.layer import Carrier
-from popproxy.sasl.gssapi import GssContext
+from popproxy.sasl.gssapi import GssSecurity
 
 _PREFIX = 4
 
@@ -18,19 +18,19 @@ _PREFIX = 4
 class GssLayer:
     """Both directions of one connection. `conf`: encrypted, and nothing unencrypted is taken.
 
-    `client_max` and `our_max` are the longest tokens that either side has said it takes, in octets without the length.
+    `peer_max` and `our_max` are the longest tokens that either side has said it takes, in octets without the length.
     """
 
     __slots__ = ("_buffer", "_context", "_our_max", "_plaintext_limit", "conf")
 
-    def __init__(self, context: GssContext, client_max: int, our_max: int, conf: bool) -> None:
+    def __init__(self, context: GssSecurity, peer_max: int, our_max: int, conf: bool) -> None:
         self.conf = conf
         self._context = context
         self._our_max = our_max
-        self._plaintext_limit = context.wrap_size_limit(client_max, confidential=conf)
+        self._plaintext_limit = context.wrap_size_limit(peer_max, confidential=conf)
         self._buffer = bytearray()  # an incomplete token with its length
         if self._plaintext_limit < 1:
-            raise LocalProtocolError("the client takes no token that is long enough for one octet")
+            raise LocalProtocolError("the peer takes no token that is long enough for one octet")
 
     @property
     def buffered(self) -> int:
@@ -38,7 +38,7 @@ class GssLayer:
         return len(self._buffer)
 
     def decode(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """Take octets from the client; returns the plaintexts of the tokens that are complete, none of them empty.
+        """Take octets from the peer; returns the plaintexts of the tokens that are complete, none of them empty.
 
         Raises RemoteProtocolError (reason ``gss_layer``) for a length that was not offered, as soon as it is known, and
         for a token that is forged, replayed, out of order or not encrypted where it must be. The layer is of no use
@@ -63,7 +63,7 @@ class GssLayer:
         return plaintexts
 
     def encode(self, data: bytes | bytearray | memoryview) -> bytes:
-        """The tokens for the client that carry `data`, each with its length.
+        """The tokens for the peer that carry `data`, each with its length.
 
         Raises RemoteProtocolError (reason ``gss_layer``) if the context is of no more use, as when it has expired.
         """

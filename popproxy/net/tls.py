@@ -74,6 +74,14 @@ def _load(cert: Path, key: Path | None, minimum: str) -> _Entry:
     return _Entry(context, frozenset(dns_names(leaf)), leaf.not_valid_after_utc.timestamp(), _end_point(leaf))
 
 
+def end_point(certificate: bytes) -> bytes | None:
+    """The channel binding of TLS with the server that has shown `certificate` (DER); None if it is no certificate."""
+    try:
+        return _end_point(x509.load_der_x509_certificate(certificate))
+    except ValueError:
+        return None
+
+
 def _end_point(certificate: x509.Certificate) -> bytes:
     """The certificate's hash by the hash of its signature, or by SHA-256 if that is too weak, or there is none."""
     used = certificate.signature_hash_algorithm

@@ -51,6 +51,11 @@ class TlsLayer:
         """What TLS runs with, None before the ClientHello has come."""
         return None if self._session is None else self._session.context
 
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The certificate that the peer has shown, in DER, verified or not; None before, and of most clients."""
+        return None if self._session is None else self._session.getpeercert(True)
+
     # ---- Layer ----
 
     @property

@@ -84,8 +84,8 @@ class AuditTrail:
             + self._log.user_field(user, known or outcome is Outcome.SUCCESS)
         )
 
-    def login(self, identity: Identity, mailbox: str, pool: str, backend: Address) -> None:
-        """The maildrop is open. User and backend stand in every record from here on."""
+    def login(self, identity: Identity, mailbox: str, pool: str, backend: Address, strategy: str = "forward") -> None:
+        """The maildrop is open by `strategy`. User and backend stand in every record from here on."""
         self._session += (
             f'"user.name":{json_string(identity.user)},"popproxy.pool":{json_string(pool)},'
             f"{_endpoint('destination.address', 'destination.port', backend)}"
@@ -96,14 +96,18 @@ class AuditTrail:
         self._log.record(
             f'"event.action":"login","event.category":["authentication"],"event.type":["start"],"event.outcome":"success",'
             f"{self._session}{self._tls}{claimed}{_MECHANISM[identity.mechanism]}"
-            f'"popproxy.mailbox":{json_string(mailbox)}'
+            f'"popproxy.strategy":"{strategy}","popproxy.mailbox":{json_string(mailbox)}'
         )
 
-    def backend_failure(self, stage: str, reason: str, backend: str) -> None:
-        """The backend failed us at `stage` (see BackendError): action ``backend_connect``, ``backend_login`` ..."""
+    def backend_failure(self, stage: str, reason: str, backend: str, strategy: str = "") -> None:
+        """The backend failed us at `stage` (see BackendError): action ``backend_connect``, ``backend_login`` ...
+
+        `strategy`: how we tried to log in, if it came to that.
+        """
+        tried = f'"popproxy.strategy":"{strategy}",' if strategy else ""
         self._log.record(
             f'"event.action":{json_string(f"backend_{stage}")},"event.outcome":"failure",'
-            f'"event.reason":{json_string(reason)},{self._session}"popproxy.backend":{json_string(backend)}'
+            f'"event.reason":{json_string(reason)},{self._session}{tried}"popproxy.backend":{json_string(backend)}'
         )
 
     def message(

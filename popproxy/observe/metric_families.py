@@ -5,11 +5,11 @@ Rules: prefix ``popproxy_``, base units, no label ever holds a user, an address 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from popproxy.types import AuthFailure, CloseReason, Mechanism, ThrottleScope
+from popproxy.types import AuthFailure, CloseReason, Mechanism
 from popproxy.wire.kpop import KpopFailure
 
 PREFIX = "popproxy_"
@@ -20,13 +20,13 @@ VERBS = (
 )
 STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
 BACKEND_REASONS = (
-    *("refused", "timeout", "dns", "unreachable", "eof", "reset", "protocol", "tls", "rejected", "stall", "other"),
+    *("refused", "timeout", "dns", "unreachable", "eof", "reset", "protocol", "tls", "rejected", "layer", "stall"),
+    "other",
 )
+TICKET_STRATEGIES = ("kerberos-forwarded", "kerberos-delegated", "kerberos-transition", "kerberos-service")
+TICKET_OBSTACLES = ("kdc", "unavailable", "not_allowed", "no_target", "not_delegatable", "own_credential")
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
 SINKS = ("file", "stdout")
-
-_USUAL = (("success", "none"), ("failure", "bad_credentials"), ("error", "unavailable"))
-"""Outcomes of logins, with their reasons, that are there from the start."""
 
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -40,8 +40,8 @@ class Family:
 
     `attribute` is where `Metrics` keeps the values: a `Series` or a histogram if there are labels, a number if there
     are none. ``bytes_{}`` stands for one number per label value, ``executor.busy`` for an attribute of the watched
-    executors, ``keytab.readable`` and ``penalties.tracked`` for other things watched. `sparse` leaves series of value 0
-    out, where 0 would be a false statement or there are too many, but for those in `always`.
+    executors, ``keytab.readable`` for the watched keytabs. `sparse` leaves series of value 0 out, where 0 would be a
+    false statement.
     """
 
     attribute: str
@@ -51,7 +51,6 @@ class Family:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bounds: Sequence[float] = ()
     sparse: bool = False
-    always: Set[tuple[str, ...]] = frozenset()
 
 
 def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
@@ -67,7 +66,6 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
     handshake = {"outcome": ("success", "failure"), "version": ("TLSv1.2", "TLSv1.3", "none")}
     bodies = {"verb": ("RETR", "TOP")}
     executor = {"pool": ()}
-    throttle = {"scope": tuple(scope.value for scope in ThrottleScope)}
     return [
         Family("connections", "connections", "counter", "Connections accepted.", listener),
         Family(
@@ -96,15 +94,7 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             listener,
             _SESSION,
         ),
-        Family(
-            "auth_attempts",
-            "auth_attempts",
-            "counter",
-            "Login attempts of clients.",
-            auth,
-            sparse=True,  # most of the combinations cannot be, and all of them would be a thousand series
-            always=frozenset((mechanism, *usual) for mechanism in auth["mechanism"] for usual in _USUAL),
-        ),
+        Family("auth_attempts", "auth_attempts", "counter", "Login attempts of clients.", auth),
         Family(
             "auth_duration",
             "auth_duration_seconds",
@@ -112,20 +102,6 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "Time to judge a credential.",
             {"authenticator": ("users", "apop", "kerberos", "passthrough")},
             _LOGIN,
-        ),
-        Family(
-            "auth_throttled",
-            "auth_throttled",
-            "counter",
-            "Logins refused without a look at the password, by what had too many wrong ones.",
-            throttle,
-        ),
-        Family(
-            "penalties.tracked",
-            "penalties_tracked",
-            "gauge",
-            "Addresses, users and pairs of them against which wrong passwords are counted.",
-            throttle,
         ),
         Family(
             "tls_handshakes",
@@ -213,6 +189,13 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "counter",
             "Failures of backends.",
             {**backend, "stage": STAGES, "reason": BACKEND_REASONS},
+        ),
+        Family(
+            "backend_tickets",
+            "backend_tickets",
+            "counter",
+            "Kerberos tickets wanted for logins at backends: ok, or what was in the way.",
+            {"strategy": TICKET_STRATEGIES, "outcome": ("ok", *TICKET_OBSTACLES)},
         ),
         Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
         Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),

@@ -14,11 +14,15 @@ from enum import Enum, auto
 
 from popproxy.errors import BackendError, LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities
+from popproxy.pop3.client_sasl import Auth, Line, challenge_in
 from popproxy.pop3.commands import COMMAND_LIMIT
 from popproxy.pop3.lines import LineSplitter, LineTooLong
+from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
 from popproxy.pop3.replies import REPLY_LINE_LIMIT, Status, parse_status
 from popproxy.sasl import apop
-from popproxy.types import Secret
+from popproxy.sasl.client import NeedToken
+from popproxy.sasl.gssapi import GssSecurity
+from popproxy.sasl.gssapi_client import Protection
 
 CAPA_LINES_LIMIT = 100
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -30,36 +34,20 @@ _LOCKED_IN_WORDS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class UserPass:
-    """Log in by USER and PASS. `users_own`: the password is the one the client sent, so a refusal is the client's."""
-
-    user: str
-    password: Secret
-    users_own: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Apop:
-    """Log in by APOP, if the greeting has a timestamp."""
-
-    user: str
-    secret: Secret
-
-
-Login = UserPass | Apop
-
-
-@dataclass(frozen=True, slots=True)
 class StartTls:
     """The server is ready for TLS: start it, then call `upgrade_to_tls`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The maildrop is open. `learned` is the server's CAPA if it was asked for in this session, {} if it has none."""
+    """The maildrop is open. `learned` is the server's CAPA if it was asked for in this session, {} if it has none.
+
+    `protection` is the security layer that begins right here, if one was chosen.
+    """
 
     login: Login
     learned: capabilities.Capabilities | None
+    protection: Protection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +61,18 @@ class Refused:
     code: str | None
 
 
-Event = StartTls | LoggedIn | Refused
+@dataclass(frozen=True, slots=True)
+class TokenNeeded:
+    """Ask the GSS context of `login` for its next token, then call `token_made`, or `skip_login` if there can be none.
+
+    `token` is the server's, None at the start: nothing of the login has been sent then.
+    """
+
+    login: Gssapi
+    token: bytes | None
+
+
+Event = StartTls | LoggedIn | Refused | TokenNeeded
 
 
 class _Step(Enum):
@@ -85,7 +84,12 @@ class _Step(Enum):
     USER = auto()
     PASS = auto()
     APOP = auto()
+    TOKEN = auto()  # token_made
+    AUTH = auto()
     DONE = auto()
+
+
+_DEAF = frozenset({_Step.TLS, _Step.TOKEN, _Step.DONE})  # steps in which the server has nothing to say
 
 
 class ClientConnection:
@@ -100,7 +104,7 @@ class ClientConnection:
     ) -> None:
         if not logins:
             raise LocalProtocolError("no way to log in")
-        self._logins = logins
+        self._untried = iter(logins)
         self._stls = stls
         self._known = known
         self._learned: capabilities.Capabilities | None = None
@@ -112,6 +116,7 @@ class ClientConnection:
         self._user_refused: Status | None = None  # of a USER that was sent together with its PASS
         self._pipelined = False
         self._logged_in = False
+        self._auth: Auth | None = None
         self._out: list[bytes] = []
         self._events: list[Event] = []
         self.credential_sent = False  # from here on nothing is retried elsewhere
@@ -131,7 +136,7 @@ class ClientConnection:
         """Take octets from the server. Raises BackendError."""
         self._lines.feed(data)
         try:
-            while self._step is not _Step.TLS and self._step is not _Step.DONE:
+            while self._step not in _DEAF:
                 line = self._lines.next_line()
                 if line is None:
                     break
@@ -140,7 +145,7 @@ class ClientConnection:
             raise BackendError("endless line", self.stage, "protocol") from None
         except RemoteProtocolError as error:
             raise BackendError(str(error), self.stage, "protocol") from None
-        if self._logged_in and len(self._lines):
+        if len(self._lines) and (self._logged_in or self._step is _Step.TOKEN):
             raise BackendError("octets that answer nothing", "login", "protocol")
 
     def receive_eof(self) -> None:
@@ -167,11 +172,33 @@ class ClientConnection:
             raise LocalProtocolError("TLS was not agreed on")
         self._after_tls()
 
+    def token_made(self, context: GssSecurity, token: bytes | None) -> None:
+        """The GSS context has made the token that was asked for. Raises BackendError."""
+        if self._step is not _Step.TOKEN or self._auth is None:
+            raise LocalProtocolError("no token was asked for")
+        if len(self._lines):
+            raise BackendError("octets that answer nothing", "login", "protocol")
+        self._auth_step(self._auth.token_made(context, token))
+
+    def skip_login(self) -> bool:
+        """The token cannot be had, and nothing of this login was sent: go on with the next. False if there is none."""
+        if self._step is not _Step.TOKEN or self._auth is None or self._auth.begun:
+            raise LocalProtocolError("this login cannot be skipped")
+        self._auth = None
+        login = self._next_login()
+        if login is None:
+            return False
+        self._begin(login)
+        return True
+
     # ---- dialogue ----
 
     def _line(self, line: bytes) -> None:
         if self._step is _Step.CAPA_BODY:
             self._capa_line(line)
+            return
+        if self._auth is not None and (challenge := challenge_in(line)) is not None:
+            self._auth_step(self._auth.challenged(challenge))
             return
         status = parse_status(line)
         match self._step:
@@ -229,15 +256,25 @@ class ClientConnection:
             self._body.append(line)
 
     def _start_login(self) -> None:
-        usable = (login for login in self._logins if isinstance(login, UserPass) or self._timestamp is not None)
-        login = next(usable, None)
+        login = self._next_login()
         if login is None:
             raise BackendError("the server offers no APOP", "login", "rejected", "SYS/PERM")
+        self._begin(login)
+
+    def _next_login(self) -> Login | None:
+        return next((login for login in self._untried if not isinstance(login, Apop) or self._timestamp), None)
+
+    def _begin(self, login: Login) -> None:
         self._login = login
         if isinstance(login, Apop):
             assert self._timestamp is not None
             answer = apop.digest(self._timestamp, login.secret).reveal()
             self._credential(b"APOP " + _word(login.user) + b" " + answer + b"\r\n", _Step.APOP)
+            return
+        if isinstance(login, Plain | Gssapi):
+            authcid = _word(login.authcid) if isinstance(login, Plain) else b""
+            self._auth = Auth(login, _word(login.authzid), authcid)
+            self._auth_step(self._auth.start())
             return
         able = self._known if self._learned is None else self._learned
         self._pipelined = able is not None and "PIPELINING" in able
@@ -246,6 +283,16 @@ class ClientConnection:
             self._credential(user + self._pass_line(login), _Step.USER)
         else:
             self._send(user, _Step.USER)
+
+    def _auth_step(self, step: Line | NeedToken) -> None:
+        if isinstance(step, NeedToken):
+            assert isinstance(self._login, Gssapi)
+            self._step = _Step.TOKEN
+            self._events.append(TokenNeeded(self._login, step.token))
+        elif step.credential:
+            self._credential(step.octets, _Step.AUTH)
+        else:
+            self._send(step.octets, _Step.AUTH)
 
     def _pass_line(self, login: UserPass) -> bytes:
         line = b"PASS " + login.password.reveal() + b"\r\n"
@@ -267,9 +314,10 @@ class ClientConnection:
         if self._user_refused is not None:
             self._refused(self._user_refused)
         elif status.ok:
+            protection = None if self._auth is None else self._auth.succeed()
             self._step = _Step.DONE
             self._logged_in = True
-            self._events.append(LoggedIn(self._login, self._learned))
+            self._events.append(LoggedIn(self._login, self._learned, protection))
         else:
             self._refused(status)
 

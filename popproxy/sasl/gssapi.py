@@ -27,10 +27,10 @@ LEAST_PLAINTEXT: Final = 64
 """Octets that must fit into one token to the client: with less, a large message would become a flood of tokens."""
 
 
-class GssContext(Protocol):
-    """One acceptor's GSS context (RFC 2743), used by one thread at a time. popproxy/kerberos/ has the real one.
+class GssSecurity(Protocol):
+    """Either end's GSS context (RFC 2743) once it is there, used by one thread at a time.
 
-    What its methods raise is a PopproxyError.
+    popproxy/kerberos/ has the real ones. What their methods raise is a PopproxyError.
     """
 
     @property
@@ -40,7 +40,7 @@ class GssContext(Protocol):
 
     @property
     def mutual(self) -> bool:
-        """The client has asked for proof of who we are."""
+        """Both ends have proved who they are, or will have with the next token."""
         ...
 
     @property
@@ -52,6 +52,22 @@ class GssContext(Protocol):
     def confidentiality(self) -> bool:
         """Messages can be encrypted."""
         ...
+
+    def wrap(self, data: bytes, *, confidential: bool) -> bytes:
+        """Sign `data`, and encrypt it if `confidential`. Raises if that cannot be, as when the context has expired."""
+        ...
+
+    def unwrap(self, token: bytes) -> tuple[bytes, bool]:
+        """The data in `token`, and whether it was encrypted. Raises if it is forged, replayed or out of order."""
+        ...
+
+    def wrap_size_limit(self, token_size: int, *, confidential: bool) -> int:
+        """The most octets of data whose token is no longer than `token_size`; 0 or less if none fit."""
+        ...
+
+
+class GssContext(GssSecurity, Protocol):
+    """One acceptor's GSS context."""
 
     @property
     def initiator(self) -> str:
@@ -65,18 +81,6 @@ class GssContext(Protocol):
 
     def step(self, token: bytes) -> bytes | None:
         """Take the client's token; returns the answer to it, if there is one. Blocks. Raises if it is refused."""
-        ...
-
-    def wrap(self, data: bytes, *, confidential: bool) -> bytes:
-        """Sign `data`, and encrypt it if `confidential`. Raises if that cannot be, as when the context has expired."""
-        ...
-
-    def unwrap(self, token: bytes) -> tuple[bytes, bool]:
-        """The data in `token`, and whether it was encrypted. Raises if it is forged, replayed or out of order."""
-        ...
-
-    def wrap_size_limit(self, token_size: int, *, confidential: bool) -> int:
-        """The most octets of data whose token is no longer than `token_size`; 0 or less if none fit."""
         ...
 
 

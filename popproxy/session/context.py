@@ -13,9 +13,8 @@ from functools import lru_cache, partial
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
 from popproxy.auth.result import Authenticator
-from popproxy.auth.throttle import Throttle
-from popproxy.auth.uniform import UniformDelay
 from popproxy.backend.dial import Dialer
+from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.config.model import Config, Listener
 from popproxy.net.reactor import Reactor
@@ -31,7 +30,6 @@ from popproxy.sasl.mechanism import SaslMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
 from popproxy.session.tickets import Tickets, user_of
-from popproxy.state.shared import SharedState
 from popproxy.types import Secret
 
 _MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
@@ -47,9 +45,6 @@ class ListenerContext:
     relay: RelayContext
     admission: Admission
     authenticator: Authenticator
-    throttle: Throttle
-    state: SharedState
-    delay: UniformDelay
     router: Router
     pools: dict[str, Pool]
     dialer: Dialer
@@ -59,6 +54,7 @@ class ListenerContext:
     host: str  # for APOP timestamps
     tickets: Tickets | None = None
     accounts: Accounts | None = None
+    kerberos_logins: KerberosLogins | None = None  # at backends
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 
 from popproxy.auth.names import NameRefused
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
-from popproxy.auth.throttle import Guess, Throttled
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.errors import AuditError, BackendError, Unavailable, VaultError
+from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
-from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.session.context import ListenerContext
-from popproxy.session.limits import take_session
-from popproxy.session.tickets import REASONS
-from popproxy.state.shared import Lease
+from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome
 
 log = get_logger("login")
@@ -32,12 +30,11 @@ log = get_logger("login")
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The maildrop is open and the record of it is written. `lease` must be released when the session ends."""
+    """The maildrop is open and the record of it is written."""
 
     identity: Identity
     pool: Pool
     opened: Opened
-    lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,7 @@ class LoginFailed:
 
 WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
 TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
-THROTTLED = LoginFailed("too many wrong passwords, try again later", "SYS/TEMP", counts=1)
-TOO_MANY_SESSIONS = LoginFailed("you have too many sessions open", "IN-USE")
 NOT_RECORDED = LoginFailed(TRY_LATER.text, "SYS/TEMP", final=CloseReason.AUDIT)
-_FORGED = frozenset((AuthFailure.CONTROL_CHARACTER, AuthFailure.KERBEROS_REPLAY, AuthFailure.KERBEROS_GARBAGE))
-"""What comes from no person and no mail client. What our own keytab or clock may be the cause of is not here."""
 _BY_CODE = {
     "IN-USE": (LoginFailed("maildrop is in use", "IN-USE"), AuthFailure.IN_USE),
     "LOGIN-DELAY": (LoginFailed("too soon after the last login", "LOGIN-DELAY"), AuthFailure.LOGIN_DELAY),
@@ -68,30 +61,16 @@ _BY_CODE = {
 class LoginAttempt:
     """One credential's way through vetting, authentication, routing and the backend."""
 
-    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail")
+    __slots__ = ("_context", "_credential", "_started", "_trail")
 
-    def __init__(self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential) -> None:
+    def __init__(self, context: ListenerContext, trail: AuditTrail, credential: Credential) -> None:
         self._context = context
         self._trail = trail
-        self._host = host  # the client's
         self._credential = credential
-        self._guess: Guess | None = None
-        self._lease: Lease | None = None
         self._started = context.reactor.loop.time()
 
     async def run(self) -> LoggedIn | LoginFailed:
         """Judge the credential. Raises nothing but cancellation (and bugs)."""
-        outcome = None
-        try:
-            outcome = await self._judge()
-            return outcome
-        finally:
-            if self._guess is not None:
-                self._guess.close()
-            if self._lease is not None and not isinstance(outcome, LoggedIn):
-                self._lease.release()
-
-    async def _judge(self) -> LoggedIn | LoginFailed:
         context = self._context
         try:
             user = context.vet(self._credential)
@@ -102,10 +81,6 @@ class LoginAttempt:
             return await self._open(
                 Identity(user, credential.authcid, credential.mechanism, principal=credential.principal)
             )
-        guess = self._guess = context.throttle.guess(user, self._host)
-        against = await guess.refused()
-        if against is not None:
-            return await self._throttled(against)
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
             case CannotTell(detail, reason):
@@ -145,8 +120,9 @@ class LoginAttempt:
         pool = context.pools[route.pool]
         try:
             logins = logins_for(
-                pool, route.backend_user, identity, self._credential, lambda: context.stored(identity.user)
-            )
+                pool, route.backend_user, identity, self._credential, lambda: context.stored(identity.user),
+                context.kerberos_logins,
+            )  # fmt: skip
         except VaultError as error:
             log.error("the vault cannot be used", why=str(error))
             return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
@@ -154,11 +130,10 @@ class LoginAttempt:
             log.error("no way to log in at the pool", user=identity.user, pool=pool.name)
             sorry = LoginFailed("no way to log in at your mail server", "SYS/PERM")
             return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_ROUTE)
-        # A lease for somebody who has proved nothing would let strangers use up the user's: he gets it afterwards.
-        if identity.proven and not await self._take_session(identity.user):
-            return self._too_many_sessions()
         try:
             opened = await context.dialer.open_maildrop(pool, logins)
+        except DelegationFailed as error:
+            return self._no_ticket(identity, pool, error)
         except BackendError as error:
             if identity.proven:
                 self._success()
@@ -185,12 +160,8 @@ class LoginAttempt:
         """The record first, then +OK: a login that is not on record does not happen."""
         context = self._context
         try:
-            if self._lease is None and not await self._take_session(identity.user):
-                opened.channel.abort()
-                return self._too_many_sessions()
-            assert self._lease is not None
             self._success()
-            self._trail.login(identity, mailbox, pool.name, opened.peer)
+            self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy)
             await context.relay.audit.commit()
         except AuditError:
             opened.channel.abort()
@@ -199,7 +170,9 @@ class LoginAttempt:
             opened.channel.abort()
             raise
         self._count(Outcome.SUCCESS, AuthFailure.NONE)
-        return LoggedIn(identity, pool, opened, self._lease)
+        if context.kerberos_logins is not None:
+            forget_evidence(self._credential)
+        return LoggedIn(identity, pool, opened)
 
     async def _refused(self, identity: Identity, pool: Pool, refused: NotOpened) -> LoginFailed:
         """The backend does not open the maildrop."""
@@ -211,54 +184,36 @@ class LoginAttempt:
         if not identity.proven:
             return await self._wrong(AuthFailure.BAD_CREDENTIALS)
         # the user has proved who it is: what the backend dislikes is ours to mend
-        log.error("the backend refuses the proxy's credential", backend=refused.backend.label, user=identity.user)
+        log.error(
+            "the backend refuses the proxy's credential", backend=refused.backend.label, user=identity.user,
+            strategy=refused.login.strategy,
+        )  # fmt: skip
         self._success()
-        self._trail.backend_failure("login", "rejected", refused.backend.label)
+        self._trail.backend_failure("login", "rejected", refused.backend.label, refused.login.strategy)
         metrics = self._context.relay.metrics
         metrics.backend_errors[(refused.backend.label, "login", "rejected")] += 1
         sorry = LoginFailed("your mail server refuses the proxy, tell your administrator", "SYS/PERM")
         return self._failed(sorry, Outcome.FAILURE, AuthFailure.BACKEND_REFUSED_PROXY, recorded=True)
 
-    async def _take_session(self, user: str) -> bool:
-        """A lease for the session. False if the user has too many."""
-        context = self._context
-        near = context.throttle.place(self._host).near
-        self._lease = await take_session(context.state, context.config.limits, user, near)
-        return self._lease is not None
-
-    def _too_many_sessions(self) -> LoginFailed:
-        """The user is who he says."""
-        credential = self._credential
-        self._right()
-        self._trail.auth(
-            Outcome.FAILURE, AuthFailure.SESSION_LIMIT, credential.mechanism, credential.authcid, known=True
-        )
-        return self._failed(TOO_MANY_SESSIONS, Outcome.FAILURE, AuthFailure.SESSION_LIMIT, recorded=True)
-
-    async def _throttled(self, against: Throttled) -> LoginFailed:
-        """Too many were wrong before: nobody looks at this one."""
-        context = self._context
-        context.relay.metrics.auth_throttled[against.scope] += 1
-        failed = self._failed(THROTTLED, Outcome.FAILURE, AuthFailure.THROTTLED)
-        penalties = context.config.penalties
-        tarpit = penalties.answer == "tarpit"
-        await self._until(self._started + (penalties.tarpit if tarpit else context.config.authentication.failure_delay))
-        return failed
+    def _no_ticket(self, identity: Identity, pool: Pool, error: DelegationFailed) -> LoginFailed:
+        """The user has proved who it is, and there is no Kerberos ticket for the backend."""
+        log.error(
+            "no ticket for the mail server", pool=pool.name, user=identity.user, strategy=error.strategy,
+            reason=str(error.obstacle), why=str(error),
+        )  # fmt: skip
+        self._success()
+        self._trail.backend_failure("login", error.obstacle, pool.name, error.strategy)
+        if error.temporary:
+            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE, recorded=True)
+        sorry = LoginFailed("no way to log in at your mail server, tell your administrator", "SYS/PERM")
+        return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_TICKET, recorded=True)
 
     async def _wrong(self, reason: AuthFailure) -> LoginFailed:
         """Refuse, at the same time after the attempt whatever the cause."""
         failed = self._failed(WRONG, Outcome.FAILURE, reason)
-        credential = self._credential
-        if self._guess is not None:
-            await self._guess.wrong(credential.password if isinstance(credential, PasswordCredential) else None)
-            self._guess.close()
-        elif reason in _FORGED:
-            self._context.throttle.misbehaved(self._host)
-        await self._until(self._context.delay.answer_at(self._started, self._context.reactor.loop.time()))
+        loop = self._context.reactor.loop
+        await asyncio.sleep(self._started + self._context.config.authentication.failure_delay - loop.time())
         return failed
-
-    async def _until(self, when: float) -> None:
-        await asyncio.sleep(when - self._context.reactor.loop.time())
 
     def _failed(
         self, failed: LoginFailed, outcome: Outcome, reason: AuthFailure, *, recorded: bool = False
@@ -270,13 +225,7 @@ class LoginAttempt:
         self._count(outcome, reason)
         return failed
 
-    def _right(self) -> None:
-        if self._guess is not None:
-            self._guess.right()
-            self._guess.close()
-
     def _success(self) -> None:
-        self._right()
         credential = self._credential
         self._trail.auth(Outcome.SUCCESS, AuthFailure.NONE, credential.mechanism, credential.authcid, known=True)
 

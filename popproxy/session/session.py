@@ -34,7 +34,6 @@ from popproxy.sasl.gssapi import GssContext
 from popproxy.session.context import ListenerContext
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
-from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
@@ -58,7 +57,7 @@ class Session:
 
     __slots__ = (
         "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
-        "_failures", "_header", "_kpop", "_lease", "_over", "_relay", "_sessions", "_source", "_started", "_task",
+        "_failures", "_header", "_kpop", "_over", "_relay", "_sessions", "_source", "_started", "_task",
         "_ticket", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
@@ -81,7 +80,6 @@ class Session:
         self._waiter: asyncio.Future[None] | None = None
         self._over: CloseReason | None = None  # why the task is being cancelled
         self._admitted: str | None = None
-        self._lease: Lease | None = None  # of an open maildrop
         self._failures = 0
         self._bytes_in = self._bytes_out = 0
         self._sessions = sessions
@@ -227,17 +225,15 @@ class Session:
                     if refused is not None:
                         self._refuse(refused)
                 case ExchangeBroken(principal):
-                    LoginAttempt(
-                        self._context, self._trail, self._source.host, GssapiCredential(principal, "")
-                    ).exchange_broken()
+                    LoginAttempt(self._context, self._trail, GssapiCredential(principal, "")).exchange_broken()
                 case CredentialOffered(credential):
                     before = self._suspend_deadline()
                     if self._ticket is not None:
                         credential = replace(self._ticket, authzid=credential.authcid)
-                    outcome = await LoginAttempt(self._context, self._trail, self._source.host, credential).run()
+                    outcome = await LoginAttempt(self._context, self._trail, credential).run()
                     self._restore_deadline(before)
                     if isinstance(outcome, LoggedIn):
-                        self._credential, self._lease = credential, outcome.lease
+                        self._credential = credential
                         return outcome
                     self._refuse(outcome)
 
@@ -259,9 +255,7 @@ class Session:
         try:
             answer = await context.advance(token)
         except (KerberosRefused, Unavailable) as error:
-            return await LoginAttempt(
-                self._context, self._trail, self._source.host, GssapiCredential("", "")
-            ).ticket_refused(error)
+            return await LoginAttempt(self._context, self._trail, GssapiCredential("", "")).ticket_refused(error)
         core.sasl_step_done(context, answer)
         self._after_core()
         return None
@@ -281,7 +275,7 @@ class Session:
             await self._wait()
         self._say(handshake.data_to_send())
         self.deadline = float("inf")
-        verdict = await judge(context, self._trail, self._source, handshake, events[0])
+        verdict = await judge(context, self._trail, str(self._source), handshake, events[0])
         self._say(handshake.data_to_send())
         if isinstance(verdict, CloseReason):
             raise SessionOver(verdict)
@@ -478,8 +472,6 @@ class Session:
         if self._admitted is not None:
             context.admission.leave(self._admitted)
             self._admitted = None
-        if self._lease is not None:
-            self._lease.release()
         if context.talkative:
             log.debug("ended", session=self.id, listener=name, client=str(self._source), reason=str(reason))
         metrics = context.relay.metrics

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from popproxy.auth.names import NameRefused
+from popproxy.kerberos.evidence import Evidence
 from popproxy.kerberos.mapping import Mapped, PrincipalMap
 from popproxy.kerberos.refusal import Refusal
-from popproxy.sasl.credentials import GssapiCredential, KpopCredential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.sasl.gssapi import GssapiExchange, LayerOffer
 from popproxy.types import AuthFailure
 
 if TYPE_CHECKING:
-    from popproxy.kerberos.acceptor import Acceptor
+    from popproxy.kerberos.acceptor import Acceptor, GssContext
     from popproxy.kerberos.apreq import ApReqVerifier
 
 REASONS: Final = {
@@ -49,6 +50,7 @@ class Tickets:
     layers: LayerOffer
     bind: bool = True
     require_binding: bool = False
+    delegation: bool = False  # what it takes to act for the client is kept until the login is over
 
     def usable(self, *, encrypted: bool) -> bool:
         """Could GSSAPI succeed on this connection?"""
@@ -57,6 +59,14 @@ class Tickets:
     def exchange(self, *, encrypted: bool) -> GssapiExchange:
         """A new SASL exchange. Under TLS there is no other layer (RFC 4752 section 3)."""
         return GssapiExchange(LayerOffer() if encrypted else self.layers)
+
+
+def forget_evidence(credential: Credential) -> None:
+    """The login is over: what it takes to act for the client is not needed any more."""
+    if isinstance(credential, GssapiCredential):
+        cast("GssContext", credential.context).forget()
+    elif isinstance(credential, KpopCredential) and credential.evidence is not None:
+        cast("Evidence", credential.evidence).clear()
 
 
 def user_of(ticket: Ticket, principals: PrincipalMap, vet: Callable[[str], str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.config.model import Pool as PoolConfig
-from popproxy.pop3.client import UserPass
+from popproxy.pop3.logins import Plain, UserPass
 from popproxy.sasl.credentials import GssapiCredential, PasswordCredential
 from popproxy.types import Identity, Mechanism, Secret
 
@@ -16,8 +16,8 @@ PASSWORD = PasswordCredential(Mechanism.USER, "alice", Secret("canary-own"))
 MASTER = Secret("canary-master")
 
 
-def pool(*login: str, separator: str = "*") -> Pool:
-    master = {"user": "admin", "password": {"env": "X"}, "separator": separator}
+def pool(*login: str, separator: str = "*", mechanism: str = "user") -> Pool:
+    master = {"user": "admin", "password": {"env": "X"}, "separator": separator, "mechanism": mechanism}
     config = PoolConfig.model_validate({"servers": ["x"], "login": list(login), "master": master})
     return Pool("main", config, MASTER)
 
@@ -27,10 +27,19 @@ def who(*, proven: bool = True) -> Identity:
 
 
 def test_master_user_behind_the_user() -> None:
-    assert logins_for(pool("master"), "alice", who(), TICKET, lambda: None) == [UserPass("alice*admin", MASTER)]
-    assert logins_for(pool("master", separator="%"), "alice", who(), TICKET, lambda: None) == [
-        UserPass("alice%admin", MASTER)
+    assert logins_for(pool("master"), "alice", who(), TICKET, lambda: None) == [
+        UserPass("alice*admin", MASTER, strategy="master")
     ]
+    assert logins_for(pool("master", separator="%"), "alice", who(), TICKET, lambda: None) == [
+        UserPass("alice%admin", MASTER, strategy="master")
+    ]
+
+
+def test_master_user_beside_the_user() -> None:
+    """The names are apart, so that any name will do."""
+    for user in ("alice", "bob*admin"):
+        logins = logins_for(pool("master", mechanism="plain"), user, who(), TICKET, lambda: None)
+        assert logins == [Plain(user, "admin", MASTER)]
 
 
 def test_ticket_cannot_be_forwarded() -> None:

@@ -119,7 +119,8 @@ def server_login() -> Operation:
 
 
 def client_login() -> Operation:
-    from popproxy.pop3.client import ClientConnection, UserPass
+    from popproxy.pop3.client import ClientConnection
+    from popproxy.pop3.logins import UserPass
     from popproxy.types import Secret
 
     logins = [UserPass("s1", Secret(b"secret"), users_own=True)]

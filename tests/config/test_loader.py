@@ -279,10 +279,6 @@ WARNED = [
     (b"vault: {file: v, key: {env: KEY}}\n", "vault", "nothing uses the vault"),
     (b"users: {file: u}\n", "users", "no listener asks"),
     (b"limits: {connections: 5}\n", "limits.connections_per_address", "more than all connections"),
-    (b"limits: {sessions_per_user: 5}\n", "limits.sessions_per_user_and_address", "more than all sessions of the user"),
-    (b"penalties: {allow: ['::/0']}\n", "penalties.allow[0]", "nobody would be slowed down"),
-    (b"penalties: {tarpit: 5s}\n", "penalties.tarpit", "no effect with answer: refuse"),
-    (b"control: {socket: null, group: a}\n", "control.group", "no effect without a socket"),
     (b"authentication: {default_domain: a.example}\nrouting: {default: main, rules: [{user: joe, pool: main}]}\n",
      "routing.rules[0].user", "never matches"),
 ]  # fmt: skip
@@ -307,6 +303,50 @@ def test_what_is_allowed_but_looks_wrong_is_a_warning(raw: bytes, key: str, what
 def test_a_pool_is_warned_about(pool: bytes, key: str) -> None:
     warnings = load_bytes(GOOD.replace(b"servers:", pool + b", servers:"), Path("p")).warnings
     assert [warning.key for warning in warnings] == [key]
+
+
+TICKETS = b"""\
+listeners: [{name: pop3, listen: [":110"], gssapi: true, authenticate: [kerberos]}]
+kerberos: {keytab: k, principals: [pop/a@A], replay_cache: r, realms: [{realm: A}]}
+pools: {main: {servers: [old.example.com], login: [forward, kerberos-delegated]}}
+tls: {certificates: [{cert: mail.pem}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key", "what"),
+    [
+        (b"gssapi: true", b"gssapi: false", "pools.main.login[1]", "no listener takes tickets"),
+        (b"old.example.com", b"192.0.2.1", "pools.main.servers[0]", "hardly knows a pop/192.0.2.1"),
+        (b"kerberos-delegated]", b"kerberos-delegated], kerberos: {layers: [none]}",
+         "pools.main.kerberos.layers", "tls: stls"),
+        (b"[forward, kerberos-delegated]", b"[kerberos-service], tls: none, kerberos: {layers: [none]}",
+         "pools.main.kerberos.layers", "in clear"),
+        (b"kerberos-delegated]", b"master], master: {user: a, password: {env: A}}, kerberos: {channel_binding: false}",
+         "pools.main.kerberos", "names no kerberos-... strategy"),
+        (b"kerberos-delegated]", b"master], master: {user: a, password: {env: A}, mechanism: plain, separator: '%'}",
+         "pools.main.master.separator", "no effect with mechanism: plain"),
+    ],
+)  # fmt: skip
+def test_what_looks_wrong_with_tickets_is_a_warning(before: bytes, after: bytes, key: str, what: str) -> None:
+    assert load_bytes(TICKETS, Path("p")).warnings == []
+    warnings = load_bytes(TICKETS.replace(before, after), Path("p")).warnings
+    assert [warning.key for warning in warnings] == [key], list(map(str, warnings))
+    assert what in warnings[0].what
+
+
+def test_a_link_without_tls_needs_no_leave_for_tickets() -> None:
+    """No secret goes over it in clear, and what protects the session is said by the layers."""
+    raw = TICKETS.replace(b"[forward, kerberos-delegated]", b"[kerberos-delegated, kerberos-service], tls: none")
+    assert load_bytes(raw, Path("p")).warnings == []
+    both = raw.replace(b"kerberos-service", b"forward")
+    assert [problem.key for problem in told(both)] == ["pools.main.tls"]
+
+
+def test_a_pool_that_needs_tickets_is_use_enough_for_the_section() -> None:
+    raw = TICKETS.replace(b"gssapi: true, authenticate: [kerberos]", b"authenticate: [users]")
+    raw = raw.replace(b"-delegated", b"-transition")
+    assert load_bytes(raw + b"users: {file: u}\n", Path("p")).warnings == []
 
 
 def test_a_pool_that_nobody_is_sent_to_is_warned_about() -> None:

@@ -93,6 +93,7 @@ def test_authentication_and_login_say_who_from_where_and_how() -> None:
             "event.outcome": "success",
             "auth.mechanism": "PLAIN",
             "user.authcid": "alice",
+            "popproxy.strategy": "forward",
             "popproxy.mailbox": "alice",
         },
     ]

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Mapping
 from popproxy.errors import BackendError
 from popproxy.pop3 import client, server
 from popproxy.pop3.capabilities import Capabilities
-from popproxy.pop3.client import ClientConnection, Login
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.logins import Login
 from popproxy.pop3.server import Offer, ServerConnection
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.login import Login as LoginMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.sasl.scram_verifier import make_verifier
 from popproxy.types import CloseReason, Mechanism
+from tests.peers.gss_double import TransparentContext
 
 STAMP = b"<0123456789abcdef@mail.example.org>"
 OPEN = Offer(passwords=True, mechanisms={"PLAIN": Plain, "LOGIN": LoginMechanism}, timestamp=STAMP)
@@ -65,7 +67,7 @@ def play(script: str, actions: Mapping[str, Callable[[str], None]], heard: Calla
 def shown(prefix: str, octets: bytes) -> list[str]:
     lines = octets.split(b"\r\n")
     ragged = [f"{prefix}~ {escape(lines[-1])}"] if lines[-1] else []
-    return [f"{prefix}: {escape(line)}" for line in lines[:-1]] + ragged
+    return [f"{prefix}: {escape(line)}".rstrip() for line in lines[:-1]] + ragged
 
 
 def server_event(event: server.Event) -> str:
@@ -130,8 +132,11 @@ def client_event(event: client.Event) -> str:
     match event:
         case client.StartTls():
             return "tls"
-        case client.LoggedIn(_, learned):
-            return f"logged in, learned {learned if learned is None else sorted(learned)}"
+        case client.TokenNeeded(_, token):
+            return f"token for {token!r}"
+        case client.LoggedIn(_, learned, protection):
+            layer = "" if protection is None else f", layer {protection.layer} up to {protection.server_max}"
+            return f"logged in, learned {learned if learned is None else sorted(learned)}{layer}"
         case client.Refused(_, code):
             return f"refused {code}"
 
@@ -143,8 +148,12 @@ def play_client(
     stls: bool = False,
     known: Capabilities | None = None,
     drip: bool = False,
+    context: TransparentContext | None = None,
 ) -> ClientConnection:
-    """A login at a backend. ``A:`` is tls or eof; an error that ends it is told as ``E: error STAGE REASON CODE``."""
+    """A login at a backend. ``A:`` is tls, eof, skip, or token: the next one of `context`.
+
+    An error that ends it is told as ``E: error STAGE REASON CODE``.
+    """
     connection = ClientConnection(logins, stls=stls, known=known)
     errors: list[str] = []
 
@@ -159,6 +168,19 @@ def play_client(
             if not errors:
                 guarded(lambda piece=piece: connection.receive_data(piece))  # type: ignore[misc]
 
+    def act(what: str) -> None:
+        match what:
+            case "tls":
+                guarded(connection.upgrade_to_tls)
+            case "eof":
+                guarded(connection.receive_eof)
+            case "skip":
+                assert connection.skip_login()
+            case _:
+                assert what == "token"
+                assert context is not None
+                guarded(lambda: connection.token_made(context, context.step(b"")))
+
     def heard() -> list[str]:
         found = shown("P", connection.data_to_send())
         found += [f"E: {client_event(event)}" for event in connection.events_received()] + errors
@@ -168,7 +190,7 @@ def play_client(
     actions = {
         "B:": lambda text: feed(unescape(text) + b"\r\n"),
         "B~": lambda text: feed(unescape(text)),
-        "A:": lambda what: guarded(connection.upgrade_to_tls if what == "tls" else connection.receive_eof),
+        "A:": act,
     }
     play(script, actions, heard)
     return connection

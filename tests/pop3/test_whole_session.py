@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.pop3.capabilities import Capabilities, common
-from popproxy.pop3.client import ClientConnection, LoggedIn, UserPass
+from popproxy.pop3.client import ClientConnection, LoggedIn
 from popproxy.pop3.exchange import Exchange
 from popproxy.pop3.exchanged import Exchanged
+from popproxy.pop3.logins import UserPass
 from popproxy.pop3.server import CredentialOffered, Offer, ServerConnection
 from popproxy.pop3.states import State
 from popproxy.sasl.credentials import PasswordCredential
