@@ -280,28 +280,24 @@ class Relay:
                 elif verb == "RSET" and event.ok:
                     trail.reset(event.restored)
             elif verb == "RETR" or verb == "TOP":  # noqa: PLR1714 - twice as fast
-                if event.ok:
-                    trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
-                    self._count(verb, delivered=delivered)
-                else:
+                if not event.ok:
                     trail.refused(verb, number, exchange.unique_id(number))
+                    continue
+                trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
+                if not delivered:
+                    metrics.truncated[verb] += 1
+                    continue
+                metrics.messages[verb] += 1
+                if verb == "RETR":
+                    self._retr += 1
+                else:
+                    self._top += 1
             elif verb == "DELE":
                 if event.ok:
                     self._dele += 1
                     trail.dele(number, exchange.unique_id(number))
                 else:
                     trail.refused(verb, number, exchange.unique_id(number))
-
-    def _count(self, verb: str, *, delivered: bool) -> None:
-        metrics = self._context.metrics
-        if not delivered:
-            metrics.truncated[verb] += 1
-            return
-        metrics.messages[verb] += 1
-        if verb == "RETR":
-            self._retr += 1
-        else:
-            self._top += 1
 
     # ---- ends ----
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-
-from popproxy.observe.audit_render import WallClock
+from time import gmtime, strftime, time_ns
 
 Write = Callable[[memoryview], int]
 """Takes octets, returns how many of them were written. Raises OSError."""
@@ -20,10 +19,11 @@ class RecordBuffer:
     """
 
     __slots__ = (
+        "_head",
         "_limit",
         "_lines",
         "_lost_from",
-        "_now",
+        "_second",
         "_sequence",
         "_taken",
         "_unsent",
@@ -37,7 +37,8 @@ class RecordBuffer:
         self.lost = 0  # records dropped for which no audit_gap has been recorded yet
         self.written = 0  # records that a sink has taken whole, since the start
         self._limit = limit
-        self._now = WallClock().now
+        self._second = -1  # the second of `_head`, formatted once
+        self._head = ""  # how a record of this second begins: time in UTC, up to its microseconds
         self._sequence = 0  # number of the latest record
         self._lost_from = 0  # number of the first lost record
         self._lines: list[str] = []  # rendered records, newest last
@@ -53,7 +54,11 @@ class RecordBuffer:
                 return False
             self._record_gap()
         self._sequence = sequence = self._sequence + 1
-        line = f'{{"@timestamp":"{self._now()}","event.sequence":{sequence},{fields}}}\n'
+        second, nanoseconds = divmod(time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._head = strftime('{"@timestamp":"%Y-%m-%dT%H:%M:%S.', gmtime(second))
+        line = f'{self._head}{nanoseconds // 1000:06d}Z","event.sequence":{sequence},{fields}}}\n'
         octets = self.octets + len(line)  # all of it is ASCII
         if octets > self._limit:
             self.lost = 1

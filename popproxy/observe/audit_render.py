@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii
-from time import gmtime, strftime, time_ns
 
 MAX_FIELD_OCTETS = 256
 """Longest text of a field, in octets of UTF-8; longer ones end in ``...``."""
@@ -55,21 +54,3 @@ def json_value(value: object) -> str:
 def json_fields(fields: Mapping[str, object]) -> str:
     """The members of an object, without its braces."""
     return ",".join(f"{json_string(str(name))}:{json_value(value)}" for name, value in fields.items())
-
-
-class WallClock:
-    """Time stamps in UTC with microseconds, ``2025-01-31T23:59:59.000001Z``; the second is formatted once."""
-
-    __slots__ = ("_second", "_text")
-
-    def __init__(self) -> None:
-        self._second = -1  # the second that `_text` stands for
-        self._text = ""
-
-    def now(self) -> str:
-        """The time now."""
-        second, fraction = divmod(time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-            self._second = second
-        return f"{self._text}.{fraction // 1000:06d}Z"

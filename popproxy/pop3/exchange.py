@@ -29,6 +29,8 @@ PENDING_LIMIT = 256
 
 What a client pipelines beyond that stays in its buffer, then in its socket.
 """
+SHORT_BODY = 32 * 1024
+"""Octets of a message that is looked for as a whole."""
 CAPA_LIMIT = 16 * 1024
 """Octets of a backend's CAPA answer."""
 
@@ -296,6 +298,10 @@ class Exchange:
             if not self._waiting_for:
                 self.violation = RemoteProtocolError("octets that answer nothing", reason="unsolicited")
                 break
+            if not self._in_body and not self._partial and (stop := self._take_whole_replies(buffer, pos, end)) > pos:
+                out.append(view[pos:stop])
+                pos = stop
+                continue
             head = self._outstanding[0]
             if head.line is None:
                 changed = True
@@ -310,18 +316,6 @@ class Exchange:
                 else:
                     out.append(view[start:pos])
                 complete = stop >= 0
-            elif (
-                not self._partial
-                and (plain := replies.PLAIN_LINE.match(buffer, pos, end))
-                and plain.end() - pos <= replies.STATUS_LIMIT
-                and not head.peculiar
-            ):
-                start, pos = pos, plain.end()
-                out.append(view[start:pos])
-                head.ok = buffer[start] == _PLUS
-                complete = not (head.ok and head.multiline)
-                if not complete:
-                    self._begin_body(head)
             else:
                 newline = buffer.find(b"\n", pos, end)
                 start, pos = pos, end if newline < 0 else newline + 1
@@ -337,7 +331,41 @@ class Exchange:
                 if answers:
                     changed = True
                     out.append(answers)
+        if self.violation is None and (answers := self.local_answers()):
+            changed = True
+            out.append(answers)
         return b"".join(out) if changed or self.violation else None
+
+    def _take_whole_replies(self, buffer: bytes | bytearray, pos: int, end: int) -> int:
+        """Take plain replies that lie whole in ``buffer[pos:end]``, up to the first that is another. Where they end."""
+        taken = 0
+        for head in self._outstanding:
+            if head.peculiar or head.line is None:
+                break
+            line = replies.PLAIN_LINE.match(buffer, pos, end)
+            if line is None:
+                break
+            stop = line.end()
+            if stop - pos > replies.STATUS_LIMIT:
+                break
+            if buffer[pos] == _PLUS:
+                if head.multiline:
+                    # the CRLF of the status line is the beginning of the mark that ends an empty body; a long body is
+                    # left to `rfind`, which is faster
+                    mark = buffer.find(TERMINATOR, stop - 2, min(end, stop + SHORT_BODY))
+                    if mark < 0:
+                        break
+                    head.octets = mark + 2 - stop
+                    stop = mark + 5
+                head.ok = True
+                self._take_effect(head)
+            pos = stop
+            taken += 1
+        if taken:
+            self.events += self._outstanding[:taken]
+            del self._outstanding[:taken]
+            self._waiting_for -= taken
+        return pos
 
     def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
         """Take (the beginning of) a status line.
@@ -420,7 +448,7 @@ class Exchange:
     def _complete(self, head: Exchanged) -> bytes:
         """The reply to `head` has ended.
 
-        Returns what the client gets besides: a merged CAPA, the proxy's own answers.
+        Returns what the client gets besides: a merged CAPA.
         """
         del self._outstanding[0]
         self._waiting_for -= 1
@@ -443,7 +471,7 @@ class Exchange:
         self.events.append(head)
         if verb == "QUIT":
             self._move(State.CLOSED)
-        return answers + self.local_answers()
+        return answers
 
     def _take_effect(self, head: Exchanged) -> None:
         """The backend has done what `head` asks."""

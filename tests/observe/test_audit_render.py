@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popproxy.observe.audit_render import MAX_FIELD_OCTETS, WallClock, json_octets, json_string, json_value
+from popproxy.observe.audit_render import MAX_FIELD_OCTETS, json_octets, json_string, json_value
 from popproxy.types import Secret
 
 ANY_TEXT = st.text(alphabet=st.characters(codec=None, exclude_categories=()))
@@ -69,15 +68,3 @@ def test_values_of_rare_records() -> None:
         "key": "Secret(****)",
         "n": {"b": "\n"},
     }
-
-
-def test_time_stamps_are_utc_with_microseconds_and_never_go_back_within_a_second() -> None:
-    clock = WallClock()
-    before = datetime.now(UTC)
-    stamps = [clock.now() for _ in range(1000)]
-    after = datetime.now(UTC)
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", stamp) for stamp in stamps)
-    times = [datetime.fromisoformat(stamp) for stamp in stamps]
-    assert before <= times[0]
-    assert times == sorted(times)
-    assert times[-1] <= after

@@ -340,7 +340,7 @@ async def test_stalled_backend(tmp_path: Path) -> None:
 
 
 async def test_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
-    async with running(tmp_path, timeouts={"stall": "300ms"}) as rig:
+    async with running(tmp_path, timeouts={"stall": "1s"}) as rig:
         client, backend = await rig.logged_in(receive=4096)
         await Transcript(client, backend).play("C: RETR 1\nB: RETR 1\nR: +OK")
         with pytest.raises((ConnectionError, TimeoutError)):
