@@ -2,20 +2,14 @@
 
 Octets of the backend are handed on as they came; the core only says when it must not be so (`receive_from_backend`
 returns None for "hand the whole chunk on unchanged", the normal case). That is what keeps a relay that understands
-every reply as cheap as one that understands none:
-
-* a multi-line reply ends at the first CRLF.CRLF, and the CRLF of the status line counts as its beginning, so that an
-  empty body needs no special case;
-* `rfind` of that mark is several times faster than `find`. If the last mark in a chunk is the chunk's tail and there
-  is no earlier one, the reply ends with the chunk; if there is none at all, the chunk is all body. Only else do we
-  search forward;
-* a mark that straddles two chunks is found in the last four octets kept from the first.
+every reply as cheap as one that understands none. `Body` finds the end of what has several lines.
 """
 
 from __future__ import annotations
 
 from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities, replies
+from popproxy.pop3.body import TERMINATOR, Body
 from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse, serialise
 from popproxy.pop3.exchanged import PLAIN_LIMIT, Exchanged, kind_of, parsed_kind, plain_kind
 from popproxy.pop3.lines import LineSplitter, LineTooLong
@@ -23,7 +17,6 @@ from popproxy.pop3.states import NEXT, RELAYED, State
 from popproxy.pop3.unique_ids import LISTING_LIMIT, UniqueIds
 
 _PLUS = ord("+")
-TERMINATOR = b"\r\n.\r\n"
 PENDING_LIMIT = 256
 """Commands parsed ahead of their replies.
 
@@ -33,6 +26,7 @@ SHORT_BODY = 32 * 1024
 """Octets of a message that is looked for as a whole."""
 CAPA_LIMIT = 16 * 1024
 """Octets of a backend's CAPA answer."""
+_KEPT = {"UIDL": LISTING_LIMIT, "CAPA": CAPA_LIMIT}
 
 
 class Exchange:
@@ -43,8 +37,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_before", "_body_octets", "_client_eof", "_declared", "_in_body", "_keep", "_lines", "_lone",
-        "_outstanding", "_partial", "_pipelining", "_tail", "_unique_ids", "_unsent", "_waiting_for", "deleted",
+        "_before", "_body", "_client_eof", "_declared", "_lines", "_lone", "_outstanding", "_partial", "_pipelining",
+        "_unique_ids", "_unsent", "_waiting_for", "deleted",
         "events", "highest", "state", "violation",
     )  # fmt: skip
 
@@ -67,11 +61,8 @@ class Exchange:
         self._waiting_for = 0  # how many of those are the backend's to answer
         self._lone: Exchanged | None = None  # the one of them that goes and comes back alone, in lock-step
         self._client_eof = False
-        self._in_body = False
-        self._body_octets = 0
-        self._tail = b""  # the last octets of the body so far, four at most
+        self._body: Body | None = None  # of the reply that has begun
         self._partial = b""  # the beginning of a status line
-        self._keep: bytearray | None = None  # a body wanted whole: UIDL, CAPA
         self._unique_ids: UniqueIds | None = None  # made by the first answer to UIDL
 
     # ---- from the client ----
@@ -183,7 +174,7 @@ class Exchange:
     @property
     def inside_body(self) -> bool:
         """True between the status line and the final dot of a multi-line reply that is handed on as it comes."""
-        return self._in_body and self._outstanding[0].verb != "CAPA"
+        return self._body is not None and self._outstanding[0].verb != "CAPA"
 
     @property
     def quit_waiting(self) -> bool:
@@ -281,14 +272,7 @@ class Exchange:
         After it look at `events` (replies now complete), `violation`, `local_answers` and `commands_to_send`.
         """
         self._lone = None
-        if (
-            self._in_body
-            and self._keep is None
-            and buffer.rfind(TERMINATOR, 0, end) < 0
-            and self._straddling(buffer, 0, end) < 0
-        ):
-            self._body_octets += end
-            self._remember_tail(buffer, 0, end)
+        if self._body is not None and self._body.take_all(buffer, end):
             return None
         out: list[bytes | memoryview] = []
         changed = False
@@ -298,7 +282,8 @@ class Exchange:
             if not self._waiting_for:
                 self.violation = RemoteProtocolError("octets that answer nothing", reason="unsolicited")
                 break
-            if not self._in_body and not self._partial and (stop := self._take_whole_replies(buffer, pos, end)) > pos:
+            body = self._body
+            if body is None and not self._partial and (stop := self._take_whole_replies(buffer, pos, end)) > pos:
                 out.append(view[pos:stop])
                 pos = stop
                 continue
@@ -307,12 +292,13 @@ class Exchange:
                 changed = True
                 out.append(self.local_answers())
                 continue
-            if self._in_body:
-                stop = self._find_end(buffer, pos, end)
+            if body is not None:
+                stop = body.take(buffer, pos, end)
                 start, pos = pos, end if stop < 0 else stop
-                self._take_body(buffer, start, pos)
                 if head.verb == "CAPA":
                     changed = True
+                    if body.overflowed:
+                        self.violation = RemoteProtocolError("endless CAPA", reason="oversize")
                 else:
                     out.append(view[start:pos])
                 complete = stop >= 0
@@ -325,7 +311,7 @@ class Exchange:
                 else:
                     changed = True
                     out.append(shown)
-                complete = newline >= 0 and not self._in_body
+                complete = newline >= 0 and self._body is None
             if complete and self.violation is None:
                 answers = self._complete(head)
                 if answers:
@@ -388,7 +374,7 @@ class Exchange:
             return b""
         head.ok = status.ok
         if status.ok and head.multiline:
-            self._begin_body(head)
+            self._body = Body(_KEPT.get(head.verb, 0))
         elif status.ok and head.verb == "UIDL":
             self._uidl().take_single(status.text)
         shown = replies.clean(bare, status)
@@ -399,51 +385,9 @@ class Exchange:
             return b""
         return None if shown == line and not partial else shown
 
-    def _begin_body(self, head: Exchanged) -> None:
-        self._in_body = True
-        self._body_octets = 0
-        self._tail = b"\r\n"
-        # b"\n" before the first line, so that a look-up finds each number at the beginning of a line
-        self._keep = bytearray(b"\n") if head.verb in ("UIDL", "CAPA") else None
-
     def _uidl(self) -> UniqueIds:
         self._unique_ids = self._unique_ids or UniqueIds()
         return self._unique_ids
-
-    def _take_body(self, buffer: bytes | bytearray, start: int, stop: int) -> None:
-        self._body_octets += stop - start
-        if self._keep is not None:
-            capa = self._outstanding[0].verb == "CAPA"
-            room = (CAPA_LIMIT if capa else LISTING_LIMIT) - len(self._keep)
-            self._keep += buffer[start : min(stop, start + room)] if room > 0 else b""
-            if capa and stop - start > room:
-                self.violation = RemoteProtocolError("endless CAPA", reason="oversize")
-                return
-        self._remember_tail(buffer, start, stop)
-
-    def _find_end(self, buffer: bytes | bytearray, pos: int, end: int) -> int:
-        """Where the body ends (behind its final dot line) in ``buffer[pos:end]``, or -1."""
-        stop = self._straddling(buffer, pos, end)
-        if stop >= 0:
-            return stop
-        last = buffer.rfind(TERMINATOR, pos, end)
-        if last < 0:
-            return -1
-        if last + 5 == end and buffer.rfind(TERMINATOR, pos, end - 1) < 0:
-            return end
-        return buffer.find(TERMINATOR, pos, end) + 5
-
-    def _straddling(self, buffer: bytes | bytearray, pos: int, end: int) -> int:
-        """Where the body ends if its mark began in earlier octets, or -1."""
-        tail = self._tail
-        at = (tail + bytes(buffer[pos : min(pos + 4, end)])).find(TERMINATOR)
-        return pos + at + 5 - len(tail) if at >= 0 else -1
-
-    def _remember_tail(self, buffer: bytes | bytearray, start: int, stop: int) -> None:
-        if stop - start >= 4:
-            self._tail = bytes(buffer[stop - 4 : stop])
-        else:
-            self._tail = (self._tail + bytes(buffer[start:stop]))[-4:]
 
     def _complete(self, head: Exchanged) -> bytes:
         """The reply to `head` has ended.
@@ -453,21 +397,21 @@ class Exchange:
         del self._outstanding[0]
         self._waiting_for -= 1
         answers = b""
-        if self._in_body:
-            self._in_body = False
-            head.octets = self._body_octets - 3  # the final dot and its CRLF
+        body, self._body = self._body, None
+        kept = None if body is None else body.kept
+        if body is not None:
+            head.octets = body.octets - 3  # the final dot and its CRLF
         verb = head.verb
         if verb == "CAPA":
-            own = capabilities.parse_body(bytes(self._keep)) if head.ok and self._keep else None
+            own = capabilities.parse_body(bytes(kept)) if head.ok and kept else None
             answers = capabilities.render(
                 capabilities.after_login(self._before, self._declared if own is None else own)
             )
             head.ok = True
-        elif verb == "UIDL" and self._keep is not None:
-            self._uidl().take_listing(bytes(self._keep))
+        elif verb == "UIDL" and kept is not None:
+            self._uidl().take_listing(bytes(kept))
         elif head.ok:
             self._take_effect(head)
-        self._keep = None
         self.events.append(head)
         if verb == "QUIT":
             self._move(State.CLOSED)
@@ -489,10 +433,10 @@ class Exchange:
 
     def cut(self) -> Exchanged | None:
         """The backend is gone: the reply under way, with the octets that came of it, or None between replies."""
-        if not self.inside_body:
+        if self._body is None or not self.inside_body:
             return None
         head = self._outstanding[0]
-        head.octets = self._body_octets
+        head.octets = self._body.octets
         return head
 
     def _move(self, state: State) -> None:
