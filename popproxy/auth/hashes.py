@@ -1,7 +1,8 @@
 """Password hashes: made as argon2id, verified in every form that a file from an older system may hold.
 
 A stored hash is ``$argon2id$...``, ``$2b$...``, ``$6$...`` and so on as crypt(5) writes them, or the same behind a
-Dovecot prefix (``{BLF-CRYPT}``, ``{CRYPT}``), or an LDAP form (``{SSHA}``, RFC 2307 and its descendants).
+Dovecot prefix (``{BLF-CRYPT}``, ``{CRYPT}``), or an LDAP form (``{SSHA}``, RFC 2307 and its descendants), or a SCRAM
+verifier (``{SCRAM-SHA-256}``).
 Everything here may take long and belongs in a BoundedExecutor; the interpreter lock is released during the work.
 """
 
@@ -13,6 +14,7 @@ import functools
 import hashlib
 import hmac
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +23,15 @@ import bcrypt
 
 from popproxy.auth import libcrypt
 from popproxy.errors import PopproxyError, Unavailable
+from popproxy.sasl.scram_verifier import (
+    ITERATIONS,
+    SALT_SIZE,
+    SCHEMES,
+    UnusableVerifier,
+    make_verifier,
+    parse_verifier,
+)
+from popproxy.types import Mechanism
 
 _BCRYPT_LIMIT = 72  # octets of a password that bcrypt looks at
 
@@ -40,6 +51,11 @@ class UnknownHash(PopproxyError):
 def hash_password(password: bytes) -> str:
     """An argon2id hash with a fresh salt, in the PHC string format. Takes some 0.1 s and 64 MiB."""
     return _HASHER.hash(password)
+
+
+def scram_verifier(password: bytes, scheme: Mechanism, iterations: int = ITERATIONS) -> str:
+    """A SCRAM verifier with a fresh salt, as it stands in a users file. Raises UnusableVerifier."""
+    return str(make_verifier(scheme, password, secrets.token_bytes(SALT_SIZE), iterations))
 
 
 def verify(password: bytes, stored: str) -> bool:
@@ -122,6 +138,16 @@ def _ldap_verifier(algorithm: str, salted: bool) -> Callable[[bytes, str], bool]
     return verify_ldap
 
 
+def _scram_verifier(scheme: Mechanism) -> Callable[[bytes, str], bool]:
+    def verify_scram(password: bytes, stored: str) -> bool:
+        try:
+            return parse_verifier(f"{{{scheme}}}{stored}").matches(password)
+        except UnusableVerifier:
+            raise _damaged("SCRAM") from None
+
+    return verify_scram
+
+
 def _damaged(kind: str) -> UnknownHash:
     return UnknownHash(f"the {kind} hash is damaged", "copy it again, or make a new one with popproxy hash-password")
 
@@ -168,7 +194,11 @@ _LDAP = tuple(
         ("SSHA512", "sha512", True),
     )
 )
-_PREFIXED = _BARE + _LDAP
+_SCRAM = tuple(
+    _scheme(scheme.lower(), rf"\d+,{_BASE64},{_BASE64},{_BASE64}", scheme, _scram_verifier(scheme))
+    for scheme in SCHEMES
+)
+_PREFIXED = _BARE + _LDAP + _SCRAM
 
 _PREFIX = re.compile(r"\{([A-Za-z0-9._-]+)\}(.*)", re.ASCII | re.DOTALL)
 _IN_CLEAR = frozenset(("PLAIN", "CLEAR", "CLEARTEXT", "PLAIN-TRUNC"))

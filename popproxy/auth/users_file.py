@@ -7,6 +7,8 @@
     bob@example.com:{SSHA512}...
     carol:$6$...:19000:0:99999:7:::        lines of /etc/shadow may be moved over as they are
     dave:!                                 disabled; also * and !hash
+    erin:{SCRAM-SHA-256}15000,...          a SCRAM verifier: for SCRAM, and for passwords
+    frank:$argon2id$... {SCRAM-SHA-1}...   verifiers beside a hash, which then is for passwords
 
 The name ends at the first colon, the hash at the second; what follows is ignored. UTF-8, one account a line.
 """
@@ -16,8 +18,8 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +28,10 @@ from popproxy.auth.names import NameRefused, check_name
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.sasl.credentials import Credential, PasswordCredential
+from popproxy.sasl.scram_verifier import ScramVerifier, UnusableVerifier, looks_like_verifier, parse_verifier
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.reread import RereadFile
-from popproxy.types import AuthFailure, Identity
+from popproxy.types import AuthFailure, Identity, Mechanism
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +42,18 @@ DISABLED: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
+class _Account:
+    """One user's: what a password is checked by, or DISABLED, and the SCRAM verifiers."""
+
+    stored: str
+    verifiers: Mapping[Mechanism, ScramVerifier] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class _Accounts:
     """One version of the file."""
 
-    hashes: dict[str, str]  # by canonical name; DISABLED for a disabled account
+    by_name: dict[str, _Account]  # by canonical name
     decoys: Sequence[str]  # every hash in use
 
 
@@ -66,7 +77,7 @@ class UsersFile:
             raise ConfigError([Problem(str(path), "", what, "check users.file and its permissions")]) from None
 
     def __len__(self) -> int:
-        return len(self._file.value.hashes)
+        return len(self._file.value.by_name)
 
     def is_stale(self) -> bool:
         """Has the file changed? Looks at most once in `recheck` seconds."""
@@ -78,11 +89,17 @@ class UsersFile:
 
     def lookup(self, user: str) -> str | None:
         """The stored hash of a canonical name, DISABLED, or None for a user that is not in the file."""
-        return self._file.value.hashes.get(user)
+        account = self._file.value.by_name.get(user)
+        return None if account is None else account.stored
+
+    def verifiers(self, user: str) -> Mapping[Mechanism, ScramVerifier]:
+        """The SCRAM verifiers of a canonical name by their scheme; none of a disabled account."""
+        account = self._file.value.by_name.get(user)
+        return {} if account is None else account.verifiers
 
     def users(self) -> list[str]:
         """All canonical names, in file order, disabled ones too."""
-        return list(self._file.value.hashes)
+        return list(self._file.value.by_name)
 
     def decoy(self, user: str) -> str | None:
         """Somebody's hash, to be verified in place of the one that `user` has not, so that the time tells nothing.
@@ -142,25 +159,25 @@ class UsersFileAuthenticator:
 
 def _parse(octets: bytes, path: Path, canonical: Canonical) -> _Accounts:
     """All accounts of a file. Raises ConfigError with every problem; no text of the file is ever quoted."""
-    hashes: dict[str, str] = {}
+    accounts: dict[str, _Account] = {}
     first_line: dict[str, int] = {}
     problems: list[Problem] = []
     for number, raw in enumerate(octets.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
-            account = _parse_line(raw, canonical)
-            if account is None:
+            found = _parse_line(raw, canonical)
+            if found is None:
                 continue
-            name, stored = account
+            name, account = found
             if name in first_line:
                 raise _Wrong(f"the same user as on line {first_line[name]}", "keep one of the two")
         except _Wrong as wrong:
             problems.append(Problem(f"{path}:{number}", "", wrong.what, wrong.cure))
         else:
             first_line[name] = number
-            hashes[name] = stored
+            accounts[name] = account
     if problems:
         raise ConfigError(problems)
-    return _Accounts(hashes, [stored for stored in hashes.values() if stored != DISABLED])
+    return _Accounts(accounts, [one.stored for one in accounts.values() if one.stored != DISABLED])
 
 
 class _Wrong(Exception):
@@ -172,8 +189,8 @@ class _Wrong(Exception):
         self.cure = cure
 
 
-def _parse_line(raw: bytes, canonical: Canonical) -> tuple[str, str] | None:
-    """Canonical name and hash; None for an empty line or a comment. Raises _Wrong."""
+def _parse_line(raw: bytes, canonical: Canonical) -> tuple[str, _Account] | None:
+    """Canonical name and account; None for an empty line or a comment. Raises _Wrong."""
     raw = raw.strip(b" \t\r")
     if not raw or raw.startswith(b"#"):
         return None
@@ -183,8 +200,25 @@ def _parse_line(raw: bytes, canonical: Canonical) -> tuple[str, str] | None:
     raw_hash = rest.partition(b":")[0].strip(b" \t")
     name = _parse_name(raw_name.strip(b" \t"), canonical)
     if raw_hash[:1] in (b"!", b"*"):
-        return name, DISABLED
-    return name, _parse_hash(raw_hash)
+        return name, _Account(DISABLED)
+    return name, _parse_account(raw_hash)
+
+
+def _parse_account(raw: bytes) -> _Account:
+    stored = [_parse_hash(part) for part in raw.split()] or [_parse_hash(b"")]
+    hashes = [text for text in stored if not looks_like_verifier(text)]
+    if len(hashes) > 1:
+        raise _Wrong("two hashes for passwords", "keep one of the two, and any SCRAM verifiers beside it")
+    verifiers: dict[Mechanism, ScramVerifier] = {}
+    for text in filter(looks_like_verifier, stored):
+        try:
+            verifier = parse_verifier(text)
+        except UnusableVerifier as error:
+            raise _Wrong(str(error), "make another one with popproxy hash-password --scheme") from None
+        if verifier.scheme in verifiers:
+            raise _Wrong(f"two verifiers for {verifier.scheme}", "keep one of the two")
+        verifiers[verifier.scheme] = verifier
+    return _Account((hashes or stored)[0], verifiers)
 
 
 def _parse_name(raw: bytes, canonical: Canonical) -> str:

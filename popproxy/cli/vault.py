@@ -1,4 +1,4 @@
-"""``popproxy vault``: secrets that must be known in clear, encrypted at rest."""
+"""``popproxy vault``: what proves users, encrypted at rest."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from popproxy.cli.output import print_json
 from popproxy.cli.passwords import read_secret
 from popproxy.errors import VaultError
 from popproxy.types import Secret
+from popproxy.vault.record import Kind
 
 if TYPE_CHECKING:
     from popproxy.config.model import Config
     from popproxy.config.model import Vault as VaultSection
-    from popproxy.vault.store import Vault
+    from popproxy.vault.store import Change, Vault
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Edit the vault: the secrets that popproxy must know in clear, encrypted at rest.
+    help="""Edit the vault: what proves users, encrypted at rest.
 
-    They are needed for APOP, and to log in at backends that get no password from the client. File and key of the vault
-    come from the section vault of the configuration. Secrets are asked for or read from standard input, never given as
+    Passwords in clear are needed for APOP and CRAM-MD5, and to log in at backends that get no password from the client.
+    SCRAM needs verifiers, from which no password can be had; RPOP the hash of an id. File and key of the vault come
+    from the section vault of the configuration. Secrets are asked for or read from standard input, never given as
     arguments.""",
 )
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user, as popproxy knows it.")]
+KIND_HELP = "password: in clear, good for everything. scram: verifiers, good for SCRAM only. rpop: an id, hashed."
+_WHAT = {Kind.PASSWORD: "Secret", Kind.SCRAM: "Password", Kind.RPOP: "RPOP id"}
 
 
 @app.command()
@@ -74,24 +78,43 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 
 @app.command("set")
-def set_(user: UserArgument, config: ConfigOption = DEFAULT_CONFIG, stdin: StdinOption = False) -> None:
+def set_(
+    user: UserArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    stdin: StdinOption = False,
+    kind: Annotated[Kind, typer.Option(help=KIND_HELP)] = Kind.PASSWORD,
+) -> None:
     """Keep a secret for USER, replacing the one before.
 
     For example:
 
         popproxy vault set alice
 
+        popproxy vault set alice --kind scram
+
         pass show mail/alice | popproxy vault set alice --stdin
     """
     vault = _open(config)
     name = _canonical(user, config)
-    vault.set(name, read_secret(f"Secret of {name}", stdin))
+    secret = read_secret(f"{_WHAT[kind]} of {name}", stdin)
+    vault.change({name: _setter(kind, secret)})
     print(f"{name}: set")
+
+
+def _setter(kind: Kind, secret: Secret) -> Change:
+    if kind is Kind.RPOP:
+        from popproxy.auth.hashes import hash_password  # noqa: PLC0415
+
+        stored = Secret(hash_password(secret.reveal()))
+        return lambda record: record.with_rpop(stored)
+    if kind is Kind.SCRAM:
+        return lambda record: record.with_verifiers(secret)
+    return lambda record: record.with_password(secret)
 
 
 @app.command("list")
 def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """List the users that have a secret. Secrets are never shown.
+    """List the users, and what is kept for them. Secrets are never shown.
 
     For example:
 
@@ -99,25 +122,32 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
         popproxy vault list --json
     """
-    users = _open(config).users()
+    kinds = {user: [kind.value for kind in record.kinds] for user, record in _open(config).records()}
     if as_json:
-        print_json({"users": users})
+        print_json({"users": list(kinds), "kinds": kinds})
     else:
-        sys.stdout.writelines(f"{user}\n" for user in users)
+        sys.stdout.writelines(f"{user}  {' '.join(found)}\n" for user, found in kinds.items())
 
 
 @app.command()
-def remove(user: UserArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Forget the secret of USER.
+def remove(
+    user: UserArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    kind: Annotated[Kind | None, typer.Option(help="Forget only this; by default, everything.")] = None,
+) -> None:
+    """Forget what is kept for USER.
 
     For example:
 
         popproxy vault remove alice
+
+        popproxy vault remove alice --kind rpop
     """
     vault = _open(config)
     name = _canonical(user, config)
-    if not vault.remove(name):
-        raise CommandError(f"{name} has no secret in the vault; see: popproxy vault list", ExitCode.NOINPUT)
+    if not vault.remove(name, kind):
+        what = "nothing" if kind is None else f"no {kind.value}"
+        raise CommandError(f"{name} has {what} in the vault; see: popproxy vault list", ExitCode.NOINPUT)
     print(f"{name}: removed")
 
 
@@ -125,12 +155,15 @@ def remove(user: UserArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Lines user:secret; - is standard input.")],
     config: ConfigOption = DEFAULT_CONFIG,
+    scram: Annotated[bool, typer.Option("--scram", help="Keep SCRAM verifiers only, not the passwords.")] = False,
 ) -> None:
     """Keep many secrets at once, from lines user:secret. All of them or, if a line is wrong, none.
 
     For example:
 
         popproxy vault import secrets.txt && shred -u secrets.txt
+
+        popproxy vault import --scram secrets.txt && shred -u secrets.txt
 
         gpg -d secrets.gpg | popproxy vault import -
     """
@@ -145,7 +178,8 @@ def import_(
 
     name = partial(canonical, default_domain=rules.default_domain, case=rules.case)
     try:
-        count = vault.import_lines(lines, canonical=name, source=str(file))
+        kind = Kind.SCRAM if scram else Kind.PASSWORD
+        count = vault.import_lines(lines, canonical=name, source=str(file), kind=kind)
     except VaultError as error:
         raise CommandError(str(error), ExitCode.DATAERR) from None
     print(f"{counted(count, 'secret')} imported")

@@ -11,9 +11,9 @@
 * ``salt``: 16 random octets in hex, made when the vault is made and at each rekey. From the key (32 octets) HKDF-SHA256
   (RFC 5869) with this salt derives three: one for the entries, one for the file, and the public ``key``, 8 octets in
   hex, by which a wrong key is told from a damaged file.
-* ``secret``: base64 of AES-256-GCM over the secret, padded with 0x80 0x00... to a multiple of 64 octets so that its
-  length does not show, under a random nonce of 12 octets. The associated data are salt, user and version, so an entry
-  cannot be moved to another user, another version or another vault.
+* ``secret``: base64 of AES-256-GCM over what is kept for the user (record.py), padded with 0x80 0x00... to a multiple
+  of 512 octets so that its length does not show, under a random nonce of 12 octets. The associated data are salt, user
+  and version, so an entry cannot be moved to another user, another version or another vault.
 * ``revision`` counts the edits; an entry's ``version`` is the revision that set it. An entry that is not edited keeps
   its octets.
 * ``mac``: HMAC-SHA256 in hex over all that stands before it, ``entries`` and ``revision`` included. So no line can be
@@ -47,14 +47,14 @@ KEY_SIZE: Final = 32
 _SALT_SIZE = 16
 _NONCE_SIZE = 12
 _TAG_SIZE = 16
-_BLOCK = 64
+_BLOCK = 512
 
 _RESTORE = "restore the file from a backup"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A user's secret, still encrypted."""
+    """What is kept for a user, still encrypted."""
 
     user: str
     version: int

@@ -1,21 +1,39 @@
-"""The vault: secrets that must be known in clear (APOP, stored backend passwords), encrypted at rest and in memory."""
+"""The vault: what proves users, encrypted at rest and in memory.
+
+Secrets that must be known in clear (APOP, CRAM-MD5, stored backend passwords), SCRAM verifiers, hashes of RPOP ids.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from popproxy.errors import PopproxyError, Problem, VaultError
+from popproxy.sasl.scram_verifier import MIN_ITERATIONS, SALT_SIZE, SCHEMES, ScramVerifier
 from popproxy.state.reread import RereadFile
 from popproxy.types import Secret
 from popproxy.vault import files
+from popproxy.vault import record as records
 from popproxy.vault.format import Cipher, Contents, Entry, decode, encode, new_salt
+from popproxy.vault.record import Kind, Record, has_control
 
 logger = logging.getLogger(__name__)
 
 _MAX_USER = 255  # octets
-_MAX_SECRET = 1024  # octets
+
+_NOBODY = Record(
+    Secret("nobody"),
+    {
+        scheme: ScramVerifier(scheme, bytes(SALT_SIZE), MIN_ITERATIONS, Secret(bytes(size)), Secret(bytes(size)))
+        for scheme, size in zip(SCHEMES, (20, 32), strict=True)
+    },
+).encode()
+"""Read for a user who has no record, so that it takes as long as for one who has."""
+
+Change = Callable[[Record], Record]
 
 
 class Vault:
@@ -57,28 +75,41 @@ class Vault:
         return self._file.value[0].revision
 
     def get(self, user: str) -> Secret | None:
-        """The user's secret, or None after the same work."""
+        """The user's secret in clear, or None after the same work."""
+        return self.record(user).secret
+
+    def record(self, user: str) -> Record:
+        """Everything that is kept for the user; an empty record, after the same work, if that is nothing."""
         contents, cipher = self._current()
         entry = contents.entries.get(user)
-        secret = cipher.unseal(entry or cipher.decoy)
-        return secret if entry else None
+        octets = cipher.unseal(entry or cipher.decoy)
+        found = records.decode(octets if entry else _NOBODY)
+        return found if entry else Record()
 
     def users(self) -> list[str]:
-        """Who has a secret, sorted. Nothing is decrypted."""
+        """Of whom something is kept, sorted. Nothing is decrypted."""
         return sorted(self._current()[0].entries)
 
-    def set(self, user: str, secret: Secret) -> None:
-        """Add or change a user's secret."""
-        self._set_all({user: secret})
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Everything, by user. Decrypts it all."""
+        contents, cipher = self._current()
+        for user in sorted(contents.entries):
+            yield user, records.decode(cipher.unseal(contents.entries[user]))
 
-    def remove(self, user: str) -> bool:
-        """Remove a user's secret. False if there was none."""
+    def set(self, user: str, secret: Secret) -> None:
+        """Add or change a user's secret in clear."""
+        self.change({user: lambda record: record.with_password(secret)})
+
+    def remove(self, user: str, kind: Kind | None = None) -> bool:
+        """Remove what is kept for a user, or one kind of it. False if there was none."""
         with files.exclusive(self.path):
             contents, cipher = self._latest()
-            if user not in contents.entries:
+            entry = contents.entries.get(user)
+            before = Record() if entry is None else records.decode(cipher.unseal(entry))
+            after = Record() if kind is None else before.without(kind)
+            if after.kinds == before.kinds:
                 return False
-            entries = {name: entry for name, entry in contents.entries.items() if name != user}
-            self._write(Contents(contents.salt, contents.revision + 1, entries), cipher)
+            self._apply(contents, cipher, {user: after})
         return True
 
     def rekey(self, new_key: Secret) -> None:
@@ -97,15 +128,22 @@ class Vault:
             self._file.replace(octets)
 
     def import_lines(
-        self, lines: Iterable[str], *, canonical: Callable[[str], str] = str, source: str = "import"
+        self,
+        lines: Iterable[str],
+        *,
+        canonical: Callable[[str], str] = str,
+        source: str = "import",
+        kind: Kind = Kind.PASSWORD,
     ) -> int:
-        """Set many secrets at once, all or none; returns how many.
+        """Set many passwords at once, all or none; returns how many.
 
-        `lines` are ``user:secret``; the secret begins after the first colon and keeps its spaces. Empty lines and lines
-        that begin with # are skipped. `canonical` may raise any PopproxyError or ValueError for a name that cannot be;
-        `source` names the lines in errors. Raises VaultError with every problem.
+        `lines` are ``user:password``; the password begins after the first colon and keeps its spaces. Empty lines and
+        lines that begin with # are skipped. `canonical` may raise any PopproxyError or ValueError for a name that
+        cannot be; `source` names the lines in errors; `kind` is PASSWORD or SCRAM. Raises VaultError with every
+        problem.
         """
-        found: dict[str, Secret] = {}
+        make: Callable[[Record, Secret], Record] = Record.with_verifiers if kind is Kind.SCRAM else Record.with_password
+        made: dict[str, Record] = {}
         problems: list[Problem] = []
         for number, line in enumerate(lines, start=1):
             text = line.rstrip("\r\n")
@@ -113,25 +151,38 @@ class Vault:
                 continue
             try:
                 user, secret = _parse_line(text, canonical)
-                if user in found:
+                if user in made:
                     raise VaultError("the user was on an earlier line; keep one of the two")
-                found[user] = secret
+                made[user] = make(Record(), secret)
             except VaultError as error:
                 problems.append(Problem(f"{source}:{number}", "", str(error)))
         if problems:
             raise VaultError("\n".join(map(str, problems)))
-        if found:
-            self._set_all(found)
-        return len(found)
+        if made:
+            self.change({user: partial(_take_password, record) for user, record in made.items()})
+        return len(made)
 
-    def _set_all(self, secrets: dict[str, Secret]) -> None:
-        for user, secret in secrets.items():
-            _check(user, secret)
+    def change(self, changes: Mapping[str, Change]) -> None:
+        """Change the records of some users, all in one edit; a user who has none begins with an empty one."""
+        for user in changes:
+            _check_user(user)
         with files.exclusive(self.path):
             contents, cipher = self._latest()
-            revision = contents.revision + 1
-            sealed: dict[str, Entry] = {user: cipher.seal(user, revision, secret) for user, secret in secrets.items()}
-            self._write(Contents(contents.salt, revision, {**contents.entries, **sealed}), cipher)
+            changed = {}
+            for user, change in changes.items():
+                entry = contents.entries.get(user)
+                changed[user] = change(Record() if entry is None else records.decode(cipher.unseal(entry)))
+            self._apply(contents, cipher, changed)
+
+    def _apply(self, contents: Contents, cipher: Cipher, changed: Mapping[str, Record]) -> None:
+        revision = contents.revision + 1
+        entries: dict[str, Entry] = dict(contents.entries)
+        for user, record in changed.items():
+            if record.kinds:
+                entries[user] = cipher.seal(user, revision, record.encode())
+            else:
+                entries.pop(user, None)
+        self._write(Contents(contents.salt, revision, entries), cipher)
 
     def _current(self) -> tuple[Contents, Cipher]:
         if self._file.is_stale():
@@ -163,6 +214,11 @@ class Vault:
         return self._open
 
 
+def _take_password(password: Record, before: Record) -> Record:
+    """`before` with the secret and the verifiers of `password`."""
+    return replace(before, secret=password.secret, verifiers=password.verifiers)
+
+
 def _parse_line(text: str, canonical: Callable[[str], str]) -> tuple[str, Secret]:
     name, colon, value = text.partition(":")
     if not colon:
@@ -172,22 +228,14 @@ def _parse_line(text: str, canonical: Callable[[str], str]) -> tuple[str, Secret
         secret = Secret(value)
     except (PopproxyError, ValueError):
         raise VaultError("the user name or the secret cannot be used; write user:secret in UTF-8") from None
-    _check(user, secret)
+    _check_user(user)
     return user, secret
 
 
-def _check(user: str, secret: Secret) -> None:
-    """What POP3 cannot carry must not get in (control characters end its lines)."""
+def _check_user(user: str) -> None:
     try:
         name = user.encode()
     except UnicodeEncodeError:
         raise VaultError("the user name is not Unicode text") from None
-    if not name or len(name) > _MAX_USER or _has_control(name):
+    if not name or len(name) > _MAX_USER or has_control(name):
         raise VaultError("the user name is empty, longer than 255 octets, or has control characters")
-    octets = secret.reveal()
-    if not octets or len(octets) > _MAX_SECRET or _has_control(octets):
-        raise VaultError("the secret is empty, longer than 1024 octets, or has control characters")
-
-
-def _has_control(octets: bytes) -> bool:
-    return any(octet < 0x20 or octet == 0x7F for octet in octets)

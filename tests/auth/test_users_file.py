@@ -19,6 +19,7 @@ from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.auth.users_file import DISABLED, UsersFile, UsersFileAuthenticator
 from popproxy.errors import ConfigError
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
+from popproxy.sasl.scram_verifier import make_verifier
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret
 
@@ -104,6 +105,62 @@ def test_every_mistake_is_told_at_once_with_line_and_cure(path: Path) -> None:
         "12: what follows the prefix is not a hash of that kind; copy it again, or make a new one",
         "13: the user name is not UTF-8, or longer than 255 octets; save the file as UTF-8",
     ]
+
+
+VERIFIER = (
+    "{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,"
+    "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="  # pencil
+)
+OLD_VERIFIER = str(make_verifier(Mechanism.SCRAM_SHA_1, b"pencil", b"0123456789abcdef", 4096))
+
+
+def test_verifiers_may_stand_in_place_of_a_hash_or_behind_it(path: Path) -> None:
+    users = load(
+        path,
+        f"alice:{VERIFIER}\nbob:{BOB}  {VERIFIER} {OLD_VERIFIER}:19000:\ncarol:{OLD_VERIFIER} {BOB}\ndave:!{VERIFIER}\n"
+        f"erin:{BOB}\n",
+    )
+    stored = {name: users.lookup(f"{name}@example.com") for name in ("alice", "bob", "carol", "dave")}
+    assert stored == {"alice": VERIFIER, "bob": BOB, "carol": BOB, "dave": DISABLED}
+    schemes = {
+        name: sorted(users.verifiers(f"{name}@example.com")) for name in ("alice", "bob", "carol", "dave", "erin")
+    }
+    assert schemes == {
+        "alice": ["SCRAM-SHA-256"],
+        "bob": ["SCRAM-SHA-1", "SCRAM-SHA-256"],
+        "carol": ["SCRAM-SHA-1"],
+        "dave": [],
+        "erin": [],
+    }
+    assert users.verifiers("nobody@example.com") == {}
+    assert str(users.verifiers("bob@example.com")[Mechanism.SCRAM_SHA_256]) == VERIFIER
+
+
+def test_a_verifier_that_cannot_be_used_is_told(path: Path) -> None:
+    lines = [
+        f"alice:{VERIFIER.replace('4096', '4000')}",
+        f"bob:{VERIFIER} {VERIFIER}",
+        f"carol:{BOB} {CANARY}",
+        f"dave:{VERIFIER.replace('W22ZaJ0SNY7soEsUEjb6gQ==', 'AAAA')}",
+        f"erin:{VERIFIER[:60]}",
+        f"frank:{ALICE} {BOB}",
+    ]
+    assert problems(path, "\n".join(lines)) == [
+        "1: 4000 iterations; clients take 4096 to 1000000; make another one with popproxy hash-password --scheme",
+        "2: two verifiers for SCRAM-SHA-256; keep one of the two",
+        "3: not a password hash that popproxy knows; make one with popproxy hash-password",
+        "4: the SCRAM verifier is damaged; make another one with popproxy hash-password --scheme",
+        "5: what follows the prefix is not a hash of that kind; copy it again, or make a new one",
+        "6: two hashes for passwords; keep one of the two, and any SCRAM verifiers beside it",
+    ]
+
+
+async def test_a_verifier_checks_passwords_too(path: Path, executor: BoundedExecutor) -> None:
+    authenticator = UsersFileAuthenticator(load(path, f"alice:{VERIFIER}\nbob:{OLD_VERIFIER} {VERIFIER}\n"), executor)
+    for user in ("alice@example.com", "bob@example.com"):
+        assert isinstance(await authenticator.authenticate(credential("x", "pencil"), user), Accepted)
+        assert await authenticator.authenticate(credential("x", "hello"), user) == Rejected()
+        assert await authenticator.authenticate(credential("x", "\ue000"), user) == Rejected()
 
 
 def test_missing_file_is_a_configuration_error(path: Path) -> None:

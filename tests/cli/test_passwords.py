@@ -32,6 +32,23 @@ def test_hash_from_standard_input(password: bytes) -> None:
     assert verify(password, run.stdout.decode().strip())
 
 
+def test_verifiers_for_scram() -> None:
+    options = ["--scheme", "scram-sha-256", "--scheme", "scram-sha-1", "--scheme", "argon2id", "--iterations", "5000"]
+    run = popproxy("hash-password", "--stdin", *options, stdin="p\u00e4ss".encode())
+    assert run.returncode == 0, run.stderr
+    sha_256, sha_1, argon2id = run.stdout.decode().split()
+    assert sha_256.startswith("{SCRAM-SHA-256}5000,")
+    assert sha_1.startswith("{SCRAM-SHA-1}5000,")
+    assert all(verify("p\u00e4ss".encode(), stored) for stored in (sha_256, sha_1, argon2id))
+
+
+def test_password_that_scram_cannot_carry_is_refused() -> None:
+    run = popproxy("hash-password", "--stdin", "--scheme", "scram-sha-256", stdin=b"\xff" + CANARY.encode())
+    assert (run.returncode, run.stdout) == (ExitCode.DATAERR, b"")
+    assert b"SCRAM does not allow" in run.stderr
+    assert CANARY.encode() not in run.stderr
+
+
 @pytest.mark.parametrize(("stdin", "word"), [(b"", b"empty"), (b"\n", b"empty"), (b"a\x00b\n", b"control")])
 def test_unusable_password_is_refused(stdin: bytes, word: bytes) -> None:
     run = popproxy("hash-password", "--stdin", stdin=stdin)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from popproxy.auth.hashes import verify
 from popproxy.cli.exits import ExitCode
 from popproxy.types import Secret
 from popproxy.vault.format import generate_key
@@ -101,7 +102,7 @@ def test_set_list_remove(vault: str) -> None:
     assert run.returncode == 0, run.stderr
     assert CANARY.encode() not in run.stdout + run.stderr
     assert secret_of(vault, "alice") == f"{CANARY} with space ".encode()
-    assert popproxy("vault", "list", "-c", vault).stdout == b"alice\n"
+    assert popproxy("vault", "list", "-c", vault).stdout == b"alice  password scram\n"
     assert CANARY.encode() not in (Path(vault).parent / "vault").read_bytes()
     assert popproxy("vault", "remove", "ALICE", "-c", vault).returncode == 0
     assert users(vault) == []
@@ -123,6 +124,40 @@ def test_import_takes_all_lines_or_none(vault: str, tmp_path: Path) -> None:
     assert f"{lines}:3".encode() in run.stderr
     assert CANARY.encode() not in run.stderr
     assert users(vault) == ["alice", "bob"]
+
+
+def kinds(config: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(popproxy("vault", "list", "--json", "-c", config).stdout)["kinds"]
+    return found
+
+
+def test_what_is_kept_may_be_less_than_the_password(vault: str) -> None:
+    for kind in ("scram", "rpop"):
+        run = popproxy("vault", "set", "alice", "--kind", kind, "--stdin", "-c", vault, stdin=CANARY.encode())
+        assert (run.returncode, run.stdout) == (0, b"alice: set\n"), run.stderr
+    assert kinds(vault) == {"alice": ["scram", "rpop"]}
+    assert secret_of(vault, "alice") is None
+    directory = Path(vault).parent
+    record = Vault.open(directory / "vault", Secret((directory / "vault.key").read_bytes().strip())).record("alice")
+    assert all(verifier.matches(CANARY.encode()) for verifier in record.verifiers.values())
+    assert record.rpop is not None
+    assert verify(CANARY.encode(), record.rpop.reveal().decode())
+    assert popproxy("vault", "remove", "alice", "--kind", "scram", "-c", vault).returncode == 0
+    assert kinds(vault) == {"alice": ["rpop"]}
+    run = popproxy("vault", "remove", "alice", "--kind", "password", "-c", vault)
+    assert run.returncode == ExitCode.NOINPUT
+    assert b"alice has no password in the vault" in run.stderr
+
+
+def test_import_may_keep_verifiers_only(vault: str) -> None:
+    run = popproxy("vault", "import", "--scram", "-", "-c", vault, stdin=f"alice:{CANARY}\n".encode())
+    assert (run.returncode, run.stdout) == (0, b"1 secret imported\n"), run.stderr
+    assert kinds(vault) == {"alice": ["scram"]}
+    run = popproxy("vault", "import", "--scram", "-", "-c", vault, stdin=f"bob:{CANARY}\ue000\n".encode())
+    assert run.returncode == ExitCode.DATAERR
+    assert b"-:1: the password has characters that SCRAM does not allow" in run.stderr
+    assert CANARY.encode() not in run.stderr
+    assert users(vault) == ["alice"]
 
 
 def test_rekey_keeps_the_secrets_and_retires_the_old_key(vault: str, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_format_is_what_its_documentation_says(tmp_path: Path) -> None:
     data = f'[1,"{header["salt"]}","alice",1]\n'.encode()
     padded = AESGCM(key).decrypt(base64.b64decode(entry["nonce"]), base64.b64decode(entry["secret"]), data)
     assert header["key"] == key_id.hex()
-    assert padded == CANARY.encode() + b"\x80" + bytes(63 - len(CANARY))
+    assert padded == CANARY.encode() + b"\x80" + bytes(511 - len(CANARY))
 
 
 def test_same_secret_never_looks_the_same() -> None:

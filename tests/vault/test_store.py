@@ -18,6 +18,7 @@ from popproxy.types import Secret
 from popproxy.vault import files
 from popproxy.vault.files import exclusive
 from popproxy.vault.format import generate_key
+from popproxy.vault.record import Kind, Record
 from popproxy.vault.store import Vault
 
 KEY = Secret(generate_key())
@@ -213,6 +214,7 @@ def test_editors_at_the_same_time_lose_nothing(vault: Vault, path: Path) -> None
 import sys
 from pathlib import Path
 from popproxy.types import Secret
+from popproxy.vault.record import Kind, Record
 from popproxy.vault.store import Vault
 vault = Vault.open(Path(sys.argv[1]), Secret(sys.stdin.read()))
 for number in range(15):
@@ -272,6 +274,7 @@ import resource, signal, sys
 from pathlib import Path
 from popproxy.errors import VaultError
 from popproxy.types import Secret
+from popproxy.vault.record import Kind, Record
 from popproxy.vault.store import Vault
 vault = Vault.open(Path(sys.argv[1]), Secret(sys.stdin.read()))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -292,3 +295,40 @@ except VaultError as error:
     assert "File too large" in done.stdout
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["vault"]
+
+
+def test_records_of_all_kinds(vault: Vault, path: Path) -> None:
+    vault.set("alice", Secret(CANARY))
+    vault.change({"alice": lambda record: record.with_rpop(Secret("hash")), "bob": _only_verifiers})
+    assert {user: record.kinds for user, record in Vault.open(path, KEY).records()} == {
+        "alice": [Kind.PASSWORD, Kind.SCRAM, Kind.RPOP],
+        "bob": [Kind.SCRAM],
+    }
+    assert vault.get("bob") is None
+    assert vault.record("nobody") == Record()
+    assert vault.remove("alice", Kind.RPOP)
+    assert not vault.remove("alice", Kind.RPOP)
+    assert vault.remove("alice", Kind.PASSWORD)
+    assert vault.users() == ["bob"]
+
+
+def test_a_new_password_keeps_the_rpop_id(vault: Vault) -> None:
+    vault.change({"alice": lambda record: record.with_rpop(Secret("hash"))})
+    vault.set("alice", Secret("x"))
+    vault.import_lines(["alice:y"])
+    assert vault.record("alice").rpop == Secret("hash")
+    assert vault.get("alice") == Secret("y")
+
+
+def test_an_edit_that_fails_changes_nothing(vault: Vault) -> None:
+    vault.set("alice", Secret("x"))
+    revision = vault.revision
+    with pytest.raises(VaultError):
+        vault.change({"alice": _only_verifiers, "bob": lambda record: record.with_password(Secret("a\n"))})
+    with pytest.raises(VaultError):
+        vault.change({"b\nob": _only_verifiers})
+    assert (vault.revision, vault.users(), vault.get("alice")) == (revision, ["alice"], Secret("x"))
+
+
+def _only_verifiers(record: Record) -> Record:
+    return record.with_verifiers(Secret(CANARY))

@@ -41,19 +41,21 @@ def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
 
 
 def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
+    """Who has a secret in clear."""
     if config.vault is None:
         return None
     area = f"vault {config.vault.file}"
     try:
-        users = list(Vault.open(config.vault.file, resolve_secret(config.vault.key)).users())
+        vault = Vault.open(config.vault.file, resolve_secret(config.vault.key))
+        secrets = {user for user, record in vault.records() if record.secret is not None}
     except ConfigError as error:
         findings += _problems(area, error)
         return None
     except VaultError as error:
         findings.append(problem(area, str(error)))
         return None
-    findings.append(ok(area, f"opens with its key, {counted(len(users), 'secret')}"))
-    return set(users)
+    findings.append(ok(area, f"opens with its key, {counted(len(vault.users()), 'secret')}"))
+    return secrets
 
 
 def _masters(config: Config) -> list[Finding]:
