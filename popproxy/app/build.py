@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from popproxy import __version__
 from popproxy.app.delegation import DelegationParts
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
+from popproxy.app.mechanisms import mechanisms_of, read_decoy_key
 from popproxy.auth.accounts import Accounts
-from popproxy.auth.apop import ApopAuthenticator
 from popproxy.auth.chain import Chain
 from popproxy.auth.kerberos import KerberosPasswordAuthenticator
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
+from popproxy.auth.scram import (
+    ScramAuthenticator,
+    ScramVerifiers,
+    UsersFileVerifiers,
+    VaultVerifiers,
+    VerifierSource,
+)
+from popproxy.auth.shared_secret import SharedSecretAuthenticator
 from popproxy.auth.timed import Timed
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
 from popproxy.backend.dial import Dialer
@@ -51,6 +59,7 @@ class Privileged:
     tls: dict[str, ServerTls]  # by listener
     vault_key: Secret | None
     masters: dict[str, Secret]  # by pool
+    decoy_key: Secret | None
 
 
 def read_privileged(loaded: Loaded) -> Privileged:
@@ -80,13 +89,18 @@ def read_privileged(loaded: Loaded) -> Privileged:
                 masters[name] = resolve_secret(pool.master.password, f"pools.{name}.master.password")
             except ConfigError as error:
                 problems += error.problems
+    decoys = None
+    try:
+        decoys = read_decoy_key(config, key)
+    except ConfigError as error:
+        problems += error.problems
     try:
         import_libraries(loaded)
     except ConfigError as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Privileged(tls, key, masters)
+    return Privileged(tls, key, masters, decoys)
 
 
 class Parts:
@@ -102,6 +116,7 @@ class Parts:
         self.executor = self._hash_executor()
         self._vault = self._open_vault()
         self._users = self._open_users()
+        self._accounts = None if self._users is None else Accounts(self._users, self.executor)
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
         self._kerberos = self._make_kerberos()
@@ -127,8 +142,9 @@ class Parts:
             authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
-            accounts=None if self._users is None else Accounts(self._users, self.executor),
             kerberos_logins=None if self._delegation is None else self._delegation.at(listener),
+            accounts=self._accounts,
+            mechanisms=mechanisms_of(listener), verifiers=self._verifiers(listener),
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -184,8 +200,10 @@ class Parts:
 
     def _chain(self, listener: Listener, kerberos: ListenerKerberos | None) -> Chain:
         authenticators: list[Authenticator] = []
-        if listener.apop and self._vault is not None:
-            authenticators.append(ApopAuthenticator(self._vault))
+        if (listener.apop or "CRAM-MD5" in listener.sasl) and self._vault is not None:
+            authenticators.append(SharedSecretAuthenticator(self._vault))
+        if any(name.startswith("SCRAM") for name in listener.sasl):
+            authenticators.append(ScramAuthenticator())
         for number, check in enumerate(listener.authenticate, 1):
             last = number == len(listener.authenticate)
             if check == "users" and self._users is not None:
@@ -200,6 +218,17 @@ class Parts:
             elif check == "passthrough":
                 authenticators.append(PassThrough())
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
+
+    def _verifiers(self, listener: Listener) -> ScramVerifiers | None:
+        key = self._privileged.decoy_key
+        if key is None:
+            return None
+        sources: list[VerifierSource] = []
+        if self._users is not None and "users" in listener.authenticate:
+            sources.append(UsersFileVerifiers(self._users, self.executor))
+        if self._vault is not None:
+            sources.append(VaultVerifiers(self._vault))
+        return ScramVerifiers(key, sources, self._accounts)
 
     def _check_pool_tls(self) -> None:
         problems = []

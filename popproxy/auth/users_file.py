@@ -18,7 +18,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -55,6 +55,7 @@ class _Accounts:
 
     by_name: dict[str, _Account]  # by canonical name
     decoys: Sequence[str]  # every hash in use
+    shapes: Mapping[Mechanism, Collection[tuple[int, int]]]  # of the verifiers
 
 
 class UsersFile:
@@ -96,6 +97,10 @@ class UsersFile:
         """The SCRAM verifiers of a canonical name by their scheme; none of a disabled account."""
         account = self._file.value.by_name.get(user)
         return {} if account is None else account.verifiers
+
+    def verifier_shapes(self, scheme: Mechanism) -> Collection[tuple[int, int]]:
+        """Octets of salt and iterations that verifiers of a scheme have, without repetition."""
+        return self._file.value.shapes.get(scheme, ())
 
     def users(self) -> list[str]:
         """All canonical names, in file order, disabled ones too."""
@@ -177,7 +182,16 @@ def _parse(octets: bytes, path: Path, canonical: Canonical) -> _Accounts:
             accounts[name] = account
     if problems:
         raise ConfigError(problems)
-    return _Accounts(accounts, [one.stored for one in accounts.values() if one.stored != DISABLED])
+    decoys = [one.stored for one in accounts.values() if one.stored != DISABLED]
+    return _Accounts(accounts, decoys, _shapes(accounts.values()))
+
+
+def _shapes(accounts: Iterable[_Account]) -> dict[Mechanism, set[tuple[int, int]]]:
+    shapes: dict[Mechanism, set[tuple[int, int]]] = {}
+    for account in accounts:
+        for scheme, verifier in account.verifiers.items():
+            shapes.setdefault(scheme, set()).add((len(verifier.salt), verifier.iterations))
+    return shapes
 
 
 class _Wrong(Exception):

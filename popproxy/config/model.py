@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from popproxy.config.base import Model
+from popproxy.config.model_mechanisms import SaslName, Scram
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
 from popproxy.types import Address
@@ -81,6 +82,9 @@ class Listener(Model):
     """Networks from which passwords are accepted without TLS. Empty: from nowhere."""
     apop: bool = False
     """Offer APOP (needs the vault)."""
+    sasl: list[SaslName] = []
+    """SASL mechanisms to offer beside PLAIN and LOGIN, which come with passwords: CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256,
+    and with -PLUS behind these, bound to TLS by tls-server-end-point."""
     gssapi: bool = False
     """Offer SASL GSSAPI: single sign-on with Kerberos tickets (needs the section kerberos)."""
     kerberos: ListenerKerberos | None = None
@@ -117,7 +121,7 @@ class Users(Model):
 
 
 class Vault(Model):
-    """Secrets that must be known in clear (APOP, stored backend passwords), encrypted at rest."""
+    """What proves users, encrypted at rest: secrets for APOP, CRAM-MD5 and backends, SCRAM verifiers."""
 
     file: LocalPath = Field(examples=["/etc/popproxy/vault"])
     """The encrypted vault; edit it with `popproxy vault`."""
@@ -435,7 +439,9 @@ class Config(Model):
     users: Users | None = None
     """Accounts that popproxy checks itself."""
     vault: Vault | None = None
-    """Secrets for APOP and stored backend passwords."""
+    """Secrets for APOP, CRAM-MD5 and backends, SCRAM verifiers."""
+    scram: Scram | None = None
+    """SCRAM without the vault."""
     kerberos: Kerberos | None = None
     """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()

@@ -14,6 +14,7 @@ from popproxy.config.finding import Finding, KeyPath, dotted
 from popproxy.config.model import TICKET_STRATEGIES, Config, Listener, Pool
 from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
+from popproxy.config.rules_mechanisms import MECHANISM_RULES
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
 from popproxy.config.units import format_duration, format_server
 from popproxy.types import Address
@@ -99,11 +100,11 @@ def _certificates(config: Config) -> Iterator[Finding]:
 def _cleartext(config: Config) -> Iterator[Finding]:
     for at, listener in _listeners(config):
         networks = (*at, "cleartext_networks")
-        ways_in = listener.cleartext_networks or listener.apop or listener.gssapi or listener.protocol == "kpop"
-        if listener.tls == "none" and not ways_in:
+        no_password = listener.apop or listener.sasl or listener.gssapi or listener.protocol == "kpop"
+        if listener.tls == "none" and not (listener.cleartext_networks or no_password):
             cure = "add cleartext_networks with the clients' networks, for example [192.0.2.0/24], or write tls: stls"
             what = "nobody can log in: no TLS, and no network may send passwords without it"
-            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop"), (*at, "gssapi")))
+            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop"), (*at, "gssapi"), (*at, "sasl")))
         if listener.tls == "implicit" and listener.cleartext_networks:
             yield Finding(networks, "has no effect with tls: implicit", "remove it", warning=True)
         for number, network in enumerate(listener.cleartext_networks):
@@ -164,7 +165,7 @@ def _apop(config: Config) -> Iterator[Finding]:
 
 
 def _vault(config: Config) -> Iterator[Finding]:
-    used = any(listener.apop for listener in config.listeners)
+    used = any(listener.apop or listener.sasl for listener in config.listeners)
     for at, pool in _pools(config):
         for number, strategy in enumerate(pool.login):
             if strategy not in ("apop", "stored"):
@@ -271,6 +272,7 @@ _RULES: tuple[Rule, ...] = (
     _master,
     *KERBEROS_RULES,
     *DELEGATION_RULES,
+    *MECHANISM_RULES,
     _pool_servers,
     _pool_links,
     check_routing,

@@ -100,7 +100,7 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "auth_duration_seconds",
             "histogram",
             "Time to judge a credential.",
-            {"authenticator": ("users", "apop", "kerberos", "passthrough")},
+            {"authenticator": ("users", "vault", "scram", "kerberos", "passthrough")},
             _LOGIN,
         ),
         Family(

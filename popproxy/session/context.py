@@ -13,10 +13,12 @@ from functools import lru_cache, partial
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
 from popproxy.auth.result import Authenticator
+from popproxy.auth.scram import ScramVerifiers
 from popproxy.backend.dial import Dialer
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.config.model import Config, Listener
+from popproxy.net.channel import Channel
 from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext
 from popproxy.net.tls import ServerTls
@@ -29,6 +31,7 @@ from popproxy.sasl.login import Login
 from popproxy.sasl.mechanism import SaslMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
+from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
 from popproxy.types import Secret
 
@@ -55,6 +58,8 @@ class ListenerContext:
     tickets: Tickets | None = None
     accounts: Accounts | None = None
     kerberos_logins: KerberosLogins | None = None  # at backends
+    mechanisms: Mechanisms | None = None  # beside PLAIN, LOGIN and GSSAPI
+    verifiers: ScramVerifiers | None = None
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property
@@ -67,19 +72,23 @@ class ListenerContext:
         authentication = self.config.authentication
         if isinstance(credential, GssapiCredential | KpopCredential):
             assert self.tickets is not None
-            return user_of(credential, self.tickets.principals, self._vet_name)
+            return user_of(credential, self.tickets.principals, self.vet_name)
         return vet(credential, authentication.default_domain, authentication.case)
 
-    def _vet_name(self, name: str) -> str:
+    def vet_name(self, name: str) -> str:
+        """The canonical form of a name. Raises NameRefused."""
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
-    def offer(self, source: str, *, encrypted: bool, timestamp: bytes | None) -> Offer:
+    def offer(self, source: str, channel: Channel, timestamp: bytes | None) -> Offer:
         """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused)."""
         kpop = self.listener.protocol == "kpop"
+        encrypted = channel.encrypted
         passwords = encrypted or _within(source, tuple(self.listener.cleartext_networks))
         mechanisms = dict(_MECHANISMS) if passwords and not kpop else {}
         if self.listener.gssapi and self.tickets is not None and self.tickets.usable(encrypted=encrypted):
             mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
+        if self.mechanisms is not None:
+            mechanisms = {**self.mechanisms.offer(channel, self.tls), **mechanisms}
         return Offer(
             passwords=passwords or kpop,  # behind KPOP's handshake PASS carries none
             mechanisms=mechanisms,

@@ -84,8 +84,7 @@ class LoginAttempt:
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
             case CannotTell(detail, reason):
-                log.error("cannot authenticate", why=detail)
-                return self._failed(TRY_LATER, Outcome.UNKNOWN, reason)
+                return self.cannot_judge(detail, reason)
             case Rejected(reason):
                 return await self._wrong(reason)
             case Declined():
@@ -97,8 +96,12 @@ class LoginAttempt:
         """A ticket was not accepted: there is nobody to judge."""
         if isinstance(error, KerberosRefused) and not error.temporary:
             return await self._wrong(REASONS[error.reason])
-        log.error("cannot judge a ticket", why=str(error))
-        return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+        return self.cannot_judge(str(error))
+
+    def cannot_judge(self, why: str, reason: AuthFailure = AuthFailure.UNAVAILABLE) -> LoginFailed:
+        """Something of ours is out of order."""
+        log.error("cannot authenticate", why=why)
+        return self._failed(TRY_LATER, Outcome.UNKNOWN, reason)
 
     def exchange_broken(self) -> None:
         """The client has broken the rules of an exchange: it has been told, this is the record."""

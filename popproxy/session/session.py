@@ -28,13 +28,15 @@ from popproxy.pop3.server import (
     GssStepNeeded,
     ServerConnection,
     TlsRequested,
+    VerifierNeeded,
 )
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, Layer
 from popproxy.sasl.gssapi import GssContext
 from popproxy.session.context import ListenerContext
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
-from popproxy.types import Address, CloseReason, SessionId
+from popproxy.session.verifiers import find_verifier
+from popproxy.types import Address, CloseReason, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 
@@ -188,7 +190,7 @@ class Session:
     def _greet(self) -> None:
         context = self._context
         timestamp = context.timestamp()
-        offer = context.offer(self._source.host, encrypted=self._channel.encrypted, timestamp=timestamp)
+        offer = context.offer(self._source.host, self._channel, timestamp)
         header, self._header = self._header, None
         kpop, self._kpop = self._kpop, None
         core = self._core = ServerConnection(offer, context.config.limits.bad_commands)
@@ -215,12 +217,18 @@ class Session:
                     await self._start_tls(b"")
                     timestamp = core.offer.timestamp
                     try:
-                        core.upgrade_to_tls(self._context.offer(self._source.host, encrypted=True, timestamp=timestamp))
+                        core.upgrade_to_tls(self._context.offer(self._source.host, self._channel, timestamp))
                     except LocalProtocolError:  # plain text that came in the moment before TLS
                         raise SessionOver(CloseReason.PROTOCOL) from None
                 case GssStepNeeded(token):
                     before = self._suspend_deadline()
                     refused = await self._gss_step(token)
+                    self._restore_deadline(before)
+                    if refused is not None:
+                        self._refuse(refused)
+                case VerifierNeeded(mechanism, authcid):
+                    before = self._suspend_deadline()
+                    refused = await self._find_verifier(mechanism, authcid)
                     self._restore_deadline(before)
                     if refused is not None:
                         self._refuse(refused)
@@ -257,6 +265,16 @@ class Session:
         except (KerberosRefused, Unavailable) as error:
             return await LoginAttempt(self._context, self._trail, GssapiCredential("", "")).ticket_refused(error)
         core.sasl_step_done(context, answer)
+        self._after_core()
+        return None
+
+    async def _find_verifier(self, mechanism: Mechanism, authcid: str) -> LoginFailed | None:
+        core = self._core
+        assert core is not None
+        found = await find_verifier(self._context, self._trail, mechanism, authcid)
+        if isinstance(found, LoginFailed):
+            return found
+        core.verifier_found(found)
         self._after_core()
         return None
 

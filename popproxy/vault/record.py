@@ -20,7 +20,6 @@ from typing import Final
 
 from popproxy.errors import VaultError
 from popproxy.sasl.scram_verifier import (
-    ITERATIONS,
     MIN_ITERATIONS,
     SALT_SIZE,
     SCHEMES,
@@ -33,6 +32,10 @@ from popproxy.types import Mechanism, Secret
 
 MAX_SECRET: Final = 1024
 """Octets of a secret."""
+
+
+VERIFIER_ITERATIONS: Final = MIN_ITERATIONS
+"""The least: the vault is encrypted. All have the same, lest one tell its user from those who have none."""
 
 
 class Kind(StrEnum):
@@ -52,14 +55,13 @@ class Record:
     rpop: Secret | None = None
 
     def with_password(self, secret: Secret) -> Record:
-        """The same with another password, in clear. Raises VaultError for one that POP3 cannot carry.
+        """The same with another password, in clear. One that SCRAM cannot carry has no verifiers.
 
-        The verifiers have the least number of iterations: more would guard nothing that does not lie beside them. A
-        secret that SCRAM cannot carry has none.
+        Raises VaultError for one that POP3 cannot carry.
         """
         _check(secret)
         try:
-            verifiers = _verifiers(secret, MIN_ITERATIONS)
+            verifiers = _verifiers(secret)
         except UnusableVerifier:
             verifiers = {}
         return replace(self, secret=secret, verifiers=verifiers)
@@ -71,7 +73,7 @@ class Record:
         """
         _check(password)
         try:
-            return replace(self, secret=None, verifiers=_verifiers(password, ITERATIONS))
+            return replace(self, secret=None, verifiers=_verifiers(password))
         except UnusableVerifier as error:
             raise VaultError(str(error)) from None
 
@@ -126,9 +128,9 @@ def decode(octets: Secret) -> Record:
     return Record(secret, verifiers, rpop)
 
 
-def _verifiers(password: Secret, iterations: int) -> dict[Mechanism, ScramVerifier]:
+def _verifiers(password: Secret) -> dict[Mechanism, ScramVerifier]:
     return {
-        scheme: make_verifier(scheme, password.reveal(), secrets.token_bytes(SALT_SIZE), iterations)
+        scheme: make_verifier(scheme, password.reveal(), secrets.token_bytes(SALT_SIZE), VERIFIER_ITERATIONS)
         for scheme in SCHEMES
     }
 

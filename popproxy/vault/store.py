@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from popproxy.errors import PopproxyError, Problem, VaultError
-from popproxy.sasl.scram_verifier import MIN_ITERATIONS, SALT_SIZE, SCHEMES, ScramVerifier
+from popproxy.sasl.scram_verifier import SALT_SIZE, SCHEMES, ScramVerifier
 from popproxy.state.reread import RereadFile
 from popproxy.types import Secret
 from popproxy.vault import files
 from popproxy.vault import record as records
 from popproxy.vault.format import Cipher, Contents, Entry, decode, encode, new_salt
-from popproxy.vault.record import Kind, Record, has_control
+from popproxy.vault.record import VERIFIER_ITERATIONS, Kind, Record, has_control
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _MAX_USER = 255  # octets
 _NOBODY = Record(
     Secret("nobody"),
     {
-        scheme: ScramVerifier(scheme, bytes(SALT_SIZE), MIN_ITERATIONS, Secret(bytes(size)), Secret(bytes(size)))
+        scheme: ScramVerifier(scheme, bytes(SALT_SIZE), VERIFIER_ITERATIONS, Secret(bytes(size)), Secret(bytes(size)))
         for scheme, size in zip(SCHEMES, (20, 32), strict=True)
     },
 ).encode()
@@ -46,6 +46,7 @@ class Vault:
     def __init__(self, path: Path, key: Secret, recheck: float = 1.0) -> None:
         self.path = path
         self._key = key
+        self._verifiers_seen: tuple[object, bool] = (None, False)  # of which version, and what was found
         self._open: tuple[Contents, Cipher] | None = None  # what a newer version of the file may not fall behind
         try:
             self._file = RereadFile(path, self._decode, logger, recheck=recheck)
@@ -85,6 +86,15 @@ class Vault:
         octets = cipher.unseal(entry or cipher.decoy)
         found = records.decode(octets if entry else _NOBODY)
         return found if entry else Record()
+
+    def has_verifiers(self) -> bool:
+        """Is there a SCRAM verifier in it?"""
+        contents, cipher = self._current()
+        version = (contents.salt, contents.revision)
+        if self._verifiers_seen[0] != version:
+            found = any(records.decode(cipher.unseal(entry)).verifiers for entry in contents.entries.values())
+            self._verifiers_seen = version, found
+        return self._verifiers_seen[1]
 
     def users(self) -> list[str]:
         """Of whom something is kept, sorted. Nothing is decrypted."""

@@ -21,12 +21,12 @@ from popproxy.app.check import check_environment
 from popproxy.app.checks import system
 from popproxy.app.checks.finding import Finding
 from popproxy.app.checks.system import installation
-from popproxy.auth.hashes import hash_password
+from popproxy.auth.hashes import hash_password, scram_verifier
 from popproxy.cli.exits import ExitCode
 from popproxy.config.loader import load_file
 from popproxy.demo.backend import MaildirServer
 from popproxy.demo.certificates import issue, make_authority
-from popproxy.types import Secret
+from popproxy.types import Mechanism, Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
 from tests.cli.backends import backend, tls_context
@@ -175,6 +175,37 @@ async def test_apop_users_without_vault_secret_are_named(tmp_path: Path) -> None
     finding = only(await look(tmp_path, **sections), "problem")
     assert "bob only has a hash" in finding.text
     assert finding.cure == "popproxy vault set bob"
+
+
+def offering(sections: dict[str, Any], *names: str) -> dict[str, Any]:
+    """`sections` with a listener that offers these mechanisms, and no APOP."""
+    sections["listeners"][0] |= {"sasl": list(names), "apop": False}
+    return sections
+
+
+async def test_scram_of_which_nobody_has_a_verifier_is_a_problem(tmp_path: Path) -> None:
+    sections = offering(local_users(tmp_path, f"alice:{hash_password(b'x')}"), "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
+    sections["listeners"][0]["tls"] = "none"
+    sections["listeners"][0]["sasl"].pop()
+    finding = only(await look(tmp_path, **sections), "problem")
+    assert "nobody has a verifier for SCRAM-SHA-256" in finding.text
+    assert "--scheme scram-sha-256" in finding.cure
+
+
+async def test_users_who_cannot_use_scram_are_named_in_a_warning(tmp_path: Path) -> None:
+    verifier = scram_verifier(b"x", Mechanism.SCRAM_SHA_256, 4096)
+    lines = [f"alice:{verifier}", "carol:!", *(f"user{n}:{hash_password(b'x')}" for n in range(6))]
+    sections = offering(local_users(tmp_path, *lines), "SCRAM-SHA-256")
+    vault = Vault.open(tmp_path / "vault", Secret((tmp_path / "vault.key").read_bytes()))
+    vault.change({"user0": lambda record: record.with_verifiers(Secret("x"))})
+    finding = only(await look(tmp_path, **sections), "warning")
+    assert finding.text == "5 users cannot use SCRAM-SHA-256: user1, user2, user3, user4, user5"
+
+
+async def test_cram_md5_needs_the_secret_itself(tmp_path: Path) -> None:
+    sections = offering(local_users(tmp_path, f"alice:{hash_password(b'x')}"), "CRAM-MD5")
+    finding = only(await look(tmp_path, **sections), "problem")
+    assert finding.text == "alice only has a hash, so CRAM-MD5 would always fail"
 
 
 async def test_every_wrong_line_of_the_users_file(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def kerberos(
     )
 
 
+def sasl(value: str) -> str:
+    """A listener with `sasl` in line 4 and its other lines behind it, and a pool with a master user."""
+    return (
+        listener(f"sasl: {value}")
+        + "pools:\n  main: {servers: [a], login: [forward, master], master: {user: m, password: {env: M}}}\n"
+    )
+
+
 class Wrong(NamedTuple):
     """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
 
@@ -272,6 +280,15 @@ WRONG = {
     "an unknown layer": Wrong(kerberos("gssapi: true", more="  layers: [privacy]\n"), 10, "kerberos.layers[0]", "write one of none, integrity"),
     "a name of our own that is empty": Wrong(kerberos("gssapi: true", more="  client_principal: ''\n"), 10, "kerberos.client_principal", "remove the line"),
     "less than nobody": Wrong(kerberos("gssapi: true", more="  delegation_cache_size: -1\n"), 10, "kerberos.delegation_cache_size", "0"),
+    "an unknown mechanism": Wrong(sasl("[SCRAM-SHA-512]"), 4, "listeners[0].sasl[0]", "SCRAM-SHA-256, SCRAM-SHA-256-PLUS"),
+    "PLAIN, which is always there": Wrong(sasl("[PLAIN]"), 4, "listeners[0].sasl[0]", "write one of CRAM-MD5"),
+    "a mechanism twice": Wrong(sasl("[CRAM-MD5, CRAM-MD5]") + VAULT, 4, "listeners[0].sasl[1]", "remove one"),
+    "CRAM-MD5 without secrets": Wrong(sasl("[CRAM-MD5]"), 4, "listeners[0].sasl[0]", "add the section vault"),
+    "SCRAM without verifiers": Wrong(sasl("[SCRAM-SHA-256]"), 4, "listeners[0].sasl[0]", "authenticate: [users]"),
+    "SCRAM without a key": Wrong(sasl("[SCRAM-SHA-256]\nauthenticate: [users]") + "users: {file: u}\n", 4, "listeners[0].sasl[0]", "decoy_key: {file: "),
+    "PLUS without TLS": Wrong(sasl("[SCRAM-SHA-1-PLUS]\ntls: none\ncleartext_networks: [10.0.0.0/8]") + VAULT, 4, "listeners[0].sasl[0]", "tls: stls, or SCRAM-SHA-1"),
+    "mechanisms where only passwords get in": Wrong(listener("sasl: [CRAM-MD5]") + VAULT, 4, "listeners[0].sasl", "add master or stored"),
+    "mechanisms behind KPOP": Wrong(kerberos("protocol: kpop\nsasl: [CRAM-MD5]") + VAULT, 5, "listeners[0].sasl", "remove it"),
     "a deadline of nothing": Wrong(kerberos("gssapi: true", more="  deadline: 0s\n"), 10, "kerberos.deadline", "for example 10s"),
     "a master user that is nobody": Wrong(pool("login: [forward, master]"), 4, "pools.main.login[1]", "add master: {user:"),
     "a master user's password in the file": Wrong(pool("login: [forward, master]\nmaster: {user: a, password: b}"), 5, "pools.main.master.password", "name its place"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import hmac
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +18,7 @@ from popproxy.sasl.scram import ScramExchange
 from popproxy.sasl.scram_verifier import ScramVerifier, make_verifier, scheme_of
 from popproxy.types import AuthFailure, Mechanism, Secret
 from tests.peers.gnu_sasl import GnuSaslClient, GnuSaslError
+from tests.peers.scram_client import HandMadeClient
 
 SHA_1, SHA_256 = Mechanism.SCRAM_SHA_1, Mechanism.SCRAM_SHA_256
 SHA_1_PLUS, SHA_256_PLUS = Mechanism.SCRAM_SHA_1_PLUS, Mechanism.SCRAM_SHA_256_PLUS
@@ -50,33 +49,9 @@ def judged(step: object) -> ScramCredential:
     return step.credential
 
 
-class Client:
-    """A client made by hand, so that it can do everything wrong."""
-
-    def __init__(self, mechanism: Mechanism = SHA_256, header: bytes = b"n,,", user: bytes = b"user") -> None:
-        self.mechanism = mechanism
-        self.header = header
-        self.bare = b"n=" + user + b",r=clientnonce"
-
-    @property
-    def first(self) -> bytes:
-        return self.header + self.bare
-
-    def final(self, server_first: bytes, password: bytes = b"pencil", data: bytes = b"", **changes: bytes) -> bytes:
-        hash_name = "sha1" if self.mechanism in (SHA_1, SHA_1_PLUS) else "sha256"
-        fields = dict(part.split(b"=", 1) for part in server_first.split(b","))
-        salted = hashlib.pbkdf2_hmac(hash_name, password, base64.b64decode(fields[b"s"]), int(fields[b"i"]))
-        key = hmac.digest(salted, b"Client Key", hash_name)
-        channel = changes.get("channel", base64.b64encode(self.header + data))
-        without_proof = b"c=" + channel + b",r=" + changes.get("nonce", fields[b"r"]) + changes.get("extra", b"")
-        signature = hmac.digest(
-            hashlib.new(hash_name, key).digest(), b",".join((self.bare, server_first, without_proof)), hash_name
-        )
-        proof = bytes(a ^ b for a, b in zip(key, signature, strict=True))
-        return without_proof + b",p=" + changes.get("proof", base64.b64encode(proof))
-
-
-def finished(exchange: ScramExchange, client: Client, known: ScramVerifier | None = None, **changes: bytes) -> object:
+def finished(
+    exchange: ScramExchange, client: HandMadeClient, known: ScramVerifier | None = None, **changes: bytes
+) -> object:
     """The step behind the client's last message."""
     asked(exchange, client.first)
     server_first = challenged(exchange.verifier_found(known or verifier(client.mechanism)))
@@ -202,18 +177,18 @@ def test_gnu_sasl_notices_a_server_that_does_not_know_the_verifier(gnu_client: G
     [(b"user", "user"), (b"a=2Cb=3Dc", "a,b=c"), ("\u2168".encode(), "IX"), ("a\u00adb".encode(), "ab"), (b"A", "A")],
 )
 def test_names_are_decoded_and_prepared(raw: bytes, name: str) -> None:
-    assert asked(ScramExchange(SHA_256, NONCE), Client(user=raw).first).authcid == name
+    assert asked(ScramExchange(SHA_256, NONCE), HandMadeClient(user=raw).first).authcid == name
 
 
 @pytest.mark.parametrize("raw", [b"a=2cb", b"a=", b"a=3", b"a==3D", b"a\x07", "\u06271".encode()])
 def test_a_name_that_is_badly_encoded_is_refused_in_the_words_of_the_rfc(raw: bytes) -> None:
     with pytest.raises(SaslError) as caught:
-        ScramExchange(SHA_256, NONCE).step(Client(user=raw).first)
+        ScramExchange(SHA_256, NONCE).step(HandMadeClient(user=raw).first)
     assert caught.value.refusal == b"e=invalid-username-encoding"
 
 
 def test_the_authzid_is_in_the_credential() -> None:
-    exchange, client = ScramExchange(SHA_256, NONCE), Client(header=b"n,a=some=2Cbody,")
+    exchange, client = ScramExchange(SHA_256, NONCE), HandMadeClient(header=b"n,a=some=2Cbody,")
     challenged(finished(exchange, client))
     assert judged(exchange.step(b"")) == ScramCredential(SHA_256, "user", "some,body")
 
@@ -223,14 +198,16 @@ def test_a_made_up_verifier_is_answered_like_a_wrong_password(genuine: bool) -> 
     known = verifier(password=b"another")
     made_up = ScramVerifier(SHA_256, known.salt, known.iterations, known.stored_key, known.server_key, genuine)
     exchange = ScramExchange(SHA_256, NONCE)
-    refused = finished(exchange, Client(), made_up)
+    refused = finished(exchange, HandMadeClient(), made_up)
     assert refused == Verify(ScramCredential(SHA_256, "user", fault=AuthFailure.BAD_CREDENTIALS), None)
 
 
 def test_a_made_up_verifier_verifies_nothing_even_if_its_password_is_found() -> None:
     known = verifier()
     made_up = ScramVerifier(SHA_256, known.salt, known.iterations, known.stored_key, known.server_key, genuine=False)
-    assert judged(finished(ScramExchange(SHA_256, NONCE), Client(), made_up)).fault is AuthFailure.BAD_CREDENTIALS
+    assert (
+        judged(finished(ScramExchange(SHA_256, NONCE), HandMadeClient(), made_up)).fault is AuthFailure.BAD_CREDENTIALS
+    )
     assert not made_up.matches(b"pencil")
 
 
@@ -240,14 +217,14 @@ def test_a_made_up_verifier_verifies_nothing_even_if_its_password_is_found() -> 
 @pytest.mark.parametrize("mechanism", [SHA_1_PLUS, SHA_256_PLUS])
 @pytest.mark.parametrize("name", BINDINGS)
 def test_a_bound_client_logs_in(mechanism: Mechanism, name: str) -> None:
-    client = Client(mechanism, f"p={name},,".encode())
+    client = HandMadeClient(mechanism, f"p={name},,".encode())
     challenged(finished(ScramExchange(mechanism, NONCE, BINDINGS), client, data=BINDINGS[name]))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01" * 31, b"\x03" * 32, BINDINGS["tls-unique"]])
 def test_a_client_on_another_channel_is_refused(data: bytes) -> None:
     """As behind somebody who ends TLS and begins another one."""
-    client = Client(SHA_256_PLUS, b"p=tls-server-end-point,,")
+    client = HandMadeClient(SHA_256_PLUS, b"p=tls-server-end-point,,")
     refused = finished(ScramExchange(SHA_256_PLUS, NONCE, BINDINGS), client, data=data)
     fault = ScramCredential(SHA_256_PLUS, "user", fault=AuthFailure.CHANNEL_BINDING)
     assert refused == Verify(fault, b"e=channel-bindings-dont-match")
@@ -256,17 +233,17 @@ def test_a_client_on_another_channel_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("mechanism", [SHA_1, SHA_256])
 def test_a_client_that_was_told_we_cannot_bind_is_refused(mechanism: Mechanism) -> None:
     """RFC 5802 section 6: y, although -PLUS was in our list."""
-    step = ScramExchange(mechanism, NONCE, plus_offered=True).step(Client(mechanism, b"y,,").first)
+    step = ScramExchange(mechanism, NONCE, plus_offered=True).step(HandMadeClient(mechanism, b"y,,").first)
     fault = ScramCredential(mechanism, "user", fault=AuthFailure.CHANNEL_BINDING)
     assert step == Verify(fault, b"e=server-does-support-channel-binding")
 
 
 def test_a_client_that_could_bind_may_come_where_we_cannot() -> None:
-    challenged(finished(ScramExchange(SHA_256, NONCE), Client(header=b"y,,")))
+    challenged(finished(ScramExchange(SHA_256, NONCE), HandMadeClient(header=b"y,,")))
 
 
 def test_a_client_that_cannot_bind_may_come_where_we_could() -> None:
-    challenged(finished(ScramExchange(SHA_256, NONCE, plus_offered=True), Client(header=b"n,,")))
+    challenged(finished(ScramExchange(SHA_256, NONCE, plus_offered=True), HandMadeClient(header=b"n,,")))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +259,7 @@ def test_a_client_that_cannot_bind_may_come_where_we_could() -> None:
 )
 def test_a_channel_binding_that_does_not_fit_is_refused(mechanism: Mechanism, header: bytes, error: bytes) -> None:
     with pytest.raises(SaslError) as caught:
-        ScramExchange(mechanism, NONCE, BINDINGS).step(Client(mechanism, header).first)
+        ScramExchange(mechanism, NONCE, BINDINGS).step(HandMadeClient(mechanism, header).first)
     assert caught.value.refusal == error
 
 
@@ -335,25 +312,25 @@ def test_a_malformed_first_message_is_refused_in_the_words_of_the_rfc(message: b
 )
 def test_a_malformed_last_message_is_refused_in_the_words_of_the_rfc(changes: dict[str, bytes], error: bytes) -> None:
     with pytest.raises(SaslError) as caught:
-        finished(ScramExchange(SHA_256, NONCE), Client(), None, **changes)
+        finished(ScramExchange(SHA_256, NONCE), HandMadeClient(), None, **changes)
     assert caught.value.refusal == error
 
 
 def test_extensions_that_may_be_ignored_are() -> None:
-    exchange, client = ScramExchange(SHA_256, NONCE), Client()
+    exchange, client = ScramExchange(SHA_256, NONCE), HandMadeClient()
     client.bare += b",x=anything,y=else"
     challenged(finished(exchange, client, extra=b",z=more"))
 
 
 def test_a_header_that_was_changed_on_its_way_is_noticed() -> None:
-    exchange, client = ScramExchange(SHA_256, NONCE), Client(header=b"n,a=bob,")
+    exchange, client = ScramExchange(SHA_256, NONCE), HandMadeClient(header=b"n,a=bob,")
     refused = finished(exchange, client, channel=base64.b64encode(b"n,,"))
     assert judged(refused).fault is AuthFailure.CHANNEL_BINDING
 
 
 def test_something_behind_our_signature_is_malformed() -> None:
     exchange = ScramExchange(SHA_256, NONCE)
-    challenged(finished(exchange, Client()))
+    challenged(finished(exchange, HandMadeClient()))
     assert judged(exchange.step(b"more")).fault is AuthFailure.MALFORMED
 
 
@@ -361,7 +338,7 @@ def test_steps_out_of_order_are_bugs_of_ours() -> None:
     exchange = ScramExchange(SHA_256, NONCE)
     with pytest.raises(LocalProtocolError):
         exchange.verifier_found(verifier())
-    asked(exchange, Client().first)
+    asked(exchange, HandMadeClient().first)
     with pytest.raises(LocalProtocolError):
         exchange.step(b"")
 
@@ -386,7 +363,7 @@ KNOWN = verifier()
 @given(st.one_of(st.binary(max_size=300), PIECES.map(b"".join)))
 def test_any_octets_as_the_last_message(message: bytes) -> None:
     exchange = ScramExchange(SHA_256, NONCE)
-    asked(exchange, Client().first)
+    asked(exchange, HandMadeClient().first)
     exchange.verifier_found(KNOWN)
     try:
         fault = judged(exchange.step(message)).fault
@@ -397,7 +374,7 @@ def test_any_octets_as_the_last_message(message: bytes) -> None:
 
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_no_changed_octet_is_accepted(place: int, flip: int) -> None:
-    exchange, client = ScramExchange(SHA_256, NONCE), Client()
+    exchange, client = ScramExchange(SHA_256, NONCE), HandMadeClient()
     asked(exchange, client.first)
     final = bytearray(client.final(challenged(exchange.verifier_found(KNOWN))))
     final[place % len(final)] ^= flip

@@ -1,10 +1,11 @@
-"""Checks of users file, routing files, vault and master users, and of users who could not use what is offered."""
+"""Checks of users file, routing files, vault and master users."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
+from popproxy.app.checks.coverage import check_coverage
 from popproxy.app.checks.finding import Finding, counted, ok, problem
 from popproxy.auth.names import canonical
 from popproxy.auth.users_file import UsersFile
@@ -12,6 +13,7 @@ from popproxy.config.model import Config
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, VaultError
 from popproxy.routing.router import Router
+from popproxy.vault.record import Record
 from popproxy.vault.store import Vault
 
 
@@ -21,18 +23,19 @@ def check_accounts(config: Config) -> list[Finding]:
     users = _read_users(config, findings)
     findings += _routing(config)
     findings += _masters(config)
-    secrets = _read_vault(config, findings)
-    if users is not None and secrets is not None and any(listener.apop for listener in config.listeners):
-        findings += _apop(users, secrets)
+    vault = _read_vault(config, findings)
+    both_read = (config.users is None or users is not None) and (config.vault is None or vault is not None)
+    if both_read:  # else the mistake would be told twice
+        findings += check_coverage(config, users, vault or {})
     return findings
 
 
-def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
+def _read_users(config: Config, findings: list[Finding]) -> UsersFile | None:
     if config.users is None:
         return None
     area = f"users file {config.users.file}"
     try:
-        users = UsersFile.load(config.users.file, _canonical(config)).users()
+        users = UsersFile.load(config.users.file, _canonical(config))
     except ConfigError as error:
         findings += _problems(area, error)
         return None
@@ -40,22 +43,20 @@ def _read_users(config: Config, findings: list[Finding]) -> list[str] | None:
     return users
 
 
-def _read_vault(config: Config, findings: list[Finding]) -> set[str] | None:
-    """Who has a secret in clear."""
+def _read_vault(config: Config, findings: list[Finding]) -> dict[str, Record] | None:
     if config.vault is None:
         return None
     area = f"vault {config.vault.file}"
     try:
-        vault = Vault.open(config.vault.file, resolve_secret(config.vault.key))
-        secrets = {user for user, record in vault.records() if record.secret is not None}
+        records = dict(Vault.open(config.vault.file, resolve_secret(config.vault.key)).records())
     except ConfigError as error:
         findings += _problems(area, error)
         return None
     except VaultError as error:
         findings.append(problem(area, str(error)))
         return None
-    findings.append(ok(area, f"opens with its key, {counted(len(vault.users()), 'secret')}"))
-    return secrets
+    findings.append(ok(area, f"opens with its key, {counted(len(records), 'secret')}"))
+    return records
 
 
 def _masters(config: Config) -> list[Finding]:
@@ -87,15 +88,6 @@ def _routing(config: Config) -> list[Finding]:
 def _canonical(config: Config) -> Callable[[str], str]:
     rules = config.authentication
     return partial(canonical, default_domain=rules.default_domain, case=rules.case)
-
-
-def _apop(users: Iterable[str], secrets: set[str]) -> list[Finding]:
-    """A hash cannot prove an APOP digest: that takes the secret itself (RFC 1939 section 7)."""
-    return [
-        problem("APOP", f"{user} only has a hash, so APOP would always fail", f"popproxy vault set {user}")
-        for user in users
-        if user not in secrets
-    ]
 
 
 def _problems(area: str, error: ConfigError) -> list[Finding]:

@@ -1,0 +1,60 @@
+"""Whether those who could use a mechanism have what it takes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from popproxy.app.checks.finding import Finding, counted, problem, warning
+from popproxy.auth.users_file import DISABLED, UsersFile
+from popproxy.config.model import Config
+from popproxy.sasl.scram_verifier import scheme_of
+from popproxy.types import Mechanism
+from popproxy.vault.record import Record
+
+NAMED: Final = 5
+"""Users named in one finding; the others are counted."""
+
+
+def check_coverage(config: Config, users: UsersFile | None, vault: Mapping[str, Record]) -> list[Finding]:
+    """Findings about APOP, CRAM-MD5 and SCRAM, for the users of the users file and the vault."""
+    findings: list[Finding] = []
+    known = [user for user in users.users() if users.lookup(user) != DISABLED] if users is not None else []
+    secrets = {user for user, record in vault.items() if record.secret is not None}
+    digests = {"APOP": any(listener.apop for listener in config.listeners)}
+    digests["CRAM-MD5"] = any("CRAM-MD5" in listener.sasl for listener in config.listeners)
+    for name, offered in digests.items():
+        if offered and config.vault is not None:
+            findings += _digest(name, known, secrets)
+    schemes = {
+        scheme_of(Mechanism(name)): "users" in listener.authenticate
+        for listener in config.listeners
+        for name in listener.sasl
+        if name.startswith("SCRAM")
+    }
+    for scheme, asks_file in schemes.items():
+        findings += _scram(scheme, users if asks_file else None, vault)
+    return findings
+
+
+def _digest(name: str, users: list[str], secrets: set[str]) -> Iterator[Finding]:
+    """RFC 1939 section 7 and RFC 2195 take the secret itself."""
+    for user in users:
+        if user not in secrets:
+            text = f"{user} only has a hash, so {name} would always fail"
+            yield problem(name, text, f"popproxy vault set {user}")
+
+
+def _scram(scheme: Mechanism, users: UsersFile | None, vault: Mapping[str, Record]) -> Iterator[Finding]:
+    known = set(vault)
+    able = {user for user, record in vault.items() if scheme in record.verifiers}
+    if users is not None:
+        known |= {user for user in users.users() if users.lookup(user) != DISABLED}
+        able |= {user for user in users.users() if scheme in users.verifiers(user)}
+    unable = sorted(known - able)
+    cure = f"popproxy vault set USER --kind scram, or popproxy hash-password --scheme {scheme.lower()}"
+    if not able:
+        yield problem(scheme, f"nobody has a verifier for {scheme}, so it would always fail", cure)
+    elif unable:
+        names = ", ".join(unable[:NAMED]) + (" and others" if len(unable) > NAMED else "")
+        yield warning(scheme, f"{counted(len(unable), 'user')} cannot use {scheme}: {names}", cure)
