@@ -147,6 +147,8 @@ class AuthFailure(StrEnum):
     IN_USE = "in_use"
     LOGIN_DELAY = "login_delay"
     AUDIT = "audit"
+    THROTTLED = "throttled"  # too many wrong passwords before: this one was not looked at
+    SESSION_LIMIT = "session_limit"  # the user has as many sessions as he may
     KERBEROS_REPLAY = "kerberos_replay"
     KERBEROS_SKEW = "kerberos_skew"
     KERBEROS_EXPIRED = "kerberos_expired"
@@ -157,3 +159,13 @@ class AuthFailure(StrEnum):
     KDC_NOT_PROVEN = "kdc_not_proven"  # it does not know our key: a false one, or the keytab is out of date
     CHANNEL_BINDING = "channel_binding"
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
+
+
+class ThrottleScope(StrEnum):
+    """What a login was refused for: closed set, the label of ``auth_throttled_total`` and ``penalties_tracked``."""
+
+    ADDRESS = "address"
+    NETWORK = "network"  # an IPv6 /48
+    USER_ADDRESS = "user_address"
+    ACCOUNT = "account"
+    TOTAL = "total"

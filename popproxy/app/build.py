@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from functools import partial
 
 from popproxy import __version__
 from popproxy.app.delegation import DelegationParts
@@ -24,7 +25,9 @@ from popproxy.auth.scram import (
     VerifierSource,
 )
 from popproxy.auth.shared_secret import SharedSecretAuthenticator
+from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
+from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
 from popproxy.backend.dial import Dialer
 from popproxy.backend.pool import Pool
@@ -45,7 +48,8 @@ from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import Secret
+from popproxy.state.local import LocalState
+from popproxy.types import Secret, ThrottleScope
 from popproxy.vault.store import Vault
 
 HASH_DEADLINE = 30.0
@@ -128,6 +132,11 @@ class Parts:
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.admission = Admission(config.limits)
+        self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
+        self.throttle = Throttle(config.penalties, self.state)
+        for scope in ThrottleScope:
+            self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))
+        self._delay = UniformDelay(config.authentication.failure_delay)
         self._promised = common([pool.declared for pool in self.pools.values()])
 
     def listener(self, listener: Listener) -> ListenerContext:
@@ -139,7 +148,8 @@ class Parts:
         relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
-            authenticator=self._chain(listener, kerberos), router=self.router, pools=self.pools, dialer=self.dialer,
+            authenticator=self._chain(listener, kerberos), throttle=self.throttle, state=self.state,
+            delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
             kerberos_logins=None if self._delegation is None else self._delegation.at(listener),
@@ -171,7 +181,8 @@ class Parts:
         self.metrics.watch_executor("hashes", executor)
         return executor
 
-    def _vet_name(self, name: str) -> str:
+    def vet_name(self, name: str) -> str:
+        """The canonical form of a user's name. Raises NameRefused."""
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
     def _make_kerberos(self) -> KerberosParts | None:
@@ -212,7 +223,7 @@ class Parts:
                 authenticators.append(
                     KerberosPasswordAuthenticator(
                         kerberos.kdc, kerberos.principals, kerberos.realms,
-                        self.config.authentication.default_domain, self._vet_name, decisive=last,
+                        self.config.authentication.default_domain, self.vet_name, decisive=last,
                     )
                 )  # fmt: skip
             elif check == "passthrough":

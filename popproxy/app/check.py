@@ -9,6 +9,7 @@ from functools import partial
 from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
+from popproxy.app.checks.control import check_control
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
@@ -27,6 +28,7 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "accounts": check_accounts,
     "kerberos": check_kerberos,
     "process and audit": check_system,
+    "control socket": check_control,
 }
 
 

@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable
 
 from popproxy import __version__
+from popproxy.admin.commands import Commands
+from popproxy.admin.control import Allowed, ControlServer
+from popproxy.admin.control_socket import ControlSocket, bind_control
 from popproxy.admin.http import HttpServer
+from popproxy.admin.penalties import add_penalties
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.config.loader import Loaded
@@ -47,6 +51,7 @@ class Service:
         self._parts: Parts | None = None
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
+        self._control: ControlServer | None = None
         self._draining = False
         self._complain_again = 0.0  # loop time
 
@@ -54,15 +59,16 @@ class Service:
         """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
         config = self._loaded.config
         bound = self._bind()
+        control = None
         try:
+            control = self._bind_control()
             privileged = read_privileged(self._loaded)
             for module in _IMPORTED_LATE:
                 importlib.import_module(module)
             privileges.drop(config.process, str(self._loaded.path))
             parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
         except BaseException:
-            for _, sock in bound:
-                sock.close()
+            _close(bound, control)
             raise
         parts.metrics.config_last_reload_successful = 1
         parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
@@ -72,12 +78,14 @@ class Service:
                 self._http = HttpServer(config.http.listen, parts.metrics, self._ready)
                 self.http_address = await self._http.start()
         except ConnectFailed as error:
-            for _, sock in bound:
-                sock.close()
+            _close(bound, control)
             parts.close()
             cure = "choose another port, or write null to switch it off"
             raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
         parts.audit.start()
+        if control is not None:
+            self._control = self._control_server(parts, control)
+            await self._control.start()
         for listener, sock in bound:
             self._accept_on(contexts[listener.name], sock)
         log.info("serving", version=__version__, config=str(self._loaded.path), what=describe_config(config))
@@ -96,6 +104,8 @@ class Service:
         await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
         if self._http is not None:
             await self._http.stop()
+        if self._control is not None:
+            await self._control.stop()
         parts.close()
         log.info("stopped")
 
@@ -125,6 +135,26 @@ class Service:
             raise ConfigError(problems)
         return bound
 
+    def _bind_control(self) -> ControlSocket | None:
+        """None if there is to be none, or if the default one cannot be had: mail is served without it."""
+        config = self._loaded.config
+        if config.control.socket is None:
+            return None
+        process = config.process
+        try:
+            return bind_control(config.control.socket, process.user, config.control.group or process.group)
+        except ConnectFailed as error:
+            cure = "choose another path, or write null to do without the commands of operators"
+            if "socket" in config.control.model_fields_set:
+                raise ConfigError([Problem(str(self._loaded.path), "control.socket", str(error), cure)]) from None
+            log.warning("no commands of operators", why=str(error), cure=f"control.socket: {cure}")
+            return None
+
+    def _control_server(self, parts: Parts, bound: ControlSocket) -> ControlServer:
+        commands = Commands()
+        add_penalties(commands, parts.throttle, parts.vet_name)
+        return ControlServer(bound, commands, Allowed.from_config(self._loaded.config.control), parts.audit)
+
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:
         parts = self._parts
         assert parts is not None
@@ -152,6 +182,13 @@ class Service:
         if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
             reasons.append("the audit log cannot be written, logins are refused")
         return not reasons, reasons
+
+
+def _close(bound: list[tuple[Listener, socket.socket]], control: ControlSocket | None) -> None:
+    for _, sock in bound:
+        sock.close()
+    if control is not None:
+        control.close()
 
 
 async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:

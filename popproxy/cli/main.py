@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from popproxy.cli import check, config, demo, passwords, serve, vault, version
+from popproxy.cli import check, config, demo, passwords, penalties, serve, vault, version
 from popproxy.cli.exits import ExitCode, complain, explain
 
 _HELP = """An authenticating, auditing POP3 proxy: any mail client in front, any POP3 server behind.
@@ -36,6 +36,7 @@ def make_app() -> typer.Typer:
     app.command()(demo.demo)
     app.add_typer(config.app, name="config")
     app.add_typer(vault.app, name="vault")
+    app.add_typer(penalties.app, name="penalties")
     app.command("hash-password")(passwords.hash_password)
     app.command()(version.version)
     return app

@@ -42,6 +42,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:
+    """`rows` under `heads` in columns as wide as they need; what cannot be shown is escaped."""
+    stream = stream or sys.stdout
+    shown = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
+    print(_styled(_columns([head.upper() for head in heads], widths), "1", stream.isatty()), file=stream)
+    for row in shown:
+        print(_columns(row, widths), file=stream)
+
+
 def print_findings(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
     """`findings` grouped by area, in the order of their first appearance."""
     stream = stream or sys.stdout
@@ -70,6 +80,15 @@ def _lines(finding: Finding, fancy: bool) -> list[str]:
     if finding.cure:
         lines.append(f"  {' ' * (9 if fancy else 7)}  cure: {finding.cure}")
     return lines
+
+
+def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _printable(text: str) -> str:
+    """A name that a stranger chose must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _styled(text: str, code: str, fancy: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from popproxy.config.base import Model
+from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_mechanisms import SaslName, Scram
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
@@ -353,6 +354,10 @@ class Limits(Model):
     """Connections in all."""
     connections_per_address: int = Field(default=100, ge=1)
     """Connections from one address (IPv6: from one /64)."""
+    sessions_per_user: int = Field(default=20, ge=1)
+    """Open maildrops of one user; more are answered [IN-USE]."""
+    sessions_per_user_and_address: int = Field(default=10, ge=1)
+    """Open maildrops of one user from one address (IPv6: from one /64)."""
     bad_commands: int = Field(default=10, ge=1)
     """Commands refused before the login until the connection is closed."""
 
@@ -446,6 +451,8 @@ class Config(Model):
     """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()
     """What holds for every login."""
+    penalties: Penalties = Penalties()
+    """Against guessing passwords."""
     limits: Limits = Limits()
     """How much one client, and all of them, may use."""
     timeouts: Timeouts = Timeouts()
@@ -456,6 +463,8 @@ class Config(Model):
     """The operational log."""
     http: Http = Http()
     """Metrics and health."""
+    control: Control = Control()
+    """The Unix socket for the commands of operators."""
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted
 from popproxy.config.model import TICKET_STRATEGIES, Config, Listener, Pool
+from popproxy.config.rules_abuse import ABUSE_RULES
 from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_mechanisms import MECHANISM_RULES
@@ -244,16 +245,6 @@ def _times(config: Config) -> Iterator[Finding]:
         )
 
 
-def _limits(config: Config) -> Iterator[Finding]:
-    limits = config.limits
-    if limits.connections_per_address > limits.connections:
-        what = f"is more than all connections together ({limits.connections})"
-        cure = f"write {limits.connections} or less"
-        yield Finding(
-            ("limits", "connections_per_address"), what, cure, warning=True, because=(("limits", "connections"),)
-        )
-
-
 def _process(config: Config) -> Iterator[Finding]:
     if config.process.group is not None and config.process.user is None:
         yield Finding(
@@ -279,6 +270,6 @@ _RULES: tuple[Rule, ...] = (
     check_unused_pools,
     check_domain,
     _times,
-    _limits,
+    *ABUSE_RULES,
     _process,
 )

@@ -59,6 +59,8 @@ logging:
   level: error
 http:
   listen: "127.0.0.1:{http}"
+control:
+  socket: {directory}/control.sock
 """
 
 

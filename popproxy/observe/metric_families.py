@@ -5,11 +5,11 @@ Rules: prefix ``popproxy_``, base units, no label ever holds a user, an address 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from popproxy.types import AuthFailure, CloseReason, Mechanism
+from popproxy.types import AuthFailure, CloseReason, Mechanism, ThrottleScope
 from popproxy.wire.kpop import KpopFailure
 
 PREFIX = "popproxy_"
@@ -28,6 +28,9 @@ TICKET_OBSTACLES = ("kdc", "unavailable", "not_allowed", "no_target", "not_deleg
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
 SINKS = ("file", "stdout")
 
+_USUAL = (("success", "none"), ("failure", "bad_credentials"), ("error", "unavailable"))
+"""Outcomes of logins, with their reasons, that are there from the start."""
+
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LOGIN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -40,8 +43,8 @@ class Family:
 
     `attribute` is where `Metrics` keeps the values: a `Series` or a histogram if there are labels, a number if there
     are none. ``bytes_{}`` stands for one number per label value, ``executor.busy`` for an attribute of the watched
-    executors, ``keytab.readable`` for the watched keytabs. `sparse` leaves series of value 0 out, where 0 would be a
-    false statement.
+    executors, ``keytab.readable`` and ``penalties.tracked`` for other things watched. `sparse` leaves series of value 0
+    out, where 0 would be a false statement or there are too many, but for those in `always`.
     """
 
     attribute: str
@@ -51,6 +54,7 @@ class Family:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     bounds: Sequence[float] = ()
     sparse: bool = False
+    always: Set[tuple[str, ...]] = frozenset()
 
 
 def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
@@ -66,6 +70,7 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
     handshake = {"outcome": ("success", "failure"), "version": ("TLSv1.2", "TLSv1.3", "none")}
     bodies = {"verb": ("RETR", "TOP")}
     executor = {"pool": ()}
+    throttle = {"scope": tuple(scope.value for scope in ThrottleScope)}
     return [
         Family("connections", "connections", "counter", "Connections accepted.", listener),
         Family(
@@ -94,7 +99,15 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             listener,
             _SESSION,
         ),
-        Family("auth_attempts", "auth_attempts", "counter", "Login attempts of clients.", auth),
+        Family(
+            "auth_attempts",
+            "auth_attempts",
+            "counter",
+            "Login attempts of clients.",
+            auth,
+            sparse=True,  # most of the combinations cannot be, and all of them would be a thousand series
+            always=frozenset((mechanism, *usual) for mechanism in auth["mechanism"] for usual in _USUAL),
+        ),
         Family(
             "auth_duration",
             "auth_duration_seconds",
@@ -102,6 +115,20 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "Time to judge a credential.",
             {"authenticator": ("users", "vault", "scram", "kerberos", "passthrough")},
             _LOGIN,
+        ),
+        Family(
+            "auth_throttled",
+            "auth_throttled",
+            "counter",
+            "Logins refused without a look at the password, by what had too many wrong ones.",
+            throttle,
+        ),
+        Family(
+            "penalties.tracked",
+            "penalties_tracked",
+            "gauge",
+            "Addresses, users and pairs of them against which wrong passwords are counted.",
+            throttle,
         ),
         Family(
             "tls_handshakes",

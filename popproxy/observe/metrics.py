@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from popproxy import __version__
 from popproxy.observe.metric_families import PREFIX, Family, families
 from popproxy.observe.metric_values import Histogram, LabelledHistogram, Series
+from popproxy.types import ThrottleScope
 
 
 class Executor(Protocol):
@@ -58,6 +59,7 @@ class Metrics(Collector):
     session_duration: LabelledHistogram
     auth_attempts: Series[tuple[str, str, str]]
     auth_duration: LabelledHistogram
+    auth_throttled: Series[str]
     tls_handshakes: Series[tuple[str, str, str]]
     tls_certificate_expiry: Series[str]
     kpop_handshakes: Series[tuple[str, str]]
@@ -86,6 +88,7 @@ class Metrics(Collector):
         self.config_last_reload_success_timestamp_seconds = 0.0
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
+        self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first
         self._families = families(listeners, backends)
         for family in self._families:
             storage = _storage(family)
@@ -102,6 +105,10 @@ class Metrics(Collector):
     def watch_keytab(self, listener: str, readable: Callable[[], bool]) -> None:
         """Ask at each scrape, in a thread, whether a listener's keytab can be used."""
         self._keytabs[listener] = readable
+
+    def watch_penalties(self, scope: str, tracked: Callable[[], int]) -> None:
+        """Expose how many are `tracked` under the label ``scope``; any thread may ask for it."""
+        self._penalties[scope] = tracked
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Everything in the format that the HTTP header Accept asks for, and its Content-Type. Any thread may ask."""
@@ -121,7 +128,7 @@ class Metrics(Collector):
                 PREFIX + family.name, family.help, labels=list(family.labels)
             )
             for key, value in values.items():
-                if value or not family.sparse:
+                if value or not family.sparse or key in family.always:
                     metric.add_metric([key] if isinstance(key, str) else list(key), value)
             yield metric
         yield _build_info()
@@ -140,6 +147,8 @@ class Metrics(Collector):
             return {name: getattr(executor, field) for name, executor in self._executors.items()}, 0
         if holder == "keytab":
             return {listener: readable() for listener, readable in self._keytabs.items()}, 0
+        if holder == "penalties":
+            return {scope: tracked() for scope, tracked in self._penalties.items()}, 0
         if "{}" in holder:
             (directions,) = family.labels.values()
             return {value: getattr(self, holder.format(value)) for value in directions}, 0

@@ -14,6 +14,8 @@ from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
 from popproxy.auth.result import Authenticator
 from popproxy.auth.scram import ScramVerifiers
+from popproxy.auth.throttle import Throttle
+from popproxy.auth.uniform import UniformDelay
 from popproxy.backend.dial import Dialer
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
@@ -33,6 +35,7 @@ from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
+from popproxy.state.shared import SharedState
 from popproxy.types import Secret
 
 _MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
@@ -48,6 +51,9 @@ class ListenerContext:
     relay: RelayContext
     admission: Admission
     authenticator: Authenticator
+    throttle: Throttle
+    state: SharedState
+    delay: UniformDelay
     router: Router
     pools: dict[str, Pool]
     dialer: Dialer

@@ -10,7 +10,7 @@ from popproxy.observe.logs import get_logger
 from popproxy.sasl.credentials import KpopCredential
 from popproxy.session.context import ListenerContext
 from popproxy.session.login import LoginAttempt
-from popproxy.types import CloseReason
+from popproxy.types import Address, CloseReason
 from popproxy.wire.kpop import ApReqReceived, Event, Failed, KpopFailure, KpopHandshake
 
 _ENDS = {
@@ -23,26 +23,26 @@ log = get_logger("session")
 
 
 async def judge(
-    context: ListenerContext, trail: AuditTrail, client: str, handshake: KpopHandshake, event: Event
+    context: ListenerContext, trail: AuditTrail, client: Address, handshake: KpopHandshake, event: Event
 ) -> KpopCredential | CloseReason:
-    """The ticket, or why there is no session; `client` is its address, for the log.
+    """The ticket, or why there is no session; `client` is where it is.
 
     What the client is to be told is in the handshake's `data_to_send`.
     """
     if isinstance(event, ApReqReceived):
-        return await _verify(context, trail, handshake, event.token)
-    log.info("KPOP handshake failed", listener=context.listener.name, client=client, why=str(event.reason))
-    return await _failed(context, trail, handshake, event)
+        return await _verify(context, trail, client, handshake, event.token)
+    log.info("KPOP handshake failed", listener=context.listener.name, client=str(client), why=str(event.reason))
+    return await _failed(context, trail, client, handshake, event)
 
 
 async def _verify(
-    context: ListenerContext, trail: AuditTrail, handshake: KpopHandshake, token: bytes
+    context: ListenerContext, trail: AuditTrail, client: Address, handshake: KpopHandshake, token: bytes
 ) -> KpopCredential | CloseReason:
     assert context.tickets is not None
     try:
         accepted = await context.tickets.verifier.check(token)
     except (KerberosRefused, Unavailable) as error:
-        await LoginAttempt(context, trail, KpopCredential("", "")).ticket_refused(error)
+        await LoginAttempt(context, trail, client.host, KpopCredential("", "")).ticket_refused(error)
         ours = isinstance(error, Unavailable) or error.temporary
         _count(context, "unavailable" if ours else "refused")
         if isinstance(error, KerberosRefused) and error.token is not None:
@@ -54,11 +54,13 @@ async def _verify(
     return KpopCredential(accepted.client, accepted.server, evidence=evidence)
 
 
-async def _failed(context: ListenerContext, trail: AuditTrail, handshake: KpopHandshake, failed: Failed) -> CloseReason:
+async def _failed(
+    context: ListenerContext, trail: AuditTrail, client: Address, handshake: KpopHandshake, failed: Failed
+) -> CloseReason:
     assert context.tickets is not None
     _count(context, failed.reason)
     if failed.reason not in _ENDS:  # not one who only went away
-        LoginAttempt(context, trail, KpopCredential("", "")).exchange_broken()
+        LoginAttempt(context, trail, client.host, KpopCredential("", "")).exchange_broken()
     if failed.owes_error:
         try:
             await context.tickets.verifier.check(b"")  # refused like any garbage, for the sake of the answer

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from popproxy.auth.names import NameRefused
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
+from popproxy.auth.throttle import Guess, Throttled
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
@@ -20,9 +21,11 @@ from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
-from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
 from popproxy.session.context import ListenerContext
+from popproxy.session.limits import take_session
 from popproxy.session.tickets import REASONS, forget_evidence
+from popproxy.state.shared import Lease
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome
 
 log = get_logger("login")
@@ -30,11 +33,12 @@ log = get_logger("login")
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The maildrop is open and the record of it is written."""
+    """The maildrop is open and the record of it is written. `lease` must be released when the session ends."""
 
     identity: Identity
     pool: Pool
     opened: Opened
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,11 @@ class LoginFailed:
 
 WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
 TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
+THROTTLED = LoginFailed("too many wrong passwords, try again later", "SYS/TEMP", counts=1)
+TOO_MANY_SESSIONS = LoginFailed("you have too many sessions open", "IN-USE")
 NOT_RECORDED = LoginFailed(TRY_LATER.text, "SYS/TEMP", final=CloseReason.AUDIT)
+_FORGED = frozenset((AuthFailure.CONTROL_CHARACTER, AuthFailure.KERBEROS_REPLAY, AuthFailure.KERBEROS_GARBAGE))
+"""What comes from no person and no mail client. What our own keytab or clock may be the cause of is not here."""
 _BY_CODE = {
     "IN-USE": (LoginFailed("maildrop is in use", "IN-USE"), AuthFailure.IN_USE),
     "LOGIN-DELAY": (LoginFailed("too soon after the last login", "LOGIN-DELAY"), AuthFailure.LOGIN_DELAY),
@@ -61,16 +69,30 @@ _BY_CODE = {
 class LoginAttempt:
     """One credential's way through vetting, authentication, routing and the backend."""
 
-    __slots__ = ("_context", "_credential", "_started", "_trail")
+    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail")
 
-    def __init__(self, context: ListenerContext, trail: AuditTrail, credential: Credential) -> None:
+    def __init__(self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential) -> None:
         self._context = context
         self._trail = trail
+        self._host = host  # the client's
         self._credential = credential
+        self._guess: Guess | None = None
+        self._lease: Lease | None = None
         self._started = context.reactor.loop.time()
 
     async def run(self) -> LoggedIn | LoginFailed:
         """Judge the credential. Raises nothing but cancellation (and bugs)."""
+        outcome = None
+        try:
+            outcome = await self._judge()
+            return outcome
+        finally:
+            if self._guess is not None:
+                self._guess.close()
+            if self._lease is not None and not isinstance(outcome, LoggedIn):
+                self._lease.release()
+
+    async def _judge(self) -> LoggedIn | LoginFailed:
         context = self._context
         try:
             user = context.vet(self._credential)
@@ -81,6 +103,10 @@ class LoginAttempt:
             return await self._open(
                 Identity(user, credential.authcid, credential.mechanism, principal=credential.principal)
             )
+        guess = self._guess = context.throttle.guess(user, self._host)
+        against = await guess.refused()
+        if against is not None:
+            return await self._throttled(against)
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
             case CannotTell(detail, reason):
@@ -133,6 +159,9 @@ class LoginAttempt:
             log.error("no way to log in at the pool", user=identity.user, pool=pool.name)
             sorry = LoginFailed("no way to log in at your mail server", "SYS/PERM")
             return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_ROUTE)
+        # A lease for somebody who has proved nothing would let strangers use up the user's: he gets it afterwards.
+        if identity.proven and not await self._take_session(identity.user):
+            return self._too_many_sessions()
         try:
             opened = await context.dialer.open_maildrop(pool, logins)
         except DelegationFailed as error:
@@ -163,6 +192,10 @@ class LoginAttempt:
         """The record first, then +OK: a login that is not on record does not happen."""
         context = self._context
         try:
+            if self._lease is None and not await self._take_session(identity.user):
+                opened.channel.abort()
+                return self._too_many_sessions()
+            assert self._lease is not None
             self._success()
             self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy)
             await context.relay.audit.commit()
@@ -175,7 +208,7 @@ class LoginAttempt:
         self._count(Outcome.SUCCESS, AuthFailure.NONE)
         if context.kerberos_logins is not None:
             forget_evidence(self._credential)
-        return LoggedIn(identity, pool, opened)
+        return LoggedIn(identity, pool, opened, self._lease)
 
     async def _refused(self, identity: Identity, pool: Pool, refused: NotOpened) -> LoginFailed:
         """The backend does not open the maildrop."""
@@ -211,12 +244,46 @@ class LoginAttempt:
         sorry = LoginFailed("no way to log in at your mail server, tell your administrator", "SYS/PERM")
         return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_TICKET, recorded=True)
 
+    async def _take_session(self, user: str) -> bool:
+        """A lease for the session. False if the user has too many."""
+        context = self._context
+        near = context.throttle.place(self._host).near
+        self._lease = await take_session(context.state, context.config.limits, user, near)
+        return self._lease is not None
+
+    def _too_many_sessions(self) -> LoginFailed:
+        """The user is who he says."""
+        credential = self._credential
+        self._right()
+        self._trail.auth(
+            Outcome.FAILURE, AuthFailure.SESSION_LIMIT, credential.mechanism, credential.authcid, known=True
+        )
+        return self._failed(TOO_MANY_SESSIONS, Outcome.FAILURE, AuthFailure.SESSION_LIMIT, recorded=True)
+
+    async def _throttled(self, against: Throttled) -> LoginFailed:
+        """Too many were wrong before: nobody looks at this one."""
+        context = self._context
+        context.relay.metrics.auth_throttled[against.scope] += 1
+        failed = self._failed(THROTTLED, Outcome.FAILURE, AuthFailure.THROTTLED)
+        penalties = context.config.penalties
+        tarpit = penalties.answer == "tarpit"
+        await self._until(self._started + (penalties.tarpit if tarpit else context.config.authentication.failure_delay))
+        return failed
+
     async def _wrong(self, reason: AuthFailure) -> LoginFailed:
         """Refuse, at the same time after the attempt whatever the cause."""
         failed = self._failed(WRONG, Outcome.FAILURE, reason)
-        loop = self._context.reactor.loop
-        await asyncio.sleep(self._started + self._context.config.authentication.failure_delay - loop.time())
+        credential = self._credential
+        if self._guess is not None:
+            await self._guess.wrong(credential.password if isinstance(credential, PasswordCredential) else None)
+            self._guess.close()
+        elif reason in _FORGED:
+            self._context.throttle.misbehaved(self._host)
+        await self._until(self._context.delay.answer_at(self._started, self._context.reactor.loop.time()))
         return failed
+
+    async def _until(self, when: float) -> None:
+        await asyncio.sleep(when - self._context.reactor.loop.time())
 
     def _failed(
         self, failed: LoginFailed, outcome: Outcome, reason: AuthFailure, *, recorded: bool = False
@@ -228,7 +295,13 @@ class LoginAttempt:
         self._count(outcome, reason)
         return failed
 
+    def _right(self) -> None:
+        if self._guess is not None:
+            self._guess.right()
+            self._guess.close()
+
     def _success(self) -> None:
+        self._right()
         credential = self._credential
         self._trail.auth(Outcome.SUCCESS, AuthFailure.NONE, credential.mechanism, credential.authcid, known=True)
 

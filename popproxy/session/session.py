@@ -36,6 +36,7 @@ from popproxy.session.context import ListenerContext
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.session.verifiers import find_verifier
+from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
@@ -59,7 +60,7 @@ class Session:
 
     __slots__ = (
         "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
-        "_failures", "_header", "_kpop", "_over", "_relay", "_sessions", "_source", "_started", "_task",
+        "_failures", "_header", "_kpop", "_lease", "_over", "_relay", "_sessions", "_source", "_started", "_task",
         "_ticket", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ class Session:
         self._waiter: asyncio.Future[None] | None = None
         self._over: CloseReason | None = None  # why the task is being cancelled
         self._admitted: str | None = None
+        self._lease: Lease | None = None  # of an open maildrop
         self._failures = 0
         self._bytes_in = self._bytes_out = 0
         self._sessions = sessions
@@ -233,15 +235,17 @@ class Session:
                     if refused is not None:
                         self._refuse(refused)
                 case ExchangeBroken(principal):
-                    LoginAttempt(self._context, self._trail, GssapiCredential(principal, "")).exchange_broken()
+                    LoginAttempt(
+                        self._context, self._trail, self._source.host, GssapiCredential(principal, "")
+                    ).exchange_broken()
                 case CredentialOffered(credential):
                     before = self._suspend_deadline()
                     if self._ticket is not None:
                         credential = replace(self._ticket, authzid=credential.authcid)
-                    outcome = await LoginAttempt(self._context, self._trail, credential).run()
+                    outcome = await LoginAttempt(self._context, self._trail, self._source.host, credential).run()
                     self._restore_deadline(before)
                     if isinstance(outcome, LoggedIn):
-                        self._credential = credential
+                        self._credential, self._lease = credential, outcome.lease
                         return outcome
                     self._refuse(outcome)
 
@@ -263,7 +267,9 @@ class Session:
         try:
             answer = await context.advance(token)
         except (KerberosRefused, Unavailable) as error:
-            return await LoginAttempt(self._context, self._trail, GssapiCredential("", "")).ticket_refused(error)
+            return await LoginAttempt(
+                self._context, self._trail, self._source.host, GssapiCredential("", "")
+            ).ticket_refused(error)
         core.sasl_step_done(context, answer)
         self._after_core()
         return None
@@ -271,7 +277,7 @@ class Session:
     async def _find_verifier(self, mechanism: Mechanism, authcid: str) -> LoginFailed | None:
         core = self._core
         assert core is not None
-        found = await find_verifier(self._context, self._trail, mechanism, authcid)
+        found = await find_verifier(self._context, self._trail, self._source.host, mechanism, authcid)
         if isinstance(found, LoginFailed):
             return found
         core.verifier_found(found)
@@ -293,7 +299,7 @@ class Session:
             await self._wait()
         self._say(handshake.data_to_send())
         self.deadline = float("inf")
-        verdict = await judge(context, self._trail, str(self._source), handshake, events[0])
+        verdict = await judge(context, self._trail, self._source, handshake, events[0])
         self._say(handshake.data_to_send())
         if isinstance(verdict, CloseReason):
             raise SessionOver(verdict)
@@ -490,6 +496,8 @@ class Session:
         if self._admitted is not None:
             context.admission.leave(self._admitted)
             self._admitted = None
+        if self._lease is not None:
+            self._lease.release()
         if context.talkative:
             log.debug("ended", session=self.id, listener=name, client=str(self._source), reason=str(reason))
         metrics = context.relay.metrics

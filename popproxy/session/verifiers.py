@@ -13,9 +13,12 @@ from popproxy.types import Mechanism
 
 
 async def find_verifier(
-    context: ListenerContext, trail: AuditTrail, mechanism: Mechanism, authcid: str
+    context: ListenerContext, trail: AuditTrail, host: str, mechanism: Mechanism, authcid: str
 ) -> ScramVerifier | LoginFailed:
-    """The verifier of the user that the client calls `authcid`, or a made-up one; a failure if we cannot tell now."""
+    """The verifier of the user that the client calls `authcid`, or a made-up one; a failure if we cannot tell now.
+
+    `host` is where the client is.
+    """
     verifiers = context.verifiers
     assert verifiers is not None
     try:
@@ -25,4 +28,4 @@ async def find_verifier(
             return verifiers.made_up(mechanism, authcid)
         return await verifiers.find(mechanism, user)
     except Unavailable as error:
-        return LoginAttempt(context, trail, ScramCredential(mechanism, authcid)).cannot_judge(str(error))
+        return LoginAttempt(context, trail, host, ScramCredential(mechanism, authcid)).cannot_judge(str(error))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
+import pwd
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -18,10 +21,14 @@ from typing import Any
 import pytest
 
 from popproxy.app.service import Service
+from popproxy.config.loader import Loaded
+from popproxy.config.model_abuse import Control
 from popproxy.errors import ConfigError
+from popproxy.observe import logs
 from popproxy.vault.format import generate_key
 from tests.peers.certs import CertificateFiles
 from tests.peers.process import public_directory, wait_until
+from tests.peers.proxy import StartProxy, settings
 from tests.session.rig import configuration, descriptors, loaded, running, until
 
 pytestmark = pytest.mark.long
@@ -68,12 +75,27 @@ def broken(directory: Path, what: str, certificate: CertificateFiles) -> dict[st
             return {"process": {"user": "no-such-user"}}
         case "http":
             return {"http": {"listen": "192.0.2.1:9"}}
+        case "control":
+            (directory / "control.sock").write_text("no socket")
+            return {"control": {"socket": str(directory / "control.sock")}}
     raise AssertionError(what)
 
 
 @pytest.mark.parametrize(
     "what",
-    ["certificate", "key of another certificate", "vault key", "vault", "users", "map", "ca", "audit", "user", "http"],
+    [
+        "certificate",
+        "key of another certificate",
+        "vault key",
+        "vault",
+        "users",
+        "map",
+        "ca",
+        "audit",
+        "user",
+        "http",
+        "control",
+    ],
 )
 async def test_start_that_fails_leaves_nothing(tmp_path: Path, server_certificate: CertificateFiles, what: str) -> None:
     sections = broken(tmp_path, what, server_certificate)
@@ -193,3 +215,38 @@ def test_sighup_starts_a_new_audit_file(tmp_path: Path) -> None:
         assert "session_end" not in (tmp_path / "audit.1").read_text()
         proxy.send_signal(signal.SIGTERM)
         assert proxy.wait(20) == 0
+
+
+# ---- the control socket ----
+
+
+async def test_without_the_default_control_socket_mail_is_served_and_the_log_says_why(tmp_path: Path) -> None:
+    taken = tmp_path / "control.sock"
+    taken.write_text("somebody else's")
+    made = loaded(tmp_path, configuration(tmp_path, "127.0.0.1:1"))
+    by_default = Control.model_construct(set(), socket=taken, group=None, users=[], groups=[])
+    log = io.StringIO()
+    logs.configure("info", "json", log)
+    service = Service(Loaded(made.config.model_copy(update={"control": by_default}), [], made.path))
+    await service.start()
+    try:
+        assert service.addresses["pop3"]
+        assert "is no socket" in log.getvalue()
+        assert "control.socket" in log.getvalue()
+    finally:
+        await service.stop()
+    assert taken.read_text() == "somebody else's"
+
+
+def test_the_control_socket_of_a_service_that_gave_up_root(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(settings("127.0.0.1:1"))
+    path = Path(proxy.configuration["control"]["socket"])
+    assert (os.lstat(path).st_uid, stat.S_IMODE(os.lstat(path).st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o660)
+    run = proxy.command("penalties", "list")
+    assert (run.returncode, run.stdout) == (0, "nobody is slowed down\n"), run.stderr
+    assert proxy.audit("admin")[0]["user.name"] == "root"
+    proxy.stop()
+    assert not path.exists()
+    run = proxy.command("penalties", "list")
+    assert run.returncode == 69
+    assert "is it running" in run.stderr

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench.accounting import Accounting
-from tests.bench.setups import DEFAULT, SETUPS
+from tests.bench.setups import DEFAULT, SETUPS, sections_of
 from tests.bench.target import Ports, Target
 from tests.bench.tools import HERE, Tools
 from tests.peers.certs import Authority
@@ -121,7 +121,7 @@ class Proxies:
     def _popproxy(self, name: str, tree: Path, setup: str) -> Target:
         ports = Ports(self._free_port(), self._free_port(), self._free_port())
         directory = f"{name}-{setup}"
-        values = {**self._place(directory, ports), **SETUPS[setup].values}
+        values = {**self._place(directory, ports), **sections_of(tree), **SETUPS[setup].values}
         config = self._write(directory, "popproxy.yaml", "popproxy.yaml.in", values)
         own = tree / ".venv/bin/python"
         python = [str(own if own.exists() else sys.executable), "-m", "popproxy"]

@@ -34,6 +34,14 @@ class Setup:
     prepare: Callable[[Path], None] = lambda directory: None
 
 
+def sections_of(tree: Path) -> dict[str, str]:
+    """Values for what a checkout may be too old to know: limits of sessions (a load is all one user), control."""
+    if "sessions_per_user" not in (tree / "popproxy/config/model.py").read_text():
+        return {"session_limits": "", "control": ""}
+    limits = ", sessions_per_user: 20000, sessions_per_user_and_address: 20000"
+    return {"session_limits": limits, "control": "control: {socket: null}"}
+
+
 def _users_file(directory: Path) -> None:
     """One account, hashed at the cost that `popproxy hash-password` asks for."""
     (directory / "users").write_text(f"{USER}:{hash_password(PASSWORD.encode())}\n")

@@ -89,6 +89,7 @@ def configuration(directory: Path, **sections: Any) -> dict[str, Any]:
         "tls": {"certificates": [write_pair(directory, issue(authority, ["localhost"], days=300), chain=(authority,))]},
         "audit": {"file": str(directory / "audit.jsonl")},
         "http": {"listen": None},
+        "control": {"socket": None},
         "process": {"user": "nobody"} if os.geteuid() == 0 else {},
     }
     directory.chmod(0o777)  # the service runs as another user, and writes here

@@ -233,6 +233,16 @@ WRONG = {
     "a group without a user": Wrong("process:\n  group: mail\n", 2, "process.group", "user: popproxy"),
     "one attempt longer than all": Wrong("timeouts:\n  connect: 20s\n", 2, "timeouts.connect", "connect_total: 20s"),
     "a failure that is never told": Wrong("authentication:\n  failure_delay: 2m\n", 2, "authentication.failure_delay", "2s"),
+    # abuse
+    "penalties without a number": Wrong("penalties:\n  address: 20\n", 2, "penalties.address", "free, per_minute"),
+    "nobody may be wrong even once": Wrong("penalties:\n  account: {free: 0}\n", 2, "penalties.account.free", "from 1 to 1000000"),
+    "a rate with a unit": Wrong("penalties:\n  total: {per_minute: 600/m}\n", 2, "penalties.total.per_minute", "without a unit"),
+    "an unknown penalty": Wrong("penalties:\n  answer: ban\n", 2, "penalties.answer", "refuse, tarpit"),
+    "a tarpit of no time": Wrong("penalties:\n  tarpit: 0s\n", 2, "penalties.tarpit", "for example 1h"),
+    "a host that is allowed": Wrong("penalties:\n  allow: [webmail]\n", 2, "penalties.allow[0]", "192.0.2.0/24"),
+    "no session for anybody": Wrong("limits:\n  sessions_per_user: 0\n", 2, "limits.sessions_per_user", "1 or more"),
+    "a socket with a long name": Wrong(f"control:\n  socket: /run/{'x' * 100}\n", 2, "control.socket", "a shorter path"),
+    "one operator instead of a list": Wrong("control:\n  users: alice\n", 2, "control.users", "write [alice]"),
     # CAPA
     "a capability of the proxy": Wrong(pool("capabilities: [TOP, SASL]"), 4, "pools.main.capabilities[1]", "remove it"),
     "STLS as a capability": Wrong(pool("capabilities: [STLS]"), 4, "pools.main.capabilities[0]", "remove it"),

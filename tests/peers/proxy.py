@@ -186,7 +186,9 @@ class Proxy:
         complete.setdefault("http", {}).setdefault("listen", f"127.0.0.1:{self._http}")
         complete.setdefault("logging", {"level": "debug", "format": "json"})
         complete.setdefault("authentication", {}).setdefault("failure_delay", "10ms")
-        complete.setdefault("limits", {}).setdefault("connections_per_address", 5000)
+        for limit in ("connections_per_address", "sessions_per_user", "sessions_per_user_and_address"):
+            complete.setdefault("limits", {}).setdefault(limit, 5000)
+        complete.setdefault("control", {}).setdefault("socket", str(self.directory / "control.sock"))
         complete.setdefault("timeouts", {}).setdefault("drain", "1s")
         if has_vault:
             key = self.directory / "vault.key"

@@ -387,7 +387,12 @@ def configuration(directory: Path, backend: str, **sections: Any) -> dict[str, A
         "authentication": {"failure_delay": "10ms"},
         "audit": {"file": str(directory / "audit.jsonl")},
         "http": {"listen": None},
-        "limits": {"connections_per_address": 5000},
+        "control": {"socket": None},
+        "limits": {
+            "connections_per_address": 5000,
+            "sessions_per_user": 5000,
+            "sessions_per_user_and_address": 5000,
+        },
         "timeouts": {"drain": "1s"},
         "logging": {"level": "debug", "format": "json"},
     }

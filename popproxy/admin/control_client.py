@@ -1,0 +1,46 @@
+"""The other end of the control socket, for the command line: one request, one answer, no event loop."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from popproxy.admin.frames import HEADER, MAX_ANSWER, CommandFailed, Reason, decode, encode, length
+from popproxy.errors import RemoteProtocolError, Unavailable
+
+PATIENCE = 30.0
+"""Seconds to wait for an answer."""
+
+
+def ask(path: Path, command: str, **arguments: object) -> object:
+    """Have a running popproxy carry out a command; returns its result.
+
+    Raises CommandFailed if it does not, Unavailable if nobody answers at `path`.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(str(path))
+            sock.sendall(encode({"command": command, "arguments": arguments}))
+            answer = decode(_exactly(sock, length(_exactly(sock, HEADER), MAX_ANSWER)))
+    except PermissionError:
+        text = f"{path} may not be used by this user; see control in the configuration"
+        raise CommandFailed(Reason.DENIED, text) from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise Unavailable(f"no popproxy answers at {path}; is it running, with this configuration?") from None
+    except (OSError, EOFError, RemoteProtocolError) as error:
+        raise Unavailable(f"{path}: {error}") from None
+    failed = answer.get("error")
+    if isinstance(failed, dict):
+        raise CommandFailed(Reason(failed["reason"]), str(failed["text"]))
+    return answer.get("result")
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    octets = bytearray()
+    while len(octets) < count:
+        part = sock.recv(min(count - len(octets), 1 << 16))
+        if not part:
+            raise EOFError("the connection ended without an answer; the log of popproxy says more")
+        octets += part
+    return bytes(octets)

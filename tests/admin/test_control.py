@@ -1,0 +1,345 @@
+"""The control socket: its permissions, who may give commands, what is on record, and what it does with nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popproxy.admin import control_client
+from popproxy.admin.commands import Commands
+from popproxy.admin.control import CONNECTIONS, Allowed, ControlServer
+from popproxy.admin.control_socket import ControlSocket, Peer, bind_control, peer_of
+from popproxy.admin.frames import MAX_REQUEST, CommandFailed, Reason, encode
+from popproxy.config.model_abuse import Control
+from popproxy.errors import ConnectFailed, Unavailable
+from popproxy.observe.audit import AuditLog, FileSink
+from popproxy.observe.metrics import Metrics
+from tests.peers.process import REPOSITORY, public_directory
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Pytest's own are too long for the name of a socket, and closed to others."""
+    with public_directory("control") as made:
+        yield made
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Iterator[AuditLog]:
+    sink = FileSink(tmp_path / "audit.jsonl")
+    log = AuditLog(
+        sink, Metrics(["pop3"], []), on_error="closed", flush_interval=0.01, log_unknown_users=False, version="1"
+    )
+    yield log
+    log.close()
+
+
+def recorded(tmp_path: Path, audit: AuditLog) -> list[dict[str, Any]]:
+    audit.flush()
+    records = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    return [record for record in records if record["event.action"] == "admin"]
+
+
+async def echo(*, text: str, times: int = 1, loud: bool = False, tail: str | None = None) -> object:
+    return {"said": (text.upper() if loud else text) * times + (tail or "")}
+
+
+async def refuse() -> object:
+    raise CommandFailed(Reason.REFUSED, "not today")
+
+
+async def broken() -> object:
+    raise RuntimeError("canary-pw-in-a-bug")
+
+
+def commands() -> Commands:
+    made = Commands()
+    made.add("echo", echo)
+    made.add("refuse", refuse)
+    made.add("broken", broken)
+    return made
+
+
+@pytest.fixture
+async def path(directory: Path, audit: AuditLog) -> AsyncIterator[Path]:
+    bound = bind_control(directory / "control.sock", None, None)
+    server = ControlServer(bound, commands(), Allowed(frozenset({os.geteuid()}), frozenset()), audit)
+    await server.start()
+    yield bound.path
+    await server.stop()
+    assert not bound.path.exists()
+
+
+async def ask(path: Path, command: str, **arguments: object) -> Any:
+    return await asyncio.to_thread(control_client.ask, path, command, **arguments)
+
+
+# ---- commands ----
+
+
+async def test_a_command_is_answered_and_recorded(path: Path, tmp_path: Path, audit: AuditLog) -> None:
+    assert await ask(path, "echo", text="ä", times=3, loud=True, tail=None) == {"said": "ÄÄÄ"}
+    (record,) = recorded(tmp_path, audit)
+    assert record["event.outcome"] == "success"
+    assert record["popproxy.command"] == "echo"
+    assert record["popproxy.arguments"] == {"text": "ä", "times": 3, "loud": True, "tail": None}
+    assert (record["user.name"], record["user.id"]) == (pwd.getpwuid(os.geteuid()).pw_name, str(os.geteuid()))
+    assert record["popproxy.operator_pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "reason", "text"),
+    [
+        ("nonsense", {}, Reason.UNKNOWN_COMMAND, "broken, echo, refuse"),
+        ("echo", {}, Reason.BAD_ARGUMENTS, "echo needs text"),
+        ("echo", {"text": 1}, Reason.BAD_ARGUMENTS, "text must be str"),
+        ("echo", {"text": "a", "times": "3"}, Reason.BAD_ARGUMENTS, "times must be int"),
+        ("echo", {"text": "a", "times": True}, Reason.BAD_ARGUMENTS, "times must be int"),
+        ("echo", {"text": "a", "tail": 1}, Reason.BAD_ARGUMENTS, "tail must be str | None"),
+        ("echo", {"text": "a", "colour": "red"}, Reason.BAD_ARGUMENTS, "no argument colour"),
+        ("refuse", {}, Reason.REFUSED, "not today"),
+        ("broken", {}, Reason.INTERNAL, "popproxy's log"),
+    ],
+)
+async def test_a_command_that_fails_says_why_and_is_recorded(
+    path: Path, tmp_path: Path, audit: AuditLog, command: str, arguments: dict[str, Any], reason: Reason, text: str
+) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        await ask(path, command, **arguments)
+    assert caught.value.reason is reason
+    assert text in str(caught.value)
+    (record,) = recorded(tmp_path, audit)
+    assert (record["event.outcome"], record["event.reason"]) == ("failure", reason.value)
+    assert await ask(path, "echo", text="still there") == {"said": "still there"}
+
+
+async def test_several_commands_on_one_connection(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"".join(encode({"command": "echo", "arguments": {"text": str(number)}}) for number in range(5)))
+    for number in range(5):
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        assert json.loads(await reader.readexactly(size)) == {"result": {"said": str(number)}}
+    writer.close()
+
+
+# ---- nonsense ----
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        (MAX_REQUEST + 1).to_bytes(4, "big"),
+        b"\0\0\0\5hello",
+        b"\0\0\0\2[]",
+        b"\0\0\0\4\xff\xfe\xfd\xfc",
+        (60_000).to_bytes(4, "big") + b"[" * 60_000,
+        b"\0\0\0\2",
+        b"",
+    ],
+)
+async def test_what_is_no_request_ends_the_connection_and_nothing_else(path: Path, octets: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(octets)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+    assert await ask(path, "echo", text="a") == {"said": "a"}
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"command": None}, {"command": ["echo"]}, {"command": "echo", "arguments": 1}]
+)
+async def test_what_is_no_command_gets_an_error(path: Path, request_: dict[str, Any]) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(encode(request_))
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    assert "error" in json.loads(await reader.readexactly(size))
+    writer.close()
+
+
+async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None:
+    held = [await asyncio.open_unix_connection(path) for _ in range(CONNECTIONS)]
+    with pytest.raises(Unavailable):
+        await ask(path, "echo", text="a")
+    for _, writer in held:
+        writer.close()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await ask(path, "echo", text="a") == {"said": "a"}
+                break
+            except Unavailable:
+                await asyncio.sleep(0.01)
+
+
+# ---- who ----
+
+
+async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: Path, audit: AuditLog) -> None:
+    assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
+    bound = bind_control(directory / "control.sock", None, "nogroup")
+    server = ControlServer(bound, commands(), Allowed(frozenset({0}), frozenset()), audit)
+    await server.start()
+    try:
+        ended = await asyncio.to_thread(as_nobody, bound.path)
+        assert ended.stdout == "denied: nobody may not give commands; see control in the configuration\n", ended.stderr
+    finally:
+        await server.stop()
+    (record,) = recorded(tmp_path, audit)
+    assert (record["event.outcome"], record["event.reason"]) == ("failure", "denied")
+    assert (record["user.name"], record["popproxy.command"]) == ("nobody", "echo")
+
+
+async def test_members_of_a_named_group_may(directory: Path, audit: AuditLog) -> None:
+    assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
+    control = Control(socket=directory / "control.sock", group="nogroup", users=["no-such-user"])
+    bound = bind_control(directory / "control.sock", None, control.group)
+    server = ControlServer(bound, commands(), Allowed.from_config(control), audit)
+    await server.start()
+    try:
+        ended = await asyncio.to_thread(as_nobody, bound.path)
+        assert ended.stdout == "{'said': 'a'}\n", ended.stderr
+    finally:
+        await server.stop()
+
+
+async def test_who_is_not_in_the_sockets_group_cannot_even_connect(directory: Path, audit: AuditLog) -> None:
+    assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
+    bound = bind_control(directory / "control.sock", None, None)
+    ended = await asyncio.to_thread(as_nobody, bound.path)
+    assert "may not be used by this user" in ended.stdout, ended.stderr
+    bound.close()
+
+
+def as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
+    """A client that the kernel knows as somebody else. It imports first: nobody may read the sources."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from popproxy.admin.control_client import ask\n"
+        "from popproxy.admin.frames import CommandFailed\n"
+        f"os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid})\n"
+        "try: print(ask(Path(sys.argv[1]), 'echo', text='a'))\n"
+        "except CommandFailed as error: print(f'{error.reason}: {error}')\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=REPOSITORY, check=False)
+
+
+def test_supplementary_groups_count() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other:
+        peer = peer_of(one)
+    assert peer.pid == os.getpid()
+    assert peer.groups == {os.getegid(), *os.getgroups()}
+    assert Allowed(frozenset(), frozenset({5})).may(Peer(1, 1, frozenset({4, 5})))
+    assert not Allowed(frozenset(), frozenset({6})).may(Peer(1, 1, frozenset({4, 5})))
+
+
+# ---- the file ----
+
+
+def test_owner_group_and_mode(directory: Path) -> None:
+    bound = bind_control(directory / "made" / "control.sock", "nobody", "nogroup")
+    found = os.lstat(bound.path)
+    assert stat.S_IMODE(found.st_mode) == 0o660
+    assert (found.st_uid, found.st_gid) == (NOBODY.pw_uid, NOBODY.pw_gid)
+    assert os.stat(directory / "made").st_uid == NOBODY.pw_uid
+    bound.close()
+    assert list((directory / "made").iterdir()) == []
+
+
+def test_what_a_killed_one_left_is_replaced(directory: Path) -> None:
+    path = directory / "control.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    bound = bind_control(path, None, None)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    bound.close()
+
+
+def test_a_running_ones_is_left_alone(directory: Path) -> None:
+    bound = bind_control(directory / "control.sock", None, None)
+    with pytest.raises(ConnectFailed, match=rf"running process \(pid {os.getpid()}\)"):
+        bind_control(bound.path, None, None)
+    assert_listens(bound)
+    bound.close()
+
+
+def test_what_is_no_socket_is_left_alone(directory: Path) -> None:
+    path = directory / "control.sock"
+    path.write_text("precious")
+    with pytest.raises(ConnectFailed, match="is no socket"):
+        bind_control(path, None, None)
+    assert path.read_text() == "precious"
+
+
+def test_another_users_dead_socket_is_left_alone(directory: Path) -> None:
+    path = directory / "control.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    os.chown(path, 12345, -1)
+    with pytest.raises(ConnectFailed, match=r"another user \(id 12345\)"):
+        bind_control(path, None, None)
+    assert path.exists()
+
+
+def test_a_successors_socket_is_not_taken_away(directory: Path) -> None:
+    first = bind_control(directory / "control.sock", None, None)
+    first.path.unlink()
+    second = bind_control(first.path, None, None)
+    first.close()
+    assert_listens(second)
+    second.close()
+
+
+@pytest.mark.parametrize("where", ["missing/deeper/control.sock", "file/control.sock"])
+def test_a_socket_that_cannot_be_made_is_an_error_in_words(directory: Path, where: str) -> None:
+    (directory / "file").write_text("")
+    with pytest.raises(ConnectFailed, match="no control socket at"):
+        bind_control(directory / where, None, None)
+    assert {entry.name for entry in directory.rglob("*")} == {"file"}
+
+
+def assert_listens(bound: ControlSocket) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(bound.path))
+
+
+# ---- the client ----
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0\0\2", b"\0\0\0\2[]", b"\0\0\0\5hello", b"\xff\xff\xff\xff"])
+async def test_a_server_that_answers_nonsense_is_unavailable(directory: Path, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, directory / "other.sock")
+    with pytest.raises(Unavailable):
+        await ask(directory / "other.sock", "echo", text="a")
+    server.close()
+
+
+async def test_nobody_there_is_said_in_words(directory: Path) -> None:
+    with pytest.raises(Unavailable, match="is it running"):
+        await ask(directory / "none.sock", "echo")
