@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,36 @@ async def test_kdc_that_knows_no_service_of_ours_is_not_believed(own_kdc: Realm,
     with pytest.raises(Unavailable) as caught:
         await KdcPassword(keytab, POP, [REALM], executor=pool).check("alice", Secret(own_kdc.passwords["alice"]))
     assert caught.value.reason == "kdc_not_proven"
+
+
+async def test_kdc_that_goes_down_before_its_proof_is_no_false_one(
+    kdc: Realm, keytab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One answer, about the password, is passed on to the client; then nobody listens."""
+
+    def pass_one_on(front: socket.socket) -> None:
+        request, client = front.recvfrom(65536)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
+            back.settimeout(20)
+            back.sendto(request, ("127.0.0.1", kdc.port))
+            answer = back.recv(65536)
+        front.sendto(answer, client)
+        front.close()
+
+    front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    front.bind(("127.0.0.1", 0))
+    config = tmp_path / "krb5.conf"
+    config.write_text(kdc.config.read_text().replace(f":{kdc.port}\n", f":{front.getsockname()[1]}\n"))
+    monkeypatch.setenv("KRB5_CONFIG", str(config))
+    once = threading.Thread(target=pass_one_on, args=(front,), daemon=True)
+    once.start()
+    own_pool = BoundedExecutor("once", threads=1, queue_limit=1, deadline=60)
+    with pytest.raises(Unavailable) as caught:
+        await KdcPassword(keytab, POP, [REALM], executor=own_pool).check("alice", Secret(kdc.passwords["alice"]))
+    own_pool.close()
+    once.join(20)
+    assert not once.is_alive()
+    assert caught.value.reason == "kdc"
 
 
 async def test_keytab_that_vanishes_lets_nobody_in(kdc: Realm, checker: KdcPassword, keytab: Path) -> None:

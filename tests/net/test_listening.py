@@ -136,9 +136,26 @@ async def test_one_failing_deadline_does_not_keep_the_others_waiting() -> None:
     members = [Member(fails=number % 2 == 0) for number in range(20)]
     for member in members:
         deadlines.add(member)
-    await asyncio.sleep(0.7)
+    while not any(member.passed for member in members):
+        await asyncio.sleep(0.02)
     deadlines.close()
     assert [member.passed for member in members] == [1] * 20
+
+
+async def test_each_tick_tells_how_late_it_is() -> None:
+    late: list[float] = []
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(loop, late.append)
+    while len(late) < 3:
+        await asyncio.sleep(0.02)
+    before = len(late)
+    time.sleep(0.5)  # nobody gets his turn
+    while len(late) == before:
+        await asyncio.sleep(0)
+    deadlines.close()
+    assert all(seconds >= 0 for seconds in late)
+    assert late[before] > 0.35
+    assert loop.time() - deadlines.now < 1
 
 
 def _cpu(pid: int) -> float:
