@@ -39,6 +39,7 @@ from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext
+from popproxy.net.splice import Pipe
 from popproxy.net.tls import ServerTls
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_sink import FileSink, Sink, StdoutSink
@@ -137,6 +138,7 @@ class Parts:
         for scope in ThrottleScope:
             self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))
         self._delay = UniformDelay(config.authentication.failure_delay)
+        self._pipe = Pipe() if any(pool.config.splice for pool in self.pools.values()) else None
         self._promised = common([pool.declared for pool in self.pools.values()])
 
     def listener(self, listener: Listener) -> ListenerContext:
@@ -145,7 +147,7 @@ class Parts:
         kerberos = None if self._kerberos is None else self._kerberos.at(listener.name)
         if tls is not None:
             self.metrics.tls_certificate_expiry[listener.name] = tls.expires
-        relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts)
+        relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts, self._pipe)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
             authenticator=self._chain(listener, kerberos), throttle=self.throttle, state=self.state,
@@ -168,6 +170,8 @@ class Parts:
             self._delegation.close()
         self.audit.close()
         self.reactor.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     # ---- pieces ----
 

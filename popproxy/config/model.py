@@ -345,6 +345,10 @@ class Pool(Model):
     Verified by `popproxy check`."""
     pipelining: Literal["auto", "yes", "no"] = "auto"
     """Send several commands at once? auto: if the server's CAPA says so."""
+    splice: bool = False
+    """Move the middle of long messages inside the kernel, unread, where neither side has TLS. Half the CPU for them;
+    the end is still found where the server puts it, and a wrong size in its +OK does no harm. But octets that a broken
+    server sends behind its own final dot would go unnoticed. Needs tls: none."""
 
 
 class Limits(Model):

@@ -219,6 +219,8 @@ def _pool_links(config: Config) -> Iterator[Finding]:
         if pool.tls != "none" and pool.allow_cleartext:
             cure = "remove it, or write tls: none"
             yield Finding((*at, "allow_cleartext"), f"has no effect with tls: {pool.tls}", cure, warning=True)
+        if pool.tls != "none" and pool.splice:
+            yield Finding((*at, "splice"), f"has no effect with tls: {pool.tls}", "remove it", warning=True)
         if pool.tls != "none" and not pool.verify:
             cure = "name the server's CA with ca: /path/ca.pem and remove verify: false"
             yield Finding((*at, "verify"), "anybody on the way can pose as the backend", cure, warning=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError
 from popproxy.net.gss_layer import GssLayer
 from popproxy.net.layer import Layer, Receiver
-from popproxy.net.reactor import BROKEN, READABLE, WRITABLE, Reactor
+from popproxy.net.reactor import BROKEN, READABLE, WRITABLE, Reactor, Watched
 from popproxy.net.tls_layer import ContextChooser, TlsLayer
 from popproxy.types import TlsInfo
 
@@ -53,14 +53,14 @@ class Channel:
     """One connected socket. `receiver` may be exchanged at any time."""
 
     __slots__ = (
-        "_closing", "_eof", "_events", "_fd", "_lingering", "_out", "_sock", "layer", "reactor", "reading", "receiver",
+        "_closing", "_eof", "_events", "_lingering", "_out", "_sock", "fd", "layer", "reactor", "reading", "receiver",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, receiver: Receiver = NOBODY) -> None:
         self.receiver = receiver
         self.reactor = reactor
         self._sock: socket.socket | None = sock
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()
         self._out: bytearray | None = None  # what the socket has not taken yet
         self.layer: Layer | None = None
         self._events = READABLE
@@ -68,7 +68,7 @@ class Channel:
         self._eof = False
         self._closing = False  # close as soon as _out is empty
         self._lingering = False  # and wait for the peer's FIN
-        reactor.watch(self._fd, self, READABLE)
+        reactor.watch(self.fd, self, READABLE)
 
     # ---- state ----
 
@@ -93,7 +93,7 @@ class Channel:
         if self._sock is None:
             return 0
         queued = array("i", [0])
-        fcntl.ioctl(self._fd, termios.TIOCOUTQ, queued)
+        fcntl.ioctl(self.fd, termios.TIOCOUTQ, queued)
         return self.pending + queued[0]
 
     @property
@@ -237,6 +237,11 @@ class Channel:
         else:
             self.received_eof()
 
+    def divert(self, watcher: Watched | None) -> None:
+        """Have the reactor tell `watcher` what it would tell this channel; None: no longer."""
+        if self._sock is not None:
+            self.reactor.hand_over(self.fd, self if watcher is None else watcher)
+
     def failed(self) -> None:
         """From the reactor: a handler has raised, so nobody knows what state this connection is in."""
         self.lose(OSError(errno.ECONNABORTED, "internal"), "internal")
@@ -366,7 +371,7 @@ class Channel:
             layer, self.layer = self.layer, None
             if layer is not None:
                 layer.ended(reason)
-            self.reactor.forget(self._fd)
+            self.reactor.forget(self.fd)
             sock.close()
             self._out = None
             self._closing = True
@@ -374,4 +379,4 @@ class Channel:
     def _want(self, events: int) -> None:
         if events != self._events and self._sock is not None:
             self._events = events
-            self.reactor.change(self._fd, events)
+            self.reactor.change(self.fd, events)

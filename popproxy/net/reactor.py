@@ -62,6 +62,10 @@ class Reactor:
             self._epoll.register(fd, events)
         self._watched[fd] = owner
 
+    def hand_over(self, fd: int, owner: Watched) -> None:
+        """Call another owner from now on, for the same events."""
+        self._watched[fd] = owner
+
     def change(self, fd: int, events: int) -> None:
         """Other events from now on; errors and hang-ups are always reported."""
         self._epoll.modify(fd, events)

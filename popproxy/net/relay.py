@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from popproxy.config.model import Timeouts
 from popproxy.net.channel import Channel
 from popproxy.net.deadlines import Deadlines
+from popproxy.net.splice import Pipe, Splice
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
 from popproxy.observe.metrics import Metrics
@@ -49,6 +50,7 @@ class RelayContext:
     audit: AuditLog
     deadlines: Deadlines
     timeouts: Timeouts
+    pipe: Pipe | None = None  # where a pool has splice: true
 
 
 class Relay:
@@ -60,7 +62,7 @@ class Relay:
 
     __slots__ = (
         "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_command", "_context", "_dele", "_ended",
-        "_exchange", "_lost", "_reply", "_retr", "_started", "_stuck", "_top", "_trail", "deadline",
+        "_exchange", "_lost", "_reply", "_retr", "_splice", "_started", "_stuck", "_top", "_trail", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +84,12 @@ class Relay:
         self._reply = b""  # about to be sent to the client, likewise
         self._stuck = 0  # octets on their way to a client that does not keep up, when it was last looked at
         self._retr = self._top = self._dele = 0
+        self._splice: Splice | None = None
+
+    def splice(self) -> None:
+        """Move long messages inside the kernel, if nothing has to be done with them on the way."""
+        if self._context.pipe is not None and self._client.layer is None and self._backend.layer is None:
+            self._splice = Splice(self._context.pipe, self._backend, self._client, self)
 
     def start(self, pipelined: bytes, client_eof: bool) -> None:
         """Take over both channels. `pipelined`: what the client has sent behind its login."""
@@ -186,7 +194,20 @@ class Relay:
             if not client.reading:
                 client.resume()
             return
+        elif self._splice is not None:
+            self._splice.engage()
         self._pump()
+
+    @property
+    def octets_to_move(self) -> int:
+        """See Moving."""
+        return self._exchange.octets_to_come
+
+    def moved(self, octets: int, rest: bytes) -> None:
+        """See Moving."""
+        self._exchange.skip_body(octets)
+        self._sent(octets)
+        self._after_replies(self._client.write(rest))
 
     def backend_drained(self) -> None:
         """The backend has taken all commands."""

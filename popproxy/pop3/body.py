@@ -17,13 +17,15 @@ TERMINATOR = b"\r\n.\r\n"
 class Body:
     """A body under way. `octets` have come of it; `limit` of them are kept in `kept` if they are to be read.
 
-    `kept` begins with LF, so that a look-up finds each number at the beginning of a line.
+    `kept` begins with LF, so that a look-up finds each number at the beginning of a line. `announced`: how many octets
+    the server has said the message has, 0 if it has not.
     """
 
-    __slots__ = ("_limit", "_tail", "kept", "octets")
+    __slots__ = ("_limit", "_tail", "announced", "kept", "octets")
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, announced: int = 0) -> None:
         self.octets = 0
+        self.announced = announced
         self.kept: bytearray | None = bytearray(b"\n") if limit else None
         self._limit = limit
         self._tail = b"\r\n"  # the last octets so far, four at most
@@ -51,6 +53,11 @@ class Body:
         self.octets += until - start
         self._remember(buffer, start, until)
         return stop
+
+    def skip(self, octets: int) -> None:
+        """So many octets have gone by unseen, and the body did not end within the last four of them."""
+        self.octets += octets
+        self._tail = b""
 
     def _find_end(self, buffer: Octets, pos: int, end: int) -> int:
         stop = self._straddling(buffer, pos, end)

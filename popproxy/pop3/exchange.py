@@ -7,6 +7,8 @@ every reply as cheap as one that understands none. `Body` finds the end of what 
 
 from __future__ import annotations
 
+import re
+
 from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities, replies
 from popproxy.pop3.body import TERMINATOR, Body
@@ -26,6 +28,7 @@ SHORT_BODY = 32 * 1024
 """Octets of a message that is looked for as a whole."""
 CAPA_LIMIT = 16 * 1024
 """Octets of a backend's CAPA answer."""
+_SIZE = re.compile(rb"(\d{1,12}) octets")  # RFC 1939's example, and most servers' way to say it
 _KEPT = {"UIDL": LISTING_LIMIT, "CAPA": CAPA_LIMIT}
 
 
@@ -353,6 +356,20 @@ class Exchange:
             self._waiting_for -= taken
         return pos
 
+    @property
+    def octets_to_come(self) -> int:
+        """Octets that are still expected of the message under way, by the size that the server has announced.
+
+        0 where several commands are under way: what comes may be another reply then.
+        """
+        body = self._body
+        return 0 if body is None or len(self._outstanding) != 1 else max(0, body.announced - body.octets)
+
+    def skip_body(self, octets: int) -> None:
+        """So many octets of the message under way were handed on unseen; its end was not among them."""
+        assert self._body is not None
+        self._body.skip(octets)
+
     def _status_octets(self, head: Exchanged, octets: bytes, *, whole: bool) -> bytes | None:
         """Take (the beginning of) a status line.
 
@@ -374,7 +391,8 @@ class Exchange:
             return b""
         head.ok = status.ok
         if status.ok and head.multiline:
-            self._body = Body(_KEPT.get(head.verb, 0))
+            size = _SIZE.match(status.text) if head.verb == "RETR" else None
+            self._body = Body(_KEPT.get(head.verb, 0), int(size[1]) if size else 0)
         elif status.ok and head.verb == "UIDL":
             self._uidl().take_single(status.text)
         shown = replies.clean(bare, status)

@@ -340,6 +340,8 @@ class Session:
             context.relay, self._channel, opened.channel, label, exchange, self._trail, self._started,
             (self._bytes_in, self._bytes_out), lambda reason: self._relay_ended(label, reason),
         )  # fmt: skip
+        if pool.config.splice:
+            self._relay.splice()
         self._relay.start(pipelined, eof)
 
     def _start_layer(self, pipelined: bytes, backend: Channel) -> bytes:
