@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from popproxy import __version__
 from popproxy.app.delegation import DelegationParts
@@ -51,7 +52,9 @@ from popproxy.session.context import ListenerContext, timestamp_host
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.local import LocalState
 from popproxy.types import Secret, ThrottleScope
-from popproxy.vault.store import Vault
+
+if TYPE_CHECKING:
+    from popproxy.vault.store import Vault
 
 HASH_DEADLINE = 30.0
 """Seconds for verifying a password hash, waiting for a thread included."""
@@ -202,6 +205,8 @@ class Parts:
     def _open_vault(self) -> Vault | None:
         if self.config.vault is None or self._privileged.vault_key is None:
             return None
+        from popproxy.vault.store import Vault  # noqa: PLC0415 - large, and few need it
+
         try:
             return Vault.open(self.config.vault.file, self._privileged.vault_key)
         except (VaultError, OSError) as error:

@@ -10,24 +10,27 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from popproxy import __version__
 from popproxy.admin.commands import Commands
 from popproxy.admin.control import Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, bind_control
-from popproxy.admin.http import HttpServer
 from popproxy.admin.penalties import add_penalties
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Listener
+from popproxy.config.model import Config, Listener
 from popproxy.errors import AuditError, ConfigError, ConnectFailed, Problem
 from popproxy.net.listener import Acceptor, bind
 from popproxy.observe import logs
 from popproxy.session.context import ListenerContext
 from popproxy.session.session import Session
 from popproxy.types import Address
+
+if TYPE_CHECKING:
+    from popproxy.admin.http import HttpServer
 
 _IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
 """What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
@@ -63,7 +66,7 @@ class Service:
         try:
             control = self._bind_control()
             privileged = read_privileged(self._loaded)
-            for module in _IMPORTED_LATE:
+            for module in (*_IMPORTED_LATE, *_wanted(config)):
                 importlib.import_module(module)
             privileges.drop(config.process, str(self._loaded.path))
             parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
@@ -75,6 +78,8 @@ class Service:
         contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
         try:
             if config.http.listen is not None:
+                from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted
+
                 self._http = HttpServer(config.http.listen, parts.metrics, self._ready)
                 self.http_address = await self._http.start()
         except ConnectFailed as error:
@@ -236,6 +241,16 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
             await stopping
         await service.stop()
     return 0
+
+
+def _wanted(config: Config) -> Iterator[str]:
+    """Large modules that only some configurations need, to be imported while root may still read them."""
+    if config.http.listen is not None:
+        yield "popproxy.admin.http"
+    if config.vault is not None:
+        yield "popproxy.vault.store"
+    if config.kerberos is not None:
+        yield "popproxy.net.certificate"
 
 
 def _settle_memory() -> None:

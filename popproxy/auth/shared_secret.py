@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.errors import VaultError
 from popproxy.sasl import apop, cram_md5
 from popproxy.sasl.credentials import ApopCredential, CramMd5Credential, Credential
 from popproxy.types import AuthFailure, Identity, Secret
-from popproxy.vault.store import Vault
+
+if TYPE_CHECKING:
+    from popproxy.vault.store import Vault
 
 
 class SharedSecretAuthenticator:

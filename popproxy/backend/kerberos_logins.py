@@ -13,7 +13,6 @@ from popproxy.errors import BackendError, Unavailable
 from popproxy.kerberos.delegation_failure import DelegationFailed, Obstacle
 from popproxy.net.channel import Channel
 from popproxy.net.gss_layer import GssLayer
-from popproxy.net.tls import end_point
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3.client import ClientConnection, TokenNeeded
@@ -122,5 +121,7 @@ def ticket_refused(login: Login) -> None:
 def _channel_binding(pool: Pool, channel: Channel) -> bytes | None:
     if not pool.config.kerberos.channel_binding:
         return None
+    from popproxy.net.certificate import end_point  # noqa: PLC0415 - large, and only Kerberos needs it here
+
     certificate = channel.peer_certificate
     return None if certificate is None else end_point(certificate)
