@@ -62,7 +62,8 @@ class Run:
         directory.chmod(0o755)
         proxies = Proxies(directory, self.loader.programs, self.accounting, self._cpus)
         contenders: list[Contender] = []
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        for sig in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, lambda *_: sys.exit(1))
         try:
             contenders += self._plan.contenders(proxies)
             proxies.backend.start()
@@ -101,6 +102,8 @@ class Run:
     def _measure(self, scenario: Scenario, target: Target, number: int) -> None:
         try:
             sample = Sample(scenario.name, target.name, number, scenario.measure(self.loader, target))
+            if not target.alive():
+                raise MeasurementError(f"it has ended: {target.output()}")
         except MeasurementError as error:
             sample = Sample(scenario.name, target.name, number, None, str(error))
             say(f"  {target.name}: {error}")
@@ -119,7 +122,7 @@ def _turns(contenders: Sequence[Contender], scenarios: Sequence[Scenario]) -> It
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Lets a clean-up finish."""
-    before = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGTERM)}
+    before = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

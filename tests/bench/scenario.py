@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.bench.target import Target
@@ -43,7 +43,6 @@ class Measurement:
     values: Mapping[str, float]
     lost: int = 0
     altered: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +153,6 @@ class Sample:
     round: int
     measurement: Measurement | None
     missing: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """For the file of results."""
-        return asdict(self)
 
 
 def settle() -> None:
