@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.result import Accepted, AuthResult, Declined, Rejected
@@ -15,7 +15,9 @@ from popproxy.sasl.scram_verifier import ITERATIONS, SALT_SIZE, ScramVerifier, s
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret
 from popproxy.vault.record import VERIFIER_ITERATIONS
-from popproxy.vault.store import Vault
+
+if TYPE_CHECKING:
+    from popproxy.vault.store import Vault
 
 Shape = tuple[int, int]
 """What a client sees of a verifier: octets of salt, iterations."""
