@@ -7,7 +7,7 @@ from typing import Final
 
 _STEPS: Final = 8  # to the least delay
 _LONGEST: Final = 4  # times the least delay
-_HOLD: Final = 3600.0
+_HOLD: Final = 900.0
 
 
 class UniformDelay:
@@ -15,8 +15,8 @@ class UniformDelay:
 
     Two judges in a chain, one quicker than `least` and one slower (many servers wait two seconds themselves), would
     tell by their time whose user it is. So the first one that is late raises the delay for all, by whole steps of an
-    eighth of `least` and up to four times of it, and the delay comes down only after an hour in which nobody needed it:
-    coming down sooner would tell again.
+    eighth of `least` and up to four times of it, and the delay comes down only after a quarter of an hour in which
+    nobody needed it: coming down at once would tell again.
     """
 
     def __init__(self, least: float) -> None:

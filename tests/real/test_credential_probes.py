@@ -1,0 +1,90 @@
+"""Control octets in every field of every mechanism: not one octet may reach a backend.
+
+nginx forwards AUTH PLAIN with CR and LF in it as commands of their own; Dovecot cuts a name at NUL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+from tests.peers.canaries import canary
+from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.proxy import StartProxy, settings
+from tests.peers.raw import RawClient
+from tests.peers.scripted import ScriptedBackend
+
+CONTROL = [bytes([octet]) for octet in (*range(32), 127)]
+PLACES: dict[str, Callable[[bytes, bytes], bytes]] = {  # by listener
+    "pop3": lambda text, octet: text[:3] + octet + text[3:],
+    "pop3s": lambda text, octet: text + octet + b"DELE 1",
+}
+
+
+class Probe(NamedTuple):
+    """A field of a mechanism: `lines` that a client sends when its value is `text`; the last answer is the verdict."""
+
+    name: str
+    value: bytes
+    lines: Callable[[bytes], list[bytes]]
+    ends_lines: bool = False  # the field stands on the wire as it is: CR LF would end the line
+
+
+def _b64(*parts: bytes) -> bytes:
+    return base64.b64encode(b"\0".join(parts))
+
+
+PASSWORD = canary("probe").encode()
+PROBES = [
+    Probe("USER name", b"alice", lambda text: [b"USER " + text, b"PASS " + PASSWORD], ends_lines=True),
+    Probe("USER password", PASSWORD, lambda text: [b"USER alice", b"PASS " + text], ends_lines=True),
+    Probe("APOP name", b"alice", lambda text: [b"APOP " + text + b" " + b"0" * 32], ends_lines=True),
+    Probe("PLAIN authzid", b"alice", lambda text: [b"AUTH PLAIN " + _b64(text, b"alice", PASSWORD)]),
+    Probe("PLAIN authcid", b"alice", lambda text: [b"AUTH PLAIN " + _b64(b"", text, PASSWORD)]),
+    Probe("PLAIN password", PASSWORD, lambda text: [b"AUTH PLAIN " + _b64(b"", b"alice", text)]),
+    Probe("PLAIN in two steps", PASSWORD, lambda text: [b"AUTH PLAIN", _b64(b"", b"alice", text)]),
+    Probe("LOGIN name", b"alice", lambda text: [b"AUTH LOGIN", base64.b64encode(text), base64.b64encode(PASSWORD)]),
+    Probe("LOGIN password", PASSWORD, lambda text: [b"AUTH LOGIN", _b64(b"alice"), base64.b64encode(text)]),
+]
+
+
+async def probe(client: RawClient, lines: list[bytes]) -> bytes:
+    """The last answer: to all lines, or to the first that is refused."""
+    answer = b""
+    for line in lines:
+        answer = await client.command(line)
+        if answer.startswith(b"-ERR"):
+            break
+    return answer
+
+
+async def test_no_octet_reaches_a_backend(
+    start_proxy: StartProxy, authority: Authority, server_certificate: CertificateFiles
+) -> None:
+    probes = 0
+    async with ScriptedBackend() as backend:
+        configuration = settings(
+            backend.address, server_certificate, pool={"login": ["forward", "stored"]}, listener={"apop": True},
+            penalties={"enabled": False}, authentication={"tries": 100, "failure_delay": "0s"},
+            limits={"bad_commands": 1000},
+        )  # fmt: skip
+        proxy = await asyncio.to_thread(start_proxy, configuration, vault={"alice": canary()})
+        for one, (listener, place) in product(PROBES, PLACES.items()):
+            ca = authority.ca if listener == "pop3s" else None
+            async with RawClient(proxy.port(listener), ca=ca) as client:
+                await client.line()
+                for octet in CONTROL:
+                    if one.ends_lines and octet == b"\n":
+                        continue  # that is the end of the line, and what follows another one
+                    answer = await probe(client, one.lines(place(one.value, octet)))
+                    assert answer.startswith(b"-ERR"), (one.name, octet, answer)
+                    probes += 1
+        assert backend.sessions == []
+        records = await asyncio.to_thread(proxy.settled)
+        assert not [record for record in records if record["event.action"] in ("login", "backend_connect")]
+        refused = [record.get("event.reason") for record in records if record["event.action"] == "auth"]
+        assert set(refused) == {"control_character"}
+    assert probes >= 400
