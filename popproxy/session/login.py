@@ -21,12 +21,19 @@ from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
-from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
+from popproxy.sasl.credentials import (
+    CertificateCredential,
+    Credential,
+    GssapiCredential,
+    KpopCredential,
+    PasswordCredential,
+    TokenCredential,
+)
 from popproxy.session.context import ListenerContext
 from popproxy.session.limits import take_session
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.shared import Lease
-from popproxy.types import AuthFailure, CloseReason, Identity, Outcome
+from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
 
 log = get_logger("login")
 
@@ -103,10 +110,11 @@ class LoginAttempt:
             return await self._open(
                 Identity(user, credential.authcid, credential.mechanism, principal=credential.principal)
             )
-        guess = self._guess = context.throttle.guess(user, self._host)
-        against = await guess.refused()
-        if against is not None:
-            return await self._throttled(against)
+        if not isinstance(credential, CertificateCredential):  # which nobody can guess
+            self._guess = context.throttle.guess(user, self._host)
+            against = await self._guess.refused()
+            if against is not None:
+                return await self._throttled(against)
         result = await context.authenticator.authenticate(self._credential, user)
         match result:
             case CannotTell(detail, reason):
@@ -275,7 +283,7 @@ class LoginAttempt:
         failed = self._failed(WRONG, Outcome.FAILURE, reason)
         credential = self._credential
         if self._guess is not None:
-            await self._guess.wrong(credential.password if isinstance(credential, PasswordCredential) else None)
+            await self._guess.wrong(_repeatable(credential))
             self._guess.close()
         elif reason in _FORGED:
             self._context.throttle.misbehaved(self._host)
@@ -314,3 +322,14 @@ class LoginAttempt:
 def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:
     """What a backend's code means for the client. Codes are hierarchies (RFC 2449 section 8)."""
     return next((meant for known, meant in _BY_CODE.items() if f"{code}/".startswith(f"{known}/")), None)
+
+
+def _repeatable(credential: Credential) -> Secret | None:
+    """What is the same each time that a client tries it again; answers to challenges are not."""
+    match credential:
+        case PasswordCredential():
+            return credential.password
+        case TokenCredential():
+            return credential.token
+        case _:
+            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,34 @@ async def test_a_forgotten_telephone_harms_nobody(tmp_path: Path) -> None:
         await telephone.send(b"AUTH PLAIN " + plain("Alice", "canary-pw-of-last-year") + b"\r\n")
         await telephone.expect(WRONG)
         await log_in(rig, await rig.greeted())
+
+
+async def test_guessing_by_scram_is_slowed_down_too(tmp_path: Path) -> None:
+    key, master = tmp_path / "scram.key", tmp_path / "master"
+    for file in (key, master):
+        file.write_text("canary-pw-0123456789abcdef0123456789abcdef\n")
+        file.chmod(0o600)
+    more = sections(
+        tmp_path,
+        listener={"authenticate": ["users"], "sasl": ["SCRAM-SHA-256"]},
+        scram={"decoy_key": {"file": str(key)}},
+        pool={"login": ["forward", "master"], "master": {"user": "popproxy", "password": {"file": str(master)}}},
+    )
+    async with running(tmp_path, **more) as rig:
+        client = await rig.greeted()
+
+        async def wrong() -> bytes:
+            first = base64.b64encode(b"n,,n=nobody,r=" + b"x" * 20)
+            challenge = await client.command(b"AUTH SCRAM-SHA-256 " + first)
+            nonce = base64.b64decode(challenge[2:]).split(b",")[0]
+            proof = base64.b64encode(b"\0" * 32)
+            return await client.command(base64.b64encode(b"c=biws," + nonce + b",p=" + proof))
+
+        answers = []
+        for _ in range(5):
+            answer = await wrong()
+            answers.append(await client.command(b"") if answer.startswith(b"+ ") else answer)
+        assert answers == [WRONG] * 3 + [SLOWED] * 2
 
 
 async def test_passwords_that_only_the_backend_judges_are_counted_too(tmp_path: Path) -> None:
