@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType, NoReturn
+from typing import Literal, NewType, NoReturn
 
 SessionId = NewType("SessionId", str)
 """Random and unique per session; in the audit log, the operational log and later towards the backend."""
@@ -93,6 +93,20 @@ class Identity:
     mechanism: Mechanism
     proven: bool = True
     principal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a decision, for an administrator: what was looked at, and what came of it.
+
+    `key` is the way to what stands behind it in the configuration (``("routing", "rules", 0)``), () for nothing.
+    `outcome`: done (it goes on from here), passed (asked, but it does not apply), refused (it ends here) or open (that
+    depends on what the client does).
+    """
+
+    text: str
+    key: tuple[str | int, ...] = ()
+    outcome: Literal["done", "passed", "refused", "open"] = "done"
 
 
 class Outcome(StrEnum):

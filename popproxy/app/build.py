@@ -9,14 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from popproxy import __version__
+from popproxy.app.chain import password_judges
 from popproxy.app.delegation import DelegationParts
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import mechanisms_of, read_decoy_key
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import Chain
-from popproxy.auth.kerberos import KerberosPasswordAuthenticator
 from popproxy.auth.names import canonical, vet_name
-from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
 from popproxy.auth.scram import (
     ScramAuthenticator,
@@ -29,7 +28,7 @@ from popproxy.auth.shared_secret import SharedSecretAuthenticator
 from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
 from popproxy.auth.uniform import UniformDelay
-from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
+from popproxy.auth.users_file import UsersFile
 from popproxy.backend.dial import Dialer
 from popproxy.backend.pool import Pool
 from popproxy.config.loader import Loaded
@@ -224,19 +223,10 @@ class Parts:
             authenticators.append(SharedSecretAuthenticator(self._vault))
         if any(name.startswith("SCRAM") for name in listener.sasl):
             authenticators.append(ScramAuthenticator())
-        for number, check in enumerate(listener.authenticate, 1):
-            last = number == len(listener.authenticate)
-            if check == "users" and self._users is not None:
-                authenticators.append(UsersFileAuthenticator(self._users, self.executor, decisive=last))
-            elif check == "kerberos" and kerberos is not None:
-                authenticators.append(
-                    KerberosPasswordAuthenticator(
-                        kerberos.kdc, kerberos.principals, kerberos.realms,
-                        self.config.authentication.default_domain, self.vet_name, decisive=last,
-                    )
-                )  # fmt: skip
-            elif check == "passthrough":
-                authenticators.append(PassThrough())
+        kdc = None if kerberos is None else kerberos.judge
+        authenticators += password_judges(
+            listener, self.config.authentication, users=self._users, kdc=kdc, executor=self.executor
+        )
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
 
     def _verifiers(self, listener: Listener) -> ScramVerifiers | None:

@@ -8,22 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from popproxy.app.chain import KdcJudge
 from popproxy.config.loader import Loaded
 from popproxy.config.model import TICKET_STRATEGIES, Config, Kerberos
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.kerberos.keytab import usable
-from popproxy.kerberos.mapping import PrincipalMap, RealmRule, Rule, TableRule, parse_table, regex_rule
+from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule, TableRule, parse_table, regex_rule
 from popproxy.observe.metrics import Metrics
 from popproxy.sasl.credentials import Layer
 from popproxy.sasl.gssapi import LayerOffer
 from popproxy.session.tickets import Tickets
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.reread import RereadFile
-
-if TYPE_CHECKING:
-    from popproxy.kerberos.password import KdcPassword
 
 LAYER_SIZE = 64 * 1024
 """Longest wrapped token, in octets, that clients may send us in a security layer."""
@@ -60,9 +57,7 @@ class ListenerKerberos:
     """What the sessions of a listener use."""
 
     tickets: Tickets
-    kdc: KdcPassword
-    principals: PrincipalMap
-    realms: list[RealmRule]
+    judge: KdcJudge
 
 
 class KerberosParts:
@@ -81,7 +76,9 @@ class KerberosParts:
         for listener in config.listeners:
             if listener.uses_kerberos:
                 at = kerberos.at(listener)
-                self._listeners[listener.name] = self._make(at, principal_map(config, at, rules))
+                self._listeners[listener.name] = self._make(
+                    at, realm_rules(kerberos, at), principal_map(config, at, rules)
+                )
                 metrics.watch_keytab(listener.name, partial(usable, at.keytab, at.principals))
 
     def at(self, listener: str) -> ListenerKerberos | None:
@@ -93,14 +90,13 @@ class KerberosParts:
         for executor in self._executors:
             executor.close()
 
-    def _make(self, kerberos: Kerberos, principals: PrincipalMap) -> ListenerKerberos:
+    def _make(self, kerberos: Kerberos, realms: list[RealmRule], principals: PrincipalMap) -> ListenerKerberos:
         from popproxy.kerberos.acceptor import Acceptor  # noqa: PLC0415 - an optional library
         from popproxy.kerberos.apreq import ApReqVerifier  # noqa: PLC0415
         from popproxy.kerberos.password import KdcPassword  # noqa: PLC0415
 
         tickets, kdc = self._executors
         keytab, names, cache = kerberos.keytab, kerberos.principals, kerberos.replay_cache
-        realms = realm_rules(kerberos)
         require = kerberos.channel_binding == "require"
         acceptor = Acceptor(
             keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require,
@@ -116,36 +112,40 @@ class KerberosParts:
                 require_binding=require,
                 delegation=self._delegation,
             ),
-            KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=kdc),
-            principals,
-            realms,
+            KdcJudge(KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=kdc), principals, realms),
         )
 
 
-def realm_rules(kerberos: Kerberos) -> list[RealmRule]:
-    """The realms of the configuration."""
+def realm_rules(kerberos: Kerberos, at: Kerberos) -> list[RealmRule]:
+    """The realms of a listener whose section is `at`; `kerberos` is the one in the file, by whose places they go."""
+    places = {realm.realm: number for number, realm in enumerate(kerberos.realms)}
     return [
-        RealmRule(realm.realm, realm.domain, frozenset(realm.instances), realm.by_name) for realm in kerberos.realms
-    ]
+        RealmRule(
+            realm.realm, realm.domain, frozenset(realm.instances), realm.by_name,
+            ("kerberos", "realms", places[realm.realm]),
+        )
+        for realm in at.realms
+    ]  # fmt: skip
 
 
 def mapping_rules(kerberos: Kerberos) -> list[Rule]:
     """The rules that give principals other mailboxes. Raises ConfigError for a file that cannot be used."""
     rules: list[Rule] = []
-    for rule in kerberos.rules:
+    for number, rule in enumerate(kerberos.rules):
+        key = ("kerberos", "rules", number)
         if rule.file is not None:
-            rules.append(_table(rule.file))
+            rules.append(_table(rule.file, key))
         elif rule.regex is not None and rule.mailbox is not None:
-            rules.append(regex_rule(rule.regex, rule.mailbox))
+            rules.append(regex_rule(rule.regex, rule.mailbox, key))
     return rules
 
 
-def principal_map(config: Config, kerberos: Kerberos, rules: Sequence[Rule]) -> PrincipalMap:
-    """The mapping of a listener whose section is `kerberos`; `rules` are `mapping_rules`."""
-    return PrincipalMap(realm_rules(kerberos), rules, case=config.authentication.case)
+def principal_map(config: Config, at: Kerberos, rules: Sequence[Rule]) -> PrincipalMap:
+    """The mapping of a listener whose section is `at`; `rules` are `mapping_rules`."""
+    return PrincipalMap(realm_rules(config.kerberos or at, at), rules, case=config.authentication.case)
 
 
-def _table(path: Path) -> TableRule:
+def _table(path: Path, key: Key) -> TableRule:
     try:
         file = RereadFile(path, lambda octets: parse_table(octets, str(path)), logging.getLogger("popproxy.kerberos"))
     except OSError as error:
@@ -157,7 +157,7 @@ def _table(path: Path) -> TableRule:
             file.refresh()
         return file.value
 
-    return TableRule(str(path), lambda principal: table().get(principal), table)
+    return TableRule(str(path), lambda principal: table().get(principal), table, key)
 
 
 def _layers(kerberos: Kerberos) -> LayerOffer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from popproxy.auth.users_file import DISABLED, UsersFile
 from popproxy.state.executors import BoundedExecutor
 
@@ -20,4 +22,9 @@ class Accounts:
         """
         if self._users.is_stale():
             await self._executor.run(self._users.refresh)
-        return self._users.lookup(user) == DISABLED
+        return self.state(user) == "disabled"
+
+    def state(self, user: str) -> Literal["open", "disabled", "unknown"]:
+        """What the version of the file that was read last says."""
+        stored = self._users.lookup(user)
+        return "unknown" if stored is None else "disabled" if stored == DISABLED else "open"

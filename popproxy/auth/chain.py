@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from popproxy.auth.result import Accepted, Authenticator, AuthResult, CannotTell, Declined, Rejected
+from popproxy.auth.result import (
+    Accepted,
+    Authenticator,
+    AuthResult,
+    CannotTell,
+    Declined,
+    Foretelling,
+    Prospect,
+    Rejected,
+)
 from popproxy.sasl.credentials import Credential
 from popproxy.types import AuthFailure
 
@@ -24,6 +33,15 @@ class Chain:
 
     def __init__(self, authenticators: Sequence[Authenticator]) -> None:
         self._authenticators = tuple(authenticators)
+
+    def prospects(self, user: str) -> Iterator[Prospect]:
+        """What each judge of passwords would make of one of this user, up to the judge that decides."""
+        for authenticator in self._authenticators:
+            if isinstance(authenticator, Foretelling):
+                prospect = authenticator.prospect(user)
+                yield prospect
+                if prospect.step.outcome != "passed":
+                    return
 
     async def authenticate(self, credential: Credential, user: str) -> AuthResult:
         """See Authenticator; never Declined."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from popproxy.auth.names import NameRefused
-from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
+from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Prospect, Rejected
 from popproxy.errors import Unavailable
 from popproxy.kerberos.mapping import Mapped, PrincipalMap, RealmRule
 from popproxy.kerberos.password import KDC_NOT_PROVEN, PasswordRefusal, PasswordRefused
 from popproxy.sasl.credentials import Credential, PasswordCredential
-from popproxy.types import AuthFailure, Identity, Secret
+from popproxy.types import AuthFailure, Identity, Mechanism, Secret, Step
 
 
 class Kdc(Protocol):
@@ -65,6 +65,25 @@ class KerberosPasswordAuthenticator:
         except NameRefused as refused_name:
             return Rejected(refused_name.reason)
         return Accepted(Identity(mailbox, credential.authcid, credential.mechanism, principal=principal))
+
+    def prospect(self, user: str) -> Prospect:
+        """See Foretelling."""
+        claimed = self._principal(user)
+        if claimed is None:
+            return Prospect(Step("kerberos: its domain is that of no realm", (), "passed"))
+        asked = Step(f"kerberos: the KDC decides about {claimed}")
+        mapped = self._principals.map(claimed)
+        if not isinstance(mapped, Mapped):
+            return Prospect(mapped.steps[-1], before=(asked, *mapped.steps[:-1]))
+        try:
+            mailbox = self._vet(mapped.mailbox)
+        except NameRefused as refused:
+            return Prospect(
+                Step(f"refused: the mailbox cannot be a name here ({refused.reason})", (), "refused"),
+                before=(asked, *mapped.steps),
+            )
+        identity = Identity(mailbox, user, Mechanism.USER, principal=claimed)
+        return Prospect(mapped.steps[-1], identity, (asked, *mapped.steps[:-1]))
 
     def _principal(self, user: str) -> str | None:
         """The principal that a user's canonical name stands for; None if its domain is that of no realm."""

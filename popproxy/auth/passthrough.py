@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from popproxy.auth.result import Accepted, AuthResult, Declined
+from popproxy.auth.result import Accepted, AuthResult, Declined, Prospect
 from popproxy.sasl.credentials import Credential, PasswordCredential
-from popproxy.types import Identity
+from popproxy.types import Identity, Mechanism, Step
 
 
 class PassThrough:
@@ -17,3 +17,7 @@ class PassThrough:
         if not isinstance(credential, PasswordCredential):
             return Declined()
         return Accepted(Identity(user, credential.authcid, credential.mechanism, proven=False))
+
+    def prospect(self, user: str) -> Prospect:
+        """See Foretelling."""
+        return Prospect(Step("passthrough: the server decides"), Identity(user, user, Mechanism.USER, proven=False))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from popproxy.sasl.credentials import Credential
-from popproxy.types import AuthFailure, Identity
+from popproxy.types import AuthFailure, Identity, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,31 @@ class Declined:
 
 
 AuthResult = Accepted | Rejected | CannotTell | Declined
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What an authenticator would make of a password of some user, as far as that can be told without one.
+
+    `step` says it. `identity` is who would be logged in if the password is right; None if whoever comes is refused or
+    passed on, as the step's outcome says.
+    """
+
+    step: Step
+    identity: Identity | None = None
+    before: tuple[Step, ...] = ()
+    """How it came to that."""
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """An authenticator of passwords that can say beforehand how it would decide."""
+
+    name: str
+
+    def prospect(self, user: str) -> Prospect:
+        """For the canonical name `user`. Reads what the authenticator reads; asks nobody."""
+        ...
 
 
 class Authenticator(Protocol):

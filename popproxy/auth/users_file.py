@@ -25,13 +25,13 @@ from typing import Final
 
 from popproxy.auth.hashes import UnknownHash, require_known, verify, verify_dummy
 from popproxy.auth.names import NameRefused, check_name
-from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
+from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Prospect, Rejected
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.sasl.scram_verifier import ScramVerifier, UnusableVerifier, looks_like_verifier, parse_verifier
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.reread import RereadFile
-from popproxy.types import AuthFailure, Identity, Mechanism
+from popproxy.types import AuthFailure, Identity, Mechanism, Step
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,17 @@ class UsersFileAuthenticator:
             return CannotTell(f"users file: {error}")
         except MemoryError:
             return CannotTell("users file: no memory to verify a password hash")
+
+    def prospect(self, user: str) -> Prospect:
+        """See Foretelling."""
+        stored = self._users.lookup(user)
+        if stored is None and self._decisive:
+            return Prospect(Step("refused: not in the users file, and nobody is asked after it", (), "refused"))
+        if stored is None:
+            return Prospect(Step("users: not in the users file", (), "passed"))
+        if stored == DISABLED:
+            return Prospect(Step("refused: disabled in the users file", (), "refused"))
+        return Prospect(Step("users: the hash in the users file decides"), Identity(user, user, Mechanism.USER))
 
     def _matches(self, password: bytes, stored: str | None, user: str) -> bool:
         if stored:

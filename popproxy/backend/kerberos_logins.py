@@ -6,7 +6,7 @@ Nothing here imports GSSAPI: without Kerberos in the configuration its libraries
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from popproxy.backend.pool import Backend, Pool
 from popproxy.errors import BackendError, Unavailable
@@ -22,14 +22,34 @@ from popproxy.sasl.gssapi_client import OUR_MAX_SIZE, Protection
 from popproxy.types import Identity
 
 if TYPE_CHECKING:
-    from popproxy.kerberos.acceptor import GssContext
-    from popproxy.kerberos.delegation import Delegation, Source
+    from popproxy.kerberos.acceptor import DelegatedCredentials, GssContext
+    from popproxy.kerberos.delegation import Source
     from popproxy.kerberos.evidence import Evidence
     from popproxy.kerberos.initiator import Initiator
 
 _LAYERS: Final = {"none": Layer.NONE, "integrity": Layer.INTEGRITY, "confidentiality": Layer.CONFIDENTIALITY}
 
 log = get_logger("backend")
+
+
+class Sources(Protocol):
+    """Where the credentials of a login come from: Delegation. Each source is what `Gssapi` wants of one."""
+
+    def forwarded(self, user: str, delegated: DelegatedCredentials) -> object:
+        """The ticket-granting ticket that the client has forwarded."""
+        ...
+
+    def delegated(self, user: str, evidence: Evidence, forwarded: DelegatedCredentials | None) -> object:
+        """S4U2Proxy with the client's own ticket."""
+        ...
+
+    def transition(self, user: str) -> object:
+        """S4U2Self, then S4U2Proxy."""
+        ...
+
+    def service(self) -> object:
+        """The proxy's own ticket."""
+        ...
 
 
 class KerberosLogins:
@@ -39,7 +59,7 @@ class KerberosLogins:
     to mailboxes, backwards.
     """
 
-    def __init__(self, delegation: Delegation, principal_of: Callable[[str], str | None]) -> None:
+    def __init__(self, delegation: Sources, principal_of: Callable[[str], str | None]) -> None:
         self._delegation = delegation
         self._principal_of = principal_of
 
@@ -53,7 +73,7 @@ class KerberosLogins:
         names = pool.config.kerberos.layers if pool.config.tls == "none" else ["none"]
         return Gssapi(backend_user, source, tuple(_LAYERS[name] for name in names), strategy)
 
-    def _source(self, strategy: str, identity: Identity, credential: Credential) -> Source | None:
+    def _source(self, strategy: str, identity: Identity, credential: Credential) -> object:
         if strategy == "kerberos-service":
             return self._delegation.service()
         if strategy == "kerberos-transition":

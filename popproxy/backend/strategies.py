@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.pop3.logins import Apop, Login, Plain, UserPass
 from popproxy.sasl.credentials import Credential, PasswordCredential
 from popproxy.types import Identity, Secret
+
+Skipped = Callable[[str, str], None]
+"""Told of each strategy that cannot be used, and why."""
 
 
 def logins_for(
@@ -18,6 +22,7 @@ def logins_for(
     credential: Credential,
     stored: Callable[[], Secret | None],
     kerberos: KerberosLogins | None = None,
+    skipped: Skipped = lambda _strategy, _why: None,
 ) -> list[Login]:
     """The logins that can be tried, in the pool's order; empty if there is none.
 
@@ -31,6 +36,7 @@ def logins_for(
             if isinstance(credential, PasswordCredential):
                 login = UserPass(backend_user, credential.password, users_own=not identity.proven)
         elif not identity.proven:
+            skipped(strategy, "only the server can tell who it is, and this would let anybody in")
             continue
         elif strategy == "master":
             login = _master(pool, backend_user)
@@ -40,7 +46,22 @@ def logins_for(
             login = kerberos.login(strategy, pool, backend_user, identity, credential)
         if login is not None:
             logins.append(login)
+        else:
+            skipped(strategy, _LACKING[strategy])
     return logins
+
+
+_LACKING: Final = {
+    "forward": "the client sends no password",
+    "master": "the user's name has the separator in it, behind which the master's name would stand",
+    "apop": "the vault has no secret of this user",
+    "stored": "the vault has no secret of this user",
+    "kerberos-forwarded": "the client has forwarded no ticket",
+    "kerberos-delegated": "the client has shown no ticket",
+    "kerberos-transition": "there is no principal, or more than one, whose mailbox this is",
+    "kerberos-service": "there is no section kerberos",
+}
+"""What a strategy has not got, if it makes no login."""
 
 
 def _from_vault(strategy: str, backend_user: str, secret: Secret | None) -> Login | None:

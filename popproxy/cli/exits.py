@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     USAGE = 64
     DATAERR = 65
     NOINPUT = 66
+    NOUSER = 67
     UNAVAILABLE = 69
     SOFTWARE = 70
     CANTCREAT = 73

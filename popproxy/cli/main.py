@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from popproxy.cli import check, config, demo, passwords, penalties, serve, vault, version
+from popproxy.cli import explain as explain_command
 from popproxy.cli.exits import ExitCode, complain, explain
 
 _HELP = """An authenticating, auditing POP3 proxy: any mail client in front, any POP3 server behind.
@@ -16,8 +17,8 @@ _HELP = """An authenticating, auditing POP3 proxy: any mail client in front, any
 Start with `popproxy demo`: it brings its own mail server and needs no configuration. Then write
 /etc/popproxy/popproxy.yaml, let `popproxy check` look it over, and start `popproxy serve`.
 
-Exit codes are those of sysexits.h: 0 all is well, 64 wrong usage, 69 something is unavailable, 70 a bug, 66/73/74/77
-files, 78 the configuration or the environment is wrong.
+Exit codes are those of sysexits.h: 0 all is well, 64 wrong usage, 67 a user would be refused, 69 something is
+unavailable, 70 a bug, 66/73/74/77 files, 78 the configuration or the environment is wrong.
 """
 
 
@@ -33,6 +34,7 @@ def make_app() -> typer.Typer:
     )
     app.command()(serve.serve)
     app.command()(check.check)
+    app.command()(explain_command.explain)
     app.command()(demo.demo)
     app.add_typer(config.app, name="config")
     app.add_typer(vault.app, name="vault")

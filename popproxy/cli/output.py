@@ -47,7 +47,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: Tex
     stream = stream or sys.stdout
     shown = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
-    print(_styled(_columns([head.upper() for head in heads], widths), "1", stream.isatty()), file=stream)
+    print(styled(_columns([head.upper() for head in heads], widths), "1", stream.isatty()), file=stream)
     for row in shown:
         print(_columns(row, widths), file=stream)
 
@@ -57,7 +57,7 @@ def print_findings(findings: Sequence[Finding], stream: TextIO | None = None) ->
     stream = stream or sys.stdout
     fancy = stream.isatty()
     for area in dict.fromkeys(finding.area for finding in findings):
-        print(_styled(area, "1", fancy), file=stream)
+        print(styled(area, "1", fancy), file=stream)
         for finding in findings:
             if finding.area == area:
                 print("\n".join(_lines(finding, fancy)), file=stream)
@@ -75,7 +75,7 @@ def summary(findings: Iterable[Finding]) -> str:
 
 def _lines(finding: Finding, fancy: bool) -> list[str]:
     sign, colour = _SIGNS[finding.level]
-    mark = _styled(f"{sign} {finding.level:<7}", colour, True) if fancy else f"{finding.level:<7}"
+    mark = styled(f"{sign} {finding.level:<7}", colour, True) if fancy else f"{finding.level:<7}"
     lines = [f"  {mark}  {finding.text}"]
     if finding.cure:
         lines.append(f"  {' ' * (9 if fancy else 7)}  cure: {finding.cure}")
@@ -91,7 +91,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _styled(text: str, code: str, fancy: bool) -> str:
+def styled(text: str, code: str, fancy: bool) -> str:
+    """`text` in the colour or weight `code` of a terminal; as it is unless `fancy`."""
     return f"\x1b[{code}m{text}\x1b[0m" if fancy else text
 
 

@@ -28,6 +28,11 @@ class Loaded:
     config: Config
     warnings: list[Problem]
     path: Path
+    document: Document
+
+    def where(self, key: KeyPath) -> str:
+        """``file:line`` of a key, or of what encloses it if it is left to its default."""
+        return f"{self.path}:{self.document.place(key)[0]}"
 
 
 def load(path: Path) -> Config:
@@ -58,7 +63,7 @@ def load_bytes(raw: bytes, path: Path) -> Loaded:
     if problems or attempt.config is None:
         raise ConfigError(problems)
     warnings = [_problem(name, finding, place, finding.path) for place, finding in located if finding.warning]
-    return Loaded(attempt.config, warnings, path)
+    return Loaded(attempt.config, warnings, path, document)
 
 
 class _Attempt(NamedTuple):

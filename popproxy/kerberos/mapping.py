@@ -14,8 +14,10 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from popproxy.errors import ConfigError, Problem
+from popproxy.types import Step
 
 Case = Literal["fold", "keep"]
+Key = tuple[str | int, ...]
 
 _ESCAPES: Final = {"n": "\n", "t": "\t", "b": "\b", "0": "\0"}
 _SEPARATORS: Final = frozenset("@/\\")
@@ -32,10 +34,10 @@ class MapRefusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """The maildrop, and each step on the way to it in words for an administrator."""
+    """The maildrop, and each step on the way to it."""
 
     mailbox: str
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class NotMapped:
     """No maildrop. `steps` ends with what was in the way."""
 
     reason: MapRefusal
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,15 @@ class RealmRule:
     """A realm whose users may come.
 
     `domain` is put behind the user's name; without one the mailbox has none. `instances` are those second parts that
-    stand for the user (``alice/mail``). With `by_name` False only tables and regular expressions make mailboxes.
+    stand for the user (``alice/mail``). With `by_name` False only tables and regular expressions make mailboxes. `key`,
+    of any rule, is its place in the configuration, for steps.
     """
 
     realm: str
     domain: str | None = None
     instances: frozenset[str] = frozenset()
     by_name: bool = True
+    key: Key = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class RegexRule:
 
     pattern: re.Pattern[str]
     mailbox: str
+    key: Key = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class TableRule:
     name: str
     find: Callable[[str], str | None]
     table: Callable[[], Mapping[str, str]] = dict
+    key: Key = ()
 
 
 Rule = RegexRule | TableRule
@@ -93,37 +99,40 @@ class PrincipalMap:
 
     def map(self, principal: str) -> Mapped | NotMapped:
         r"""The maildrop of ``alice@REALM``, as libkrb5 prints it (with ``\@`` for an @ in the name)."""
-        steps = [f"principal {_shown(principal)}"]
+        steps: list[Step] = []
 
-        def refuse(reason: MapRefusal, why: str) -> NotMapped:
-            return NotMapped(reason, (*steps, why))
+        def refuse(reason: MapRefusal, why: str, key: Key = ()) -> NotMapped:
+            return NotMapped(reason, (*steps, Step(f"refused: {why}", key, "refused")))
 
         parsed = _parse(principal)
         if parsed is None:
-            return refuse(MapRefusal.MALFORMED, "refused: not a principal that could have a mailbox")
+            return refuse(MapRefusal.MALFORMED, "not a principal that could have a mailbox")
         user, instance, realm = parsed
         rule = self._realms.get(realm)
         if rule is None:
             listed = ", ".join(self._realms) or "none"
-            return refuse(MapRefusal.REALM, f"refused: realm {_shown(realm)} is not listed (listed: {listed})")
-        steps.append(f"realm {realm} is listed")
+            why = f"realm {_shown(realm)} is not listed (listed: {listed})"
+            return refuse(MapRefusal.REALM, why, ("kerberos", "realms"))
+        steps.append(Step(f"realm {realm} is listed", rule.key))
         mailbox = self._in_tables(principal, steps)
         if mailbox is None and instance is not None:
+            key = (*rule.key, "instances")
             if instance not in rule.instances:
-                return refuse(MapRefusal.INSTANCE, f"refused: instance /{instance} is not allowed in realm {realm}")
-            steps.append(f"instance /{instance} is allowed and stands for {user}")
+                return refuse(MapRefusal.INSTANCE, f"instance /{instance} is not allowed in realm {realm}", key)
+            steps.append(Step(f"instance /{instance} is allowed and stands for {user}", key))
         if mailbox is None:
             mailbox = self._by_regex(f"{user}@{realm}", steps)
         if mailbox is None and rule.by_name:
             mailbox = f"{user}@{rule.domain}" if rule.domain else user
-            steps.append(f"by name: {mailbox}")
+            steps.append(Step(f"by name: {mailbox}", (*rule.key, "domain") if rule.domain else rule.key))
         if mailbox is None:
-            return refuse(MapRefusal.NO_RULE, f"refused: no rule matches, and realm {realm} maps none by name")
+            key = (*rule.key, "by_name")
+            return refuse(MapRefusal.NO_RULE, f"no rule matches, and realm {realm} maps none by name", key)
         if self._case == "fold":
             mailbox = unicodedata.normalize("NFC", mailbox.lower())
         if not mailbox or _has_odd_characters(mailbox):
-            return refuse(MapRefusal.MALFORMED, "refused: the mailbox would be empty or have unprintable characters")
-        return Mapped(mailbox, (*steps, f"mailbox {mailbox}"))
+            return refuse(MapRefusal.MALFORMED, "the mailbox would be empty or have unprintable characters")
+        return Mapped(mailbox, tuple(steps))
 
     def principal_of(self, user: str, canonical: Callable[[str], str]) -> str | None:
         """The rules backwards: who `user`, logged in without Kerberos, is there. None if that cannot be told.
@@ -147,27 +156,29 @@ class PrincipalMap:
                 return principal
         return None
 
-    def _in_tables(self, principal: str, steps: list[str]) -> str | None:
+    def _in_tables(self, principal: str, steps: list[Step]) -> str | None:
         for rule in self._rules:
             if isinstance(rule, TableRule):
                 mailbox = rule.find(principal)
-                steps.append(f"table {rule.name}: {mailbox or 'no entry'}")
                 if mailbox is not None:
+                    steps.append(Step(f"table {rule.name}: {mailbox}", rule.key))
                     return mailbox
+                steps.append(Step(f"table {rule.name}: no entry", rule.key, "passed"))
         return None
 
-    def _by_regex(self, principal: str, steps: list[str]) -> str | None:
+    def _by_regex(self, principal: str, steps: list[Step]) -> str | None:
         for rule in self._rules:
             if isinstance(rule, RegexRule):
                 match = rule.pattern.fullmatch(principal)
-                mailbox = None if match is None else match.expand(rule.mailbox)
-                steps.append(f"regex {rule.pattern.pattern}: {'no match' if mailbox is None else mailbox}")
-                if mailbox is not None:
+                if match is not None:
+                    mailbox = match.expand(rule.mailbox)
+                    steps.append(Step(f"regex {rule.pattern.pattern}: {mailbox}", rule.key))
                     return mailbox
+                steps.append(Step(f"regex {rule.pattern.pattern}: no match", rule.key, "passed"))
         return None
 
 
-def regex_rule(pattern: str, mailbox: str) -> RegexRule:
+def regex_rule(pattern: str, mailbox: str, key: Key = ()) -> RegexRule:
     """A rule from the configuration. Raises ConfigError if pattern and mailbox do not fit together."""
     try:
         compiled = re.compile(pattern)
@@ -175,7 +186,7 @@ def regex_rule(pattern: str, mailbox: str) -> RegexRule:
     except (re.error, IndexError) as error:
         problem = Problem("", "", f"regex {pattern!r} with mailbox {mailbox!r}: {error}", "correct the rule")
         raise ConfigError([problem]) from None
-    return RegexRule(compiled, mailbox)
+    return RegexRule(compiled, mailbox, key)
 
 
 def parse_table(octets: bytes, where: str) -> Mapping[str, str]:

@@ -9,19 +9,28 @@ from pathlib import Path
 
 from popproxy.config.model import Config, Rule
 from popproxy.routing.route_file import RouteFile
-from popproxy.routing.template import compile_template, fields_of
+from popproxy.routing.template import Fill, compile_template, fields_of
+from popproxy.types import Step
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A decision: `pool`, the user's name there, and the rule that decided, in words for an administrator."""
+    """A decision: `pool`, and the user's name there."""
 
     pool: str
     backend_user: str
-    rule: str
 
 
 Try = Callable[[str, Mapping[str, str]], Route | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """`attempt` decides; `what` and `key` (its place in the configuration) are for people."""
+
+    what: str
+    key: tuple[str | int, ...]
+    attempt: Try
 
 
 class Router:
@@ -32,61 +41,76 @@ class Router:
         self._rules = [_rule(number, rule, canonical, pools) for number, rule in enumerate(config.routing.rules)]
         default = config.effective_default_pool
         if default is not None:
-            self._rules.append(_by_default(default, config.routing.default_backend_user))
+            key = ("pools", default) if config.routing.default is None else ("routing", "default")
+            self._rules.append(_by_default(default, config.routing.default_backend_user, key))
 
     def find(self, user: str) -> Route | None:
         """The route of a user in canonical form, or None if no rule matches."""
         fields = fields_of(user)
         for rule in self._rules:
-            route = rule(user, fields)
+            route = rule.attempt(user, fields)
             if route is not None:
                 return route
         return None
 
+    def steps(self, user: str) -> list[Step]:
+        """What `find` does for a user, rule by rule up to the one that decides."""
+        fields = fields_of(user)
+        steps: list[Step] = []
+        for rule in self._rules:
+            route = rule.attempt(user, fields)
+            if route is not None:
+                return [*steps, Step(f"{rule.what}: pool {route.pool}, there {route.backend_user}", rule.key)]
+            steps.append(Step(f"{rule.what}: no match", rule.key, "passed"))
+        why = "refused: no rule matches, and there is no default"
+        return [*steps, Step(why, ("routing",), "refused")]
 
-def _rule(number: int, rule: Rule, canonical: Callable[[str], str], pools: frozenset[str]) -> Try:
-    name = f"routing.rules[{number}]"
+
+def _rule(number: int, rule: Rule, canonical: Callable[[str], str], pools: frozenset[str]) -> _Rule:
+    key = ("routing", "rules", number)
     if rule.file is not None:
-        return _by_file(name, rule.file, rule.pool, rule.backend_user, canonical, pools)
+        return _Rule(f"file {rule.file}", key, _by_file(rule.file, rule.pool, rule.backend_user, canonical, pools))
     assert rule.pool is not None  # the model asks for it
     fill, pool = compile_template(rule.backend_user or "{user}"), rule.pool
     if rule.regex is not None:
-        pattern = re.compile(rule.regex)
-
-        def by_regex(user: str, fields: Mapping[str, str]) -> Route | None:
-            match = pattern.fullmatch(user)
-            return None if match is None else Route(pool, fill(fields, match), f"{name} regex")
-
-        return by_regex
+        return _Rule(f"regex {rule.regex}", key, _by_regex(re.compile(rule.regex), pool, fill))
     if rule.user is not None:
-        wanted = canonical(rule.user)
-        return lambda user, fields: Route(pool, fill(fields, None), f"{name} user") if user == wanted else None
+        return _Rule(f"user {rule.user}", key, _by_user(canonical(rule.user), pool, fill))
     domain = (rule.domain or "").lower()
-    return lambda _user, fields: (
-        Route(pool, fill(fields, None), f"{name} domain") if fields["domain"].lower() == domain else None
-    )
+    return _Rule(f"domain {domain}", key, _by_domain(domain, pool, fill))
+
+
+def _by_regex(pattern: re.Pattern[str], pool: str, fill: Fill) -> Try:
+    def attempt(user: str, fields: Mapping[str, str]) -> Route | None:
+        match = pattern.fullmatch(user)
+        return None if match is None else Route(pool, fill(fields, match))
+
+    return attempt
+
+
+def _by_user(wanted: str, pool: str, fill: Fill) -> Try:
+    return lambda user, fields: Route(pool, fill(fields, None)) if user == wanted else None
+
+
+def _by_domain(domain: str, pool: str, fill: Fill) -> Try:
+    return lambda _user, fields: Route(pool, fill(fields, None)) if fields["domain"].lower() == domain else None
 
 
 def _by_file(
-    name: str,
-    path: Path,
-    pool: str | None,
-    template: str | None,
-    canonical: Callable[[str], str],
-    pools: frozenset[str],
+    path: Path, pool: str | None, template: str | None, canonical: Callable[[str], str], pools: frozenset[str]
 ) -> Try:
     routes = RouteFile(path, pool, canonical, pools)
     fill = compile_template(template or "{user}")
 
-    def by_file(user: str, fields: Mapping[str, str]) -> Route | None:
+    def attempt(user: str, fields: Mapping[str, str]) -> Route | None:
         found = routes.find(user)
         if found is None:
             return None
-        return Route(found.pool, found.backend_user or fill(fields, None), f"{name} {path}")
+        return Route(found.pool, found.backend_user or fill(fields, None))
 
-    return by_file
+    return attempt
 
 
-def _by_default(pool: str, template: str | None) -> Try:
+def _by_default(pool: str, template: str | None, key: tuple[str, ...]) -> _Rule:
     fill = compile_template(template or "{user}")
-    return lambda _user, fields: Route(pool, fill(fields, None), "routing.default")
+    return _Rule("everybody else", key, lambda _user, fields: Route(pool, fill(fields, None)))

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from popproxy.app.service import Service
-from popproxy.config.loader import Loaded
 from popproxy.config.model_abuse import Control
 from popproxy.errors import ConfigError
 from popproxy.observe import logs
@@ -227,7 +227,7 @@ async def test_without_the_default_control_socket_mail_is_served_and_the_log_say
     by_default = Control.model_construct(set(), socket=taken, group=None, users=[], groups=[])
     log = io.StringIO()
     logs.configure("info", "json", log)
-    service = Service(Loaded(made.config.model_copy(update={"control": by_default}), [], made.path))
+    service = Service(replace(made, config=made.config.model_copy(update={"control": by_default})))
     await service.start()
     try:
         assert service.addresses["pop3"]

@@ -24,6 +24,7 @@ from tests.cli.helpers import CANARY, PROGRAM, popproxy, process, type_at, write
 COMMANDS = [
     "serve",
     "check",
+    "explain",
     "demo",
     "config schema",
     "config show",

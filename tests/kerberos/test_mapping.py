@@ -15,19 +15,20 @@ from popproxy.kerberos.mapping import (
     parse_table,
     regex_rule,
 )
+from popproxy.types import Step
 
 TABLE = parse_table(b"# who\nroot/mail@EXAMPLE.ORG postmaster@example.org\nBob@EXAMPLE.ORG Robert\n", "table")
 
 RULES = PrincipalMap(
     [
-        RealmRule("EXAMPLE.ORG", "example.org", frozenset({"mail"})),
+        RealmRule("EXAMPLE.ORG", "example.org", frozenset({"mail"}), key=("realms", 0)),
         RealmRule("PLAIN.ORG"),
         RealmRule("STRICT.ORG", by_name=False),
     ],
     [
-        regex_rule(r"u(\d+)@EXAMPLE\.ORG", r"user\1@example.org"),
-        TableRule("table", TABLE.get),
-        regex_rule(r"(?P<who>s-\w+)@STRICT\.ORG", r"\g<who>"),
+        regex_rule(r"u(\d+)@EXAMPLE\.ORG", r"user\1@example.org", ("rules", 0)),
+        TableRule("table", TABLE.get, key=("rules", 1)),
+        regex_rule(r"(?P<who>s-\w+)@STRICT\.ORG", r"\g<who>", ("rules", 2)),
     ],
 )
 
@@ -53,7 +54,7 @@ def test_mapped(principal: str, mailbox: str) -> None:
     result = RULES.map(principal)
     assert isinstance(result, Mapped), result
     assert result.mailbox == mailbox
-    assert result.steps[-1] == f"mailbox {mailbox}"
+    assert result.steps[-1].outcome == "done"
 
 
 @pytest.mark.parametrize(
@@ -96,22 +97,25 @@ def test_not_mapped(principal: str, reason: MapRefusal) -> None:
     result = RULES.map(principal)
     assert isinstance(result, NotMapped), result
     assert result.reason is reason
-    assert result.steps[-1].startswith("refused: ")
+    assert result.steps[-1].text.startswith("refused: ")
+    assert [step.outcome for step in result.steps].count("refused") == 1
     for step in result.steps:
-        assert step.isprintable()
+        assert step.text.isprintable()
 
 
 def test_steps_tell_the_whole_way() -> None:
     assert RULES.map("alice/mail@EXAMPLE.ORG").steps == (
-        "principal alice/mail@EXAMPLE.ORG",
-        "realm EXAMPLE.ORG is listed",
-        "table table: no entry",
-        "instance /mail is allowed and stands for alice",
-        r"regex u(\d+)@EXAMPLE\.ORG: no match",
-        r"regex (?P<who>s-\w+)@STRICT\.ORG: no match",
-        "by name: alice@example.org",
-        "mailbox alice@example.org",
+        Step("realm EXAMPLE.ORG is listed", ("realms", 0)),
+        Step("table table: no entry", ("rules", 1), "passed"),
+        Step("instance /mail is allowed and stands for alice", ("realms", 0, "instances")),
+        Step(r"regex u(\d+)@EXAMPLE\.ORG: no match", ("rules", 0), "passed"),
+        Step(r"regex (?P<who>s-\w+)@STRICT\.ORG: no match", ("rules", 2), "passed"),
+        Step("by name: alice@example.org", ("realms", 0, "domain")),
     )
+    assert RULES.map("u17@EXAMPLE.ORG").steps[-1] == Step(
+        r"regex u(\d+)@EXAMPLE\.ORG: user17@example.org", ("rules", 0)
+    )
+    assert RULES.map("root/mail@EXAMPLE.ORG").steps[-1].key == ("rules", 1)
 
 
 def test_case_can_be_kept() -> None:

@@ -108,3 +108,14 @@ def test_password_that_the_kdc_accepts(
         file.readline()
         answer = file.readline().decode().strip()
     assert answer == ("+OK Logged in" if expected == "none" else REFUSED)
+
+
+@pytest.mark.parametrize(("user", "expected"), [("alice", "disabled"), ("asmith", "disabled"), ("bob", "none")])
+def test_explain_tells_what_happens(proxy: Proxy, home_realm: Realm, user: str, expected: str) -> None:
+    done = proxy.command("explain", f"{user}@{home_realm.name}")
+    assert done.returncode == (0 if expected == "none" else 67), done.stdout + done.stderr
+    assert ("refused: disabled in" in done.stdout) == (expected != "none")
+    assert ("master: USER bob*popproxy and PASS" in done.stdout) == (expected == "none")
+    done = proxy.command("explain", user, "--listener", "both")
+    assert done.returncode == (0 if expected == "none" else 67), done.stdout + done.stderr
+    assert f"{user}@{home_realm.name}" in done.stdout or expected == "disabled"

@@ -1,0 +1,309 @@
+"""What would become of somebody who logs in, step by step, by the code that decides about sessions. Nobody logs in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, partial
+
+from popproxy.app.chain import KdcJudge, password_judges
+from popproxy.app.explanation import Explained, Explanation, Verdict, link_in_words, login_in_words, taken_for
+from popproxy.app.kerberos import mapping_rules, principal_map, realm_rules
+from popproxy.auth.accounts import Accounts
+from popproxy.auth.chain import Chain
+from popproxy.auth.names import NameRefused, canonical, vet, vet_name
+from popproxy.auth.users_file import UsersFile
+from popproxy.backend.kerberos_logins import KerberosLogins
+from popproxy.backend.pool import Pool
+from popproxy.backend.strategies import logins_for
+from popproxy.config.loader import Loaded
+from popproxy.config.model import Config, Listener
+from popproxy.config.secret import resolve_secret
+from popproxy.config.units import quote
+from popproxy.errors import PopproxyError, Unavailable
+from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule
+from popproxy.routing.router import Router
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
+from popproxy.session.tickets import user_of
+from popproxy.state.executors import BoundedExecutor
+from popproxy.types import Identity, Mechanism, Secret, Step
+from popproxy.vault.store import Vault
+
+FORWARDED = "kerberos-forwarded"
+
+_UNKNOWN = Secret("")
+"""In place of passwords, which nobody is asked for here."""
+
+
+class NoSuchListener(PopproxyError):
+    """The configuration has no listener of that name. The text names those that it has."""
+
+
+class _Ended(Exception):
+    """The last step says why the login goes no further."""
+
+    def __init__(self, verdict: Verdict, result: str) -> None:
+        super().__init__(result)
+        self.verdict = verdict
+        self.result = result
+
+
+def explain(loaded: Loaded, name: str, listener: str | None = None) -> Explanation:
+    """What would become of `name`, a principal or a user, at `listener` or the first one that may be meant.
+
+    Reads the files that the configuration names; asks neither KDC nor backend. Raises ConfigError, VaultError, OSError
+    for files that cannot be used, and NoSuchListener.
+    """
+    return _Explainer(loaded, name).run(listener)
+
+
+class _Explainer:
+    def __init__(self, loaded: Loaded, name: str) -> None:
+        self._config: Config = loaded.config
+        kind, why = taken_for(name, loaded.config)
+        self._found = Explanation(name, kind)
+        self._say("name", Step(f"{name if name.isprintable() else quote(name)} is {why}"))
+
+    def run(self, wanted: str | None) -> Explanation:
+        found = self._found
+        try:
+            number, listener = self._listener(wanted)
+            who, credential = self._ticket(listener) if found.kind == "principal" else self._password(number, listener)
+            found.mailbox = who.user
+            self._say("mailbox", Step(who.user))
+            self._account(who)
+            self._backend(listener, who, credential)
+            found.verdict = "let in"
+            found.result = self._result(who)
+        except _Ended as end:
+            found.verdict, found.result = end.verdict, end.result
+        return found
+
+    # ---- who ----
+
+    def _listener(self, wanted: str | None) -> tuple[int, Listener]:
+        takes = _takes_tickets if self._found.kind == "principal" else _takes_passwords
+        listeners = list(enumerate(self._config.listeners))
+        if wanted is None:
+            number, listener = next((pair for pair in listeners if takes(pair[1])), listeners[0])
+        else:
+            named = [pair for pair in listeners if pair[1].name == wanted]
+            if not named:
+                names = ", ".join(one.name for _, one in listeners)
+                raise NoSuchListener(f"there is no listener {wanted}; there are {names}")
+            number, listener = named[0]
+        self._found.listener = listener.name
+        key = ("listeners", number)
+        what = "tickets" if self._found.kind == "principal" else "passwords"
+        if not takes(listener):
+            raise self._ended("listener", f"{listener.name} takes no {what}", key, "not set up")
+        ways = f" by {'KPOP' if listener.protocol == 'kpop' else 'GSSAPI'}" if what == "tickets" else ""
+        others = [one.name for _, one in listeners if takes(one) and one is not listener]
+        more = f" (so {'do' if len(others) > 1 else 'does'} {', '.join(others)})" if others else ""
+        self._say("listener", Step(f"{listener.name} takes {what}{ways}{more}", key))
+        return number, listener
+
+    def _ticket(self, listener: Listener) -> tuple[Identity, Credential]:
+        principal = self._found.name
+        principals, _ = self._mapping(listener)
+        for step in principals.map(principal).steps:
+            self._say("identity", step)
+        if self._found.steps[-1].step.outcome == "refused":
+            raise self._refused()
+        kpop = listener.protocol == "kpop"
+        ticket = (
+            KpopCredential(principal, "", evidence=_SHOWN) if kpop else GssapiCredential(principal, "", context=_SHOWN)
+        )
+        try:
+            user = user_of(ticket, principals, self._vet_name)
+        except NameRefused as refused:
+            raise self._ended("identity", f"the mailbox cannot be a name here ({refused.reason})") from None
+        return Identity(user, principal, ticket.mechanism, principal=principal), ticket
+
+    def _password(self, number: int, listener: Listener) -> tuple[Identity, Credential]:
+        rules = self._config.authentication
+        credential = PasswordCredential(Mechanism.USER, self._found.name, Secret("?"))
+        try:
+            user = vet(credential, rules.default_domain, rules.case)
+        except NameRefused as refused:
+            raise self._ended("identity", f"that cannot be a name ({refused.reason})") from None
+        self._say("identity", Step(f"the user {user}, if the password is right"))
+        kdc = None
+        if "kerberos" in listener.authenticate:
+            principals, realms = self._mapping(listener)
+            kdc = KdcJudge(_NobodyAsked(), principals, realms)
+        judges = password_judges(listener, rules, users=self._users, kdc=kdc, executor=self._executor)
+        for place, prospect in enumerate(Chain(judges).prospects(user)):
+            key = ("listeners", number, "authenticate", place)
+            for step in (*prospect.before, prospect.step):
+                self._say("password", step if step.key else replace(step, key=key))
+            if prospect.identity is not None:
+                return prospect.identity, credential
+            if prospect.step.outcome == "refused":
+                raise self._refused()
+        raise self._ended(
+            "password", "nobody is left to decide about the password", ("listeners", number, "authenticate")
+        )
+
+    def _account(self, who: Identity) -> None:
+        section = self._config.users
+        if self._users is None or section is None:
+            self._say("account", Step("there is no users file that could disable it", outcome="passed"))
+            return
+        key = ("users", "file")
+        match Accounts(self._users, self._executor).state(who.user):
+            case "unknown":
+                self._say("account", Step(f"not in {section.file}, so not disabled", key, "passed"))
+            case "open":
+                self._say("account", Step(f"open in {section.file}", key))
+            case "disabled" if who.proven:
+                raise self._ended("account", f"disabled in {section.file}", key)
+            case _:
+                self._say("account", Step(f"disabled in {section.file}, but only the server decides here", key, "open"))
+
+    # ---- where ----
+
+    def _backend(self, listener: Listener, who: Identity, credential: Credential) -> None:
+        router = Router(self._config, self._canonical)
+        for step in router.steps(who.user):
+            self._say("route", step)
+        route = router.find(who.user)
+        if route is None:
+            raise self._refused()
+        found, config = self._found, self._config.pools[route.pool]
+        found.pool, found.backend_user = route.pool, route.backend_user
+        pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN)
+        key = ("pools", route.pool)
+        self._say("pool", Step(f"{pool.name}, where the user is {route.backend_user}", key))
+        for place, backend in enumerate(pool.backends):
+            order = "tried first" if place == 0 and len(pool.backends) > 1 else "then" if place else "the only one"
+            self._say("server", Step(f"{backend.label}, {order}", (*key, "servers", place)))
+        self._say("link", Step(link_in_words(pool), (*key, "tls")))
+        self._strategies(listener, pool, who, credential)
+
+    def _strategies(self, listener: Listener, pool: Pool, who: Identity, credential: Credential) -> None:
+        found, key = self._found, ("pools", pool.name, "login")
+        skipped: dict[str, str] = {}
+        logins = logins_for(
+            pool, found.backend_user, who, credential, partial(self._stored, who.user), self._tickets(listener),
+            skipped.__setitem__,
+        )  # fmt: skip
+        usable = iter(logins)
+        for place, strategy in enumerate(pool.config.login):
+            if strategy in skipped:
+                self._say("login", Step(f"{strategy}: {skipped[strategy]}", (*key, place), "passed"))
+                continue
+            text = f"{strategy}: {login_in_words(next(usable), pool)}"
+            if strategy == FORWARDED:
+                self._say("login", Step(text, (*key, place), "open"))
+            else:
+                self._say(
+                    "login",
+                    Step(f"{text}, if what is above cannot be used there" if found.strategy else text, (*key, place)),
+                )
+                found.strategy = found.strategy or strategy
+        if not logins:
+            raise self._ended("login", f"no way to log in at the pool {pool.name}", key, "not set up")
+        found.strategy = found.strategy or FORWARDED
+
+    def _tickets(self, listener: Listener) -> KerberosLogins | None:
+        if self._config.kerberos is None:
+            return None
+        principals, _ = self._mapping(listener)
+        return KerberosLogins(_NoSources(), partial(principals.principal_of, canonical=self._canonical))
+
+    def _stored(self, user: str) -> Secret | None:
+        return None if self._vault is None else self._vault.get(user)
+
+    # ---- pieces, made when they are needed ----
+
+    @cached_property
+    def _users(self) -> UsersFile | None:
+        section = self._config.users
+        return None if section is None else UsersFile.load(section.file, self._canonical)
+
+    @cached_property
+    def _vault(self) -> Vault | None:
+        section = self._config.vault
+        return None if section is None else Vault.open(section.file, resolve_secret(section.key))
+
+    @cached_property
+    def _executor(self) -> BoundedExecutor:
+        return BoundedExecutor("hashes", 1, 1, 1.0)
+
+    def _mapping(self, listener: Listener) -> tuple[PrincipalMap, list[RealmRule]]:
+        kerberos = self._config.kerberos
+        assert kerberos is not None
+        realms = realm_rules(kerberos, kerberos.at(listener))
+        return principal_map(self._config, kerberos.at(listener), self._rules), realms
+
+    @cached_property
+    def _rules(self) -> list[Rule]:
+        assert self._config.kerberos is not None
+        return mapping_rules(self._config.kerberos)
+
+    def _canonical(self, name: str) -> str:
+        return canonical(name, self._config.authentication.default_domain, self._config.authentication.case)
+
+    def _vet_name(self, name: str) -> str:
+        return vet_name(name, self._config.authentication.default_domain, self._config.authentication.case)
+
+    # ---- saying it ----
+
+    def _say(self, stage: str, step: Step) -> None:
+        self._found.steps.append(Explained(stage, step))
+
+    def _ended(self, stage: str, why: str, key: Key = (), verdict: Verdict = "refused") -> _Ended:
+        """Says a last step; to be raised."""
+        self._say(stage, Step(f"refused: {why}", key, "refused"))
+        return _Ended(verdict, why)
+
+    def _refused(self) -> _Ended:
+        """The last step has said why; to be raised."""
+        return _Ended("refused", self._found.steps[-1].step.text.removeprefix("refused: "))
+
+    def _result(self, who: Identity) -> str:
+        found = self._found
+        proof = "ticket" if found.kind == "principal" else "password"
+        judge = "" if who.proven else " by the server"
+        way = f"{found.backend_user} by {found.strategy}"
+        return f"let in at pool {found.pool} as {way}, if the {proof} is accepted{judge}"
+
+
+class _Shown:
+    """In place of what is kept of a client's ticket; such a client forwards one, too."""
+
+    evidence = delegated = "a ticket"
+
+
+_SHOWN = _Shown()
+
+
+class _NoSources:
+    """In place of what gets tickets for servers: it can always be asked."""
+
+    def forwarded(self, user: str, delegated: object) -> object:
+        return self
+
+    def delegated(self, user: str, evidence: object, forwarded: object) -> object:
+        return self
+
+    def transition(self, user: str) -> object:
+        return self
+
+    def service(self) -> object:
+        return self
+
+
+class _NobodyAsked:
+    """In place of what asks the KDC."""
+
+    async def check(self, user: str, password: Secret) -> str:
+        raise Unavailable("the KDC is not asked here", "kdc")
+
+
+def _takes_tickets(listener: Listener) -> bool:
+    return listener.gssapi or listener.protocol == "kpop"
+
+
+def _takes_passwords(listener: Listener) -> bool:
+    return listener.protocol == "pop3"

@@ -1,0 +1,93 @@
+"""What was found out about a login that nobody has tried, as values; and its parts in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from popproxy.backend.pool import Pool
+from popproxy.config.model import Config
+from popproxy.kerberos.mapping import split_principal
+from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.types import Step
+
+Kind = Literal["principal", "user"]
+Verdict = Literal["let in", "refused", "not set up"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One step, and the stage of the login that it belongs to."""
+
+    stage: str
+    step: Step
+
+
+@dataclass(slots=True)
+class Explanation:
+    """Everything that was found out; what comes behind the step that ended it is empty."""
+
+    name: str
+    kind: Kind
+    listener: str = ""
+    steps: list[Explained] = field(default_factory=list)
+    mailbox: str = ""
+    pool: str = ""
+    backend_user: str = ""
+    strategy: str = ""
+    verdict: Verdict = "refused"
+    result: str = ""
+    """The verdict in one sentence."""
+
+
+def taken_for(name: str, config: Config) -> tuple[Kind, str]:
+    """Principal or user, and why: their names look alike."""
+    if config.kerberos is None:
+        return "user", "taken for a user: there is no section kerberos"
+    parts, realm = split_principal(name)
+    listed = [one.realm for one in config.kerberos.realms]
+    if realm in listed:
+        return "principal", f"taken for a principal: {realm} is one of kerberos.realms"
+    if len(parts) > 1:
+        return "principal", "taken for a principal: it has two parts, with / between them"
+    if realm is not None and realm == realm.upper() != realm.lower():
+        return "principal", f"taken for a principal: {realm} is written like a realm"
+    near = next((one for one in listed if realm is not None and one.lower() == realm.lower()), None)
+    hint = f" (the principal is {parts[0]}@{near})" if near else f" (a principal would be {name}@{listed[0]})"
+    return "user", "taken for a user" + (hint if near or realm is None else "")
+
+
+def link_in_words(pool: Pool) -> str:
+    """How the connection to the pool's servers is protected."""
+    config = pool.config
+    if config.tls == "none":
+        return "in clear"
+    how = "STLS" if config.tls == "stls" else "TLS"
+    if not config.verify:
+        return f"{how}, the certificate is not verified"
+    trust = f"by {config.ca}" if config.ca else "by the system's authorities"
+    name = f" for the name {config.server_name}" if config.server_name else ""
+    return f"{how}, the certificate is verified {trust}{name}"
+
+
+def login_in_words(login: Login, pool: Pool) -> str:
+    """What is said to the server."""
+    match login:
+        case UserPass(users_own=True):
+            return f"USER {login.user} and the client's password, about which the server decides"
+        case UserPass():
+            return f"USER {login.user} and PASS"
+        case Apop():
+            return f"APOP {login.user}"
+        case Plain():
+            return f"AUTH PLAIN as {login.authcid} for {login.authzid}"
+        case Gssapi():
+            return f"AUTH GSSAPI for {login.authzid}, {_TICKETS[login.strategy]} ({pool.config.kerberos.principal})"
+
+
+_TICKETS = {
+    "kerberos-forwarded": "with a ticket got by the one that the client forwards, if it forwards one",
+    "kerberos-delegated": "if the KDC gives us a ticket in exchange for the client's",
+    "kerberos-transition": "if the KDC gives us a ticket in the user's name",
+    "kerberos-service": "with our own ticket",
+}
