@@ -10,32 +10,35 @@ from tests.bench import results_file
 from tests.bench.facts import Facts, facts
 from tests.bench.goals import goal_table
 from tests.bench.held import HELD
+from tests.bench.kerberos import LOGINS, TICKETS
+from tests.bench.kerberos import samples as ticket_samples
 from tests.bench.loads import LOADS
 from tests.bench.options import read_options
 from tests.bench.own import OWN_SCENARIOS
 from tests.bench.proxies import Contender, Proxies
 from tests.bench.report import Results
 from tests.bench.run import Plan, Run, say
-from tests.bench.scenario import Scenario
+from tests.bench.scenario import Described, Scenario
 from tests.bench.target import TargetError
 from tests.bench.tools import CompileError
 from tests.peers.process import REPOSITORY, PeerMissingError
 
 SCENARIOS: tuple[Scenario, ...] = (*LOADS, *HELD, *OWN_SCENARIOS)
-"""All there are, in the order of the tables."""
+ALL: tuple[Described, ...] = (*SCENARIOS, *TICKETS)
+"""In the order of the tables."""
 QUICK = [*(scenario.name for scenario in LOADS), "idle", "idle-tls"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures and prints tables. Returns 1 if a session was lost, an octet altered, or a measurement failed."""
-    options = read_options(arguments, [scenario.name for scenario in SCENARIOS], QUICK)
+    options = read_options(arguments, [scenario.name for scenario in ALL], QUICK)
     if options.kept:
         try:
             where, targets, samples = results_file.load(options.kept)
         except (OSError, ValueError) as error:
             say(str(error))
             return 1
-        show(Results(SCENARIOS, targets, samples), where, options.markdown)
+        show(Results(ALL, targets, samples), where, options.markdown)
         return 0
     return measure(options)
 
@@ -50,6 +53,7 @@ def measure(options: argparse.Namespace) -> int:
         return [*own, *map(proxies.peer, options.targets)]
 
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenarios]
+    tickets = [scenario for scenario in TICKETS if scenario.name in options.scenarios and not options.popproxy_tree]
     rounds = (options.rounds, options.alone_rounds)
     status = 0
     try:
@@ -59,6 +63,7 @@ def measure(options: argparse.Namespace) -> int:
         return 1
     try:
         run.carry_out()
+        run.samples += ticket_samples(tickets, options.rounds, int(LOGINS * options.scale)) if tickets else []
     except (TargetError, PeerMissingError) as error:
         say(str(error))
         status = 1
@@ -67,7 +72,7 @@ def measure(options: argparse.Namespace) -> int:
     where = facts(run.accounting.words, rounds)
     if options.json:
         results_file.save(options.json, where, names, run.samples)
-    show(Results(scenarios, names, run.samples), where, options.markdown)
+    show(Results([*scenarios, *tickets], names, run.samples), where, options.markdown)
     for complaint in run.loader.complaints:
         say(complaint)
     return status or any(s.measurement is None or s.measurement.lost or s.measurement.altered for s in run.samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from tests.bench.kerberos_logins import GOAL as KERBEROS_GOAL
 from tests.bench.report import Results, ratio, short, summary, table
 
 ABSOLUTE = ""
@@ -32,6 +33,8 @@ GOALS = tuple(
         "sessions-tls": {"haproxy": 1.20, "nginx": 1.05, "dovecot": 0.65},
         "bulk-tls": {"haproxy": 1.0, "nginx": 0.70, "dovecot": 0.10},
         "lone": {"haproxy": 1.15},
+        "gssapi": {"dovecot": KERBEROS_GOAL},
+        "kpop": {"dovecot": KERBEROS_GOAL},
     }.items()
     for other, limit in limits.items()
 )

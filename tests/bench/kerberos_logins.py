@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench.facts import facts
@@ -213,6 +213,23 @@ def report(measured: dict[str, Case]) -> str:
     return table(["login", "CPU us (from-to)"], rows) + "\n" + table(head, ratios)
 
 
+def rounds(site: KerberosSite, count: int, logins: int) -> Iterator[dict[str, Case]]:
+    """Measures so many logins of each kind in each round, and yields after it what there is so far.
+
+    Raises LoginFailedError, and TargetError if the proxies turn out not to do the same.
+    """
+    measured = cases(site)
+    for case in measured.values():
+        measure(site, case, 100)  # what is made once is made now
+    for number in range(count):
+        say(f"logins by ticket, round {number + 1} of {count}")
+        for case in random.sample(list(measured.values()), len(measured)):
+            case.values.append(measure(site, case, logins))
+        yield measured
+    if not all((target.directory / name).stat().st_size for target, name in site.replay_caches()):
+        raise TargetError("one of the proxies keeps no replay cache: they cannot be compared")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measures and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.kerberos_logins", description=__doc__)
@@ -222,15 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         with kerberos_site() as site:
-            measured = cases(site)
-            for case in measured.values():
-                measure(site, case, 100)  # what is made once is made now
-            for number in range(options.rounds):
-                say(f"round {number + 1} of {options.rounds}")
-                for case in random.sample(list(measured.values()), len(measured)):
-                    case.values.append(measure(site, case, options.logins))
-            if not all((target.directory / name).stat().st_size for target, name in site.replay_caches()):
-                raise TargetError("one of the proxies keeps no replay cache: they cannot be compared")
+            *_, measured = rounds(site, options.rounds, options.logins)
             where = facts(site.accounting.words, (options.rounds, 0))
     except (CompileError, TargetError, PeerMissingError, LoginFailedError) as error:
         say(str(error))

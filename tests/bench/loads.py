@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.bench.accounting import Cpu
 from tests.bench.scenario import Figure, Load, Loader, Measurement, MeasurementError, settle
-from tests.bench.setups import DEFAULT
+from tests.bench.setups import DEFAULT, SPLICE
 from tests.bench.target import Target
 
 Value = Callable[[Cpu, Load], float]
@@ -76,6 +76,9 @@ LOADS = (
     LoadScenario("sessions-tls", "the same under TLS, 64 at a time", "churn", ("-c", "64"), 2, _SESSION, tls=True),
     LoadScenario("lone", "the same, one at a time", "churn", ("-c", "1"), 1, _ALONE),
     LoadScenario("bulk", "messages of 10 MB, 4 at a time", "bulk", ("-c", "4"), 1.5, _BULK, user="b1"),
+    LoadScenario(
+        "bulk-splice", "the same, moved inside the kernel", "bulk", ("-c", "4"), 1.5, _BULK, user="b1", setup=SPLICE
+    ),
     LoadScenario("bulk-tls", "the same under TLS", "bulk", ("-c", "4"), 1.5, _BULK, user="b1", tls=True),
     LoadScenario("noop", "NOOP in lock-step, 64 sessions", "noop", ("-c", "64"), 1, _NOOP),
     LoadScenario(

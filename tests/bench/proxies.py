@@ -8,12 +8,12 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from tests.bench.accounting import Accounting
-from tests.bench.setups import DEFAULT, SETUPS, sections_of
+from tests.bench.setups import DEFAULT, SETUPS, SPLICE, sections_of
 from tests.bench.target import Ports, Target
 from tests.bench.tools import HERE, Tools
 from tests.peers.certs import Authority
@@ -24,20 +24,30 @@ TEMPLATES = HERE / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A proxy from Debian. One daemon for each of `variants`, which are values for the template."""
+    """A proxy from Debian. One daemon for each of `variants`, which are values for the template.
+
+    `setups` are values that differ in set-ups other than the default.
+    """
 
     template: str
     program: str
     arguments: tuple[str, ...]
     variants: tuple[Mapping[str, str], ...]
     most_idle: int = 9000
+    setups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 _DOVECOT = {"service_count": "0", "process_min_avail": "1", "process_limit": "1", "client_limit": "9900"}
 PEERS = {
     "nginx": Peer("nginx.conf.in", "nginx", ("-c", "@config@"), ({"proxy_buffer": "4k"},)),
     "nginx_64k": Peer("nginx.conf.in", "nginx", ("-c", "@config@"), ({"proxy_buffer": "64k"},)),
-    "haproxy": Peer("haproxy.cfg.in", "haproxy", ("-W", "-f", "@config@"), ({"splice": "no option"},)),
+    "haproxy": Peer(
+        "haproxy.cfg.in",
+        "haproxy",
+        ("-W", "-f", "@config@"),
+        ({"splice": "no option"},),
+        setups={SPLICE: {"splice": "option"}},
+    ),
     "dovecot": Peer("dovecot.conf.in", "dovecot", ("-F", "-c", "@config@"), (_DOVECOT,)),
     "perdition": Peer(
         "perdition.conf.in",
@@ -100,21 +110,24 @@ class Proxies:
 
     def peer(self, name: str) -> Contender:
         """One of `PEERS`."""
-        return Contender(name, {DEFAULT: lambda: self._peer(name)})
+        setups = [DEFAULT, *PEERS[name].setups]
+        return Contender(name, {setup: partial(self._peer, name, setup) for setup in setups})
 
     def popproxy(self, name: str, tree: Path = REPOSITORY) -> Contender:
         """popproxy as it is in `tree`, run by the virtual environment there if it has one, else by ours."""
         return Contender(name, {setup: partial(self._popproxy, name, tree, setup) for setup in SETUPS})
 
-    def _peer(self, name: str) -> Target:
+    def _peer(self, name: str, setup: str) -> Target:
         peer, commands = PEERS[name], []
+        directory = f"{name}-{setup}"
         ports = Ports(self._free_port(), self._free_port())
-        values = self._place(name, ports)
+        values = self._place(directory, ports)
         for number, variant in enumerate(peer.variants):
-            config = self._write(name, f"{number}.conf", peer.template, {**values, **variant})
+            own = {**values, **variant, **peer.setups.get(setup, {})}
+            config = self._write(directory, f"{number}.conf", peer.template, own)
             arguments = [config if word == "@config@" else word for word in peer.arguments]
             commands.append([require(peer.program), *arguments])
-        target = self._target(name, commands, ports, self._cpus.proxy)
+        target = self._target(name, commands, ports, self._cpus.proxy, directory)
         target.most_idle = peer.most_idle
         return target
 

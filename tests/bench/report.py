@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from tests.bench.scenario import Sample, Scenario
+from tests.bench.scenario import Described, Sample
 from tests.bench.setups import DEFAULT
 
 Row = list[str]
@@ -48,7 +48,7 @@ def table(head: Row, rows: Iterable[Row]) -> str:
 class Results:
     """The samples of a run by scenario, target and round."""
 
-    def __init__(self, scenarios: Sequence[Scenario], targets: Sequence[str], samples: Sequence[Sample]) -> None:
+    def __init__(self, scenarios: Sequence[Described], targets: Sequence[str], samples: Sequence[Sample]) -> None:
         self.scenarios = scenarios
         self.targets = targets
         self.samples = samples

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench.accounting import accounting
 from tests.bench.proxies import Contender, Cpus, Proxies
-from tests.bench.scenario import Loader, MeasurementError, Sample, Scenario
+from tests.bench.scenario import Loader, MeasurementError, Sample, Scenario, settle
 from tests.bench.target import Target, limit_files
 from tests.bench.tools import tools
 
@@ -84,10 +84,18 @@ class Run:
         for number in range(self._plan.rounds if scenarios else 0):
             say(f"round {number + 1} of {self._plan.rounds}")
             for target, scenario in _turns(contenders, scenarios):
-                target.start()
+                if not target.alive():
+                    self._start_warm(target)
                 self._measure(scenario, target, number)
         for contender in contenders:
             contender.stop()
+
+    def _start_warm(self, target: Target) -> None:
+        """So that nothing that is done once, at the start or by the first sessions, is measured in the first round."""
+        target.start()
+        with contextlib.suppress(MeasurementError):  # its first measurement will fail, too, and say so
+            self.loader.run(target, "churn", "-c", "16", seconds=0.5)
+        settle()
 
     def _one_by_one(self, contenders: list[Contender]) -> None:
         scenarios = [scenario for scenario in self._plan.scenarios if scenario.alone]

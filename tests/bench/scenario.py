@@ -53,12 +53,11 @@ class Figure:
     unit: str
 
 
-class Scenario(Protocol):
-    """One way to load a proxy. The first of `figures` is what ratios are made of; of all of them less is better, except
-    for those whose unit ends in ``/s``.
+class Described(Protocol):
+    """What the tables show of a scenario.
 
-    `alone`: each measurement has a fresh process, and no other proxy runs beside it. `setup`: which of its set-ups a
-    proxy needs for it; those that have none are left out.
+    The first of `figures` is what ratios are made of; of all of them less is better, except for those whose unit ends
+    in ``/s``. `setup`: which of its set-ups a proxy needs for it; those that have none are left out.
     """
 
     @property
@@ -71,10 +70,14 @@ class Scenario(Protocol):
     def figures(self) -> tuple[Figure, ...]: ...
 
     @property
-    def alone(self) -> bool: ...
+    def setup(self) -> str: ...
+
+
+class Scenario(Described, Protocol):
+    """One way to load a proxy. `alone`: each measurement has a fresh process, and no other proxy runs beside it."""
 
     @property
-    def setup(self) -> str: ...
+    def alone(self) -> bool: ...
 
     def measure(self, loader: Loader, target: Target) -> Measurement:
         """Load the running target. Raises MeasurementError."""

@@ -18,12 +18,14 @@ DEFAULT = "default"
 """The set-up that all proxies have: they relay to the synthetic server, and do not judge passwords."""
 OWN = "own"
 """The same, for scenarios that only popproxy can do."""
+SPLICE = "splice"
+"""Bodies of messages are moved inside the kernel."""
 ARGON2ID = "argon2id"
 APOP = "apop"
 
 USER, PASSWORD = "s1", "secret"  # what tools/load.c sends; the backend takes any password
 
-_PASS_THROUGH = {"authenticate": "passthrough", "apop": "false", "login": "forward", "sections": ""}
+_PASS_THROUGH = {"authenticate": "passthrough", "apop": "false", "login": "forward", "splice": "", "sections": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def _give_to_nobody(path: Path) -> None:
 SETUPS: Mapping[str, Setup] = {
     DEFAULT: Setup(_PASS_THROUGH),
     OWN: Setup(_PASS_THROUGH),
+    SPLICE: Setup({**_PASS_THROUGH, "splice": ", splice: true"}),
     ARGON2ID: Setup(
         {**_PASS_THROUGH, "authenticate": "users", "sections": 'users: {file: "@dir@/users"}'}, _users_file
     ),

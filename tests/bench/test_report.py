@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import results_file
-from tests.bench.__main__ import SCENARIOS, main
+from tests.bench.__main__ import ALL, main
 from tests.bench.facts import Facts
 from tests.bench.goals import GOALS, goal_table
 from tests.bench.proxies import PEERS
@@ -18,12 +18,12 @@ FACTS = Facts("2026-01-01", "2 CPUs", "Debian", "abc", {"Python": "3.11"}, "cont
 
 
 def sample(target: str, cpu: float, number: int = 0, scenario: str = "sessions", lost: int = 0) -> Sample:
-    figures = next(one for one in SCENARIOS if one.name == scenario).figures
+    figures = next(one for one in ALL if one.name == scenario).figures
     return Sample(scenario, target, number, Measurement(dict.fromkeys((f.name for f in figures), cpu), lost, lost // 2))
 
 
 def results(*samples: Sample) -> Results:
-    return Results(SCENARIOS, ["popproxy", "nginx", "haproxy"], samples)
+    return Results(ALL, ["popproxy", "nginx", "haproxy"], samples)
 
 
 def test_ratios_are_made_inside_a_round() -> None:
@@ -49,7 +49,7 @@ def test_a_goal_for_a_figure_needs_no_other_proxy() -> None:
 
 
 def test_each_goal_is_about_a_scenario_and_a_proxy_that_exist() -> None:
-    assert {goal.scenario for goal in GOALS} <= {scenario.name for scenario in SCENARIOS}
+    assert {goal.scenario for goal in GOALS} <= {scenario.name for scenario in ALL}
     assert {goal.other for goal in GOALS} - {""} <= set(PEERS)
 
 
