@@ -61,7 +61,13 @@ class TlsInfo:
     server_name: str | None = None
 
 
-class Mechanism(StrEnum):
+class Word(StrEnum):
+    """A word of a closed set. Its hash is that of the text, in C: these are looked up for every session."""
+
+    __hash__ = str.__hash__
+
+
+class Mechanism(Word):
     """How a client proved who it is. Also the label of the authentication metrics."""
 
     USER = "USER"
@@ -109,7 +115,7 @@ class Step:
     outcome: Literal["done", "passed", "refused", "open"] = "done"
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     """ECS ``event.outcome``."""
 
     SUCCESS = "success"
@@ -117,7 +123,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-class CloseReason(StrEnum):
+class CloseReason(Word):
     """Why a session ended: closed set, in the ``session_end`` record and the metric ``sessions_ended_total``."""
 
     LOGOUT = "logout"  # QUIT answered in TRANSACTION, UPDATE done
@@ -143,7 +149,7 @@ class CloseReason(StrEnum):
     INTERNAL = "internal"  # a bug of ours, logged
 
 
-class AuthFailure(StrEnum):
+class AuthFailure(Word):
     """Why a login did not succeed: closed set, in the audit record and in ``auth_attempts_total{reason}``."""
 
     NONE = "none"
@@ -175,7 +181,7 @@ class AuthFailure(StrEnum):
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
 
 
-class ThrottleScope(StrEnum):
+class ThrottleScope(Word):
     """What a login was refused for: closed set, the label of ``auth_throttled_total`` and ``penalties_tracked``."""
 
     ADDRESS = "address"
