@@ -10,12 +10,9 @@ import contextlib
 import secrets
 import socket
 from dataclasses import replace
-from typing import cast
 
-from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed, Unavailable
-from popproxy.kerberos.refusal import KerberosRefused
+from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
 from popproxy.net.channel import Channel
-from popproxy.net.gss_layer import GssLayer
 from popproxy.net.relay import Relay
 from popproxy.observe.logs import get_logger
 from popproxy.pop3 import replies
@@ -30,9 +27,9 @@ from popproxy.pop3.server import (
     TlsRequested,
     VerifierNeeded,
 )
-from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, Layer
-from popproxy.sasl.gssapi import GssContext
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.session.context import ListenerContext
+from popproxy.session.gssapi import start_layer, take_step
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.session.verifiers import find_verifier
@@ -258,19 +255,12 @@ class Session:
         self.deadline = max(before, self._context.relay.deadlines.now + 1)
 
     async def _gss_step(self, token: bytes) -> LoginFailed | None:
-        """Kerberos is done after one token, so that each begins a context of its own."""
-        core, tickets, tls = self._core, self._context.tickets, self._context.tls
+        core = self._core
         assert core is not None
-        assert tickets is not None
-        binding = tls.end_point(self._channel.tls_context) if tickets.bind and tls is not None else None
-        context = tickets.acceptor.new_context(binding)
-        try:
-            answer = await context.advance(token)
-        except (KerberosRefused, Unavailable) as error:
-            return await LoginAttempt(
-                self._context, self._trail, self._source.host, GssapiCredential("", "")
-            ).ticket_refused(error)
-        core.sasl_step_done(context, answer)
+        step = await take_step(self._context, self._trail, self._source.host, self._channel, token)
+        if isinstance(step, LoginFailed):
+            return step
+        core.sasl_step_done(*step)
         self._after_core()
         return None
 
@@ -326,7 +316,12 @@ class Session:
             opened.channel.abort()
             raise SessionOver(CloseReason.CLIENT_LOST)
         pipelined, eof = core.take_rest()
-        pipelined = self._start_layer(pipelined, opened.channel)
+        try:
+            pipelined = start_layer(context, self._channel, self._credential, pipelined)
+        except RemoteProtocolError:
+            self._channel.abort()
+            opened.channel.abort()
+            raise SessionOver(CloseReason.PROTOCOL) from None
         now = context.reactor.loop.time()
         exchange = Exchange(
             pipelining=pool.pipelines(opened.backend, now), before=core.offer.capabilities(), declared=pool.declared
@@ -343,22 +338,6 @@ class Session:
         if pool.config.splice:
             self._relay.splice()
         self._relay.start(pipelined, eof)
-
-    def _start_layer(self, pipelined: bytes, backend: Channel) -> bytes:
-        """From the +OK on everything is in the security layer that the client has chosen, if it has chosen one."""
-        credential, tickets = self._credential, self._context.tickets
-        if not isinstance(credential, GssapiCredential) or credential.layer is Layer.NONE:
-            return pipelined
-        assert tickets is not None
-        confidential = credential.layer is Layer.CONFIDENTIALITY
-        context = cast("GssContext", credential.context)
-        layer = GssLayer(context, credential.client_max_size, tickets.layers.max_size, confidential)
-        try:
-            return self._channel.start_gss(layer, pipelined)
-        except RemoteProtocolError:
-            self._channel.abort()
-            backend.abort()
-            raise SessionOver(CloseReason.PROTOCOL) from None
 
     # ---- receiver ----
 
