@@ -87,11 +87,24 @@ class Mechanism(Word):
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """Where a directory says that a user's maildrop is; what it does not say is None.
+
+    Either of `pool` and `server` (port 0: whichever) leads there; `backend_user` is the user's name there.
+    """
+
+    pool: str | None = None
+    server: Address | None = None
+    backend_user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """The one value that says who is logged in, from authentication onwards.
 
     `user` is the authorisation identity in canonical form; `authcid` what the client claimed to be. `proven` is False
     until the backend has confirmed a passed-through password. `principal` is who Kerberos says it is, if it was asked.
+    `location` is what the directory that accepted the user said besides.
     """
 
     user: str
@@ -99,6 +112,7 @@ class Identity:
     mechanism: Mechanism
     proven: bool = True
     principal: str = ""
+    location: Location | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +192,12 @@ class AuthFailure(Word):
     KERBEROS_GARBAGE = "kerberos_garbage"
     KDC_NOT_PROVEN = "kdc_not_proven"  # it does not know our key: a false one, or the keytab is out of date
     CHANNEL_BINDING = "channel_binding"
+    AMBIGUOUS = "ambiguous"  # a directory knows several users of this name
+    ACCOUNT_DISABLED = "account_disabled"  # these five are what directories and PAM say of an account
+    ACCOUNT_EXPIRED = "account_expired"
+    ACCOUNT_LOCKED = "account_locked"
+    ACCOUNT_RESTRICTED = "account_restricted"  # not at this time, or not from here
+    PASSWORD_EXPIRED = "password_expired"  # noqa: S105 - a reason
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
 
 

@@ -71,10 +71,10 @@ def named(paths: list[Path]) -> list[str]:
 ALL_COMMANDS = list(dict.fromkeys(line for path in GUIDES for line in commands(path.read_text())))
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_readme_configurations_load_without_a_warning(tmp_path: Path, number: int) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     block = blocks[number]
     assert len(block.splitlines()) <= 16
     file = tmp_path / "popproxy.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from popproxy import __version__
 from popproxy.app.chain import password_judges
 from popproxy.app.delegation import DelegationParts
+from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import mechanisms_of, read_decoy_key
 from popproxy.auth.accounts import Accounts
-from popproxy.auth.chain import Chain
+from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.result import Authenticator
 from popproxy.auth.scram import (
@@ -67,10 +69,15 @@ class Privileged:
     vault_key: Secret | None
     masters: dict[str, Secret]  # by pool
     decoy_key: Secret | None
+    directories: StartedDirectories
+
+    def close(self) -> None:
+        """End the helper processes, if nobody has taken them over."""
+        self.directories.close()
 
 
 def read_privileged(loaded: Loaded) -> Privileged:
-    """Certificates, their keys, the vault's key, master users' passwords. Raises ConfigError."""
+    """Certificates, their keys, the vault's key, passwords of the proxy's own; starts helpers. Raises ConfigError."""
     config = loaded.config
     problems: list[Problem] = []
     tls: dict[str, ServerTls] = {}
@@ -105,9 +112,15 @@ def read_privileged(loaded: Loaded) -> Privileged:
         import_libraries(loaded)
     except ConfigError as error:
         problems += error.problems
+    directories = StartedDirectories()
+    try:
+        directories = start_directories(loaded)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
+        directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, masters, decoys)
+    return Privileged(tls, key, masters, decoys, directories)
 
 
 class Parts:
@@ -119,7 +132,8 @@ class Parts:
         self._privileged = privileged
         self.pools = {name: Pool(name, pool, privileged.masters.get(name)) for name, pool in config.pools.items()}
         labels = list(dict.fromkeys(backend.label for pool in self.pools.values() for backend in pool.backends))
-        self.metrics = Metrics([listener.name for listener in config.listeners], labels)
+        names = [listener.name for listener in config.listeners]
+        self.metrics = Metrics(names, labels, list(config.directories))
         self.executor = self._hash_executor()
         self._vault = self._open_vault()
         self._users = self._open_users()
@@ -131,6 +145,7 @@ class Parts:
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
+        self._directories = DirectoryParts(config, privileged.directories, self.metrics, loop)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
@@ -152,7 +167,7 @@ class Parts:
         relay = RelayContext(listener.name, self.metrics, self.audit, self.deadlines, self.config.timeouts, self._pipe)
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
-            authenticator=self._chain(listener, kerberos), throttle=self.throttle, state=self.state,
+            authenticator=self._authenticator(listener, kerberos), throttle=self.throttle, state=self.state,
             delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
@@ -166,6 +181,7 @@ class Parts:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
         self.deadlines.close()
         self.executor.close()
+        self._directories.close()
         if self._kerberos is not None:
             self._kerberos.close()
         if self._delegation is not None:
@@ -217,7 +233,14 @@ class Parts:
     def _stored(self, user: str) -> Secret | None:
         return None if self._vault is None else self._vault.get(user)
 
-    def _chain(self, listener: Listener, kerberos: ListenerKerberos | None) -> Chain:
+    def _authenticator(self, listener: Listener, kerberos: ListenerKerberos | None) -> Authenticator:
+        chain = self._chain(listener, kerberos, listener.authenticate)
+        domains = self.config.authentication.domains
+        if not domains:
+            return chain
+        return ByDomain({name: self._chain(listener, kerberos, checks) for name, checks in domains.items()}, chain)
+
+    def _chain(self, listener: Listener, kerberos: ListenerKerberos | None, checks: Sequence[str]) -> Chain:
         authenticators: list[Authenticator] = []
         if (listener.apop or "CRAM-MD5" in listener.sasl) and self._vault is not None:
             authenticators.append(SharedSecretAuthenticator(self._vault))
@@ -225,8 +248,9 @@ class Parts:
             authenticators.append(ScramAuthenticator())
         kdc = None if kerberos is None else kerberos.judge
         authenticators += password_judges(
-            listener, self.config.authentication, users=self._users, kdc=kdc, executor=self.executor
-        )
+            checks, self.config.authentication, users=self._users, kdc=kdc, executor=self.executor,
+            directories=self._directories.directories,
+        )  # fmt: skip
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
 
     def _verifiers(self, listener: Listener) -> ScramVerifiers | None:

@@ -1,16 +1,19 @@
-"""Who judges the passwords of a listener's clients, in which order."""
+"""Who judges passwords, in which order."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from popproxy.auth.directory import DirectoryAuthenticator
 from popproxy.auth.kerberos import Kdc, KerberosPasswordAuthenticator
 from popproxy.auth.names import vet_name
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
-from popproxy.config.model import Authentication, Listener
+from popproxy.config.model import Authentication
+from popproxy.directories.entry import Directory
 from popproxy.kerberos.mapping import PrincipalMap, RealmRule
 from popproxy.state.executors import BoundedExecutor
 
@@ -25,17 +28,17 @@ class KdcJudge:
 
 
 def password_judges(
-    listener: Listener, rules: Authentication, *, users: UsersFile | None, kdc: KdcJudge | None,
-    executor: BoundedExecutor,
+    checks: Sequence[str], rules: Authentication, *, users: UsersFile | None, kdc: KdcJudge | None,
+    executor: BoundedExecutor, directories: Mapping[str, Directory],
 ) -> list[Authenticator]:  # fmt: skip
-    """Those whom `listener.authenticate` names, in this order. `executor` verifies hashes."""
+    """Those whom `checks` names, in this order. `executor` verifies hashes."""
     found: list[Authenticator] = []
-    for number, check in enumerate(listener.authenticate, 1):
-        last = number == len(listener.authenticate)
+    vet = partial(vet_name, default_domain=rules.default_domain, case=rules.case)
+    for number, check in enumerate(checks, 1):
+        last = number == len(checks)
         if check == "users" and users is not None:
             found.append(UsersFileAuthenticator(users, executor, decisive=last))
         elif check == "kerberos" and kdc is not None:
-            vet = partial(vet_name, default_domain=rules.default_domain, case=rules.case)
             found.append(
                 KerberosPasswordAuthenticator(
                     kdc.kdc, kdc.principals, kdc.realms, rules.default_domain, vet, decisive=last
@@ -43,4 +46,6 @@ def password_judges(
             )
         elif check == "passthrough":
             found.append(PassThrough())
+        elif check in directories:
+            found.append(DirectoryAuthenticator(directories[check], vet, decisive=last))
     return found

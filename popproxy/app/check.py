@@ -10,6 +10,7 @@ from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.control import check_control
+from popproxy.app.checks.directories import check_directories
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
@@ -35,12 +36,13 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
 async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Finding]:
     """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
 
-    Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, and the
-    KDCs, with the keys of the keytabs.
+    Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, the KDCs,
+    with the keys of the keytabs, and the directories.
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
     network = [] if offline else [check_kdcs(config), check_backends(config)]
+    network.append(check_directories(config, offline=offline))
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
 

@@ -19,6 +19,7 @@ from popproxy.config.loader import Loaded
 from popproxy.config.model import Config, Listener
 from popproxy.config.secret import resolve_secret
 from popproxy.config.units import quote
+from popproxy.directories.entry import Answer
 from popproxy.errors import PopproxyError, Unavailable
 from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule
 from popproxy.routing.router import Router
@@ -128,21 +129,26 @@ class _Explainer:
             raise self._ended("identity", f"that cannot be a name ({refused.reason})") from None
         self._say("identity", Step(f"the user {user}, if the password is right"))
         kdc = None
-        if "kerberos" in listener.authenticate:
+        key: Key = ("listeners", number, "authenticate")
+        checks = listener.authenticate
+        for domain, others in rules.domains.items():
+            if user.endswith(f"@{domain.lower()}"):
+                key, checks = ("authentication", "domains", domain), others
+        if "kerberos" in checks:
             principals, realms = self._mapping(listener)
             kdc = KdcJudge(_NobodyAsked(), principals, realms)
-        judges = password_judges(listener, rules, users=self._users, kdc=kdc, executor=self._executor)
+        directories = {name: _SilentDirectory(name) for name in self._config.directories}
+        judges = password_judges(
+            checks, rules, users=self._users, kdc=kdc, executor=self._executor, directories=directories
+        )
         for place, prospect in enumerate(Chain(judges).prospects(user)):
-            key = ("listeners", number, "authenticate", place)
             for step in (*prospect.before, prospect.step):
-                self._say("password", step if step.key else replace(step, key=key))
+                self._say("password", step if step.key else replace(step, key=(*key, place)))
             if prospect.identity is not None:
                 return prospect.identity, credential
             if prospect.step.outcome == "refused":
                 raise self._refused()
-        raise self._ended(
-            "password", "nobody is left to decide about the password", ("listeners", number, "authenticate")
-        )
+        raise self._ended("password", "nobody is left to decide about the password", key)
 
     def _account(self, who: Identity) -> None:
         section = self._config.users
@@ -299,6 +305,21 @@ class _NobodyAsked:
 
     async def check(self, user: str, password: Secret) -> str:
         raise Unavailable("the KDC is not asked here", "kdc")
+
+
+class _SilentDirectory:
+    """In place of what asks a directory."""
+
+    kind = ""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def verify(self, user: str, password: Secret) -> Answer:
+        raise Unavailable("no directory is asked here", "directory")
+
+    async def find(self, user: str) -> Answer:
+        raise Unavailable("no directory is asked here", "directory")
 
 
 def _takes_tickets(listener: Listener) -> bool:

@@ -66,10 +66,14 @@ class Service:
         try:
             control = self._bind_control()
             privileged = read_privileged(self._loaded)
-            for module in (*_IMPORTED_LATE, *_wanted(config)):
-                importlib.import_module(module)
-            privileges.drop(config.process, str(self._loaded.path))
-            parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
+            try:
+                for module in (*_IMPORTED_LATE, *_wanted(config)):
+                    importlib.import_module(module)
+                privileges.drop(config.process, str(self._loaded.path))
+                parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
+            except BaseException:
+                privileged.close()
+                raise
         except BaseException:
             _close(bound, control)
             raise

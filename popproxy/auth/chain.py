@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from popproxy.auth.result import (
     Accepted,
@@ -58,3 +58,18 @@ class Chain:
                 case _:
                     return in_doubt or result
         return in_doubt or Rejected(AuthFailure.BAD_CREDENTIALS)
+
+
+class ByDomain:
+    """A chain for the users of each domain that has one, and one for all others."""
+
+    name = "domains"
+
+    def __init__(self, domains: Mapping[str, Authenticator], others: Authenticator) -> None:
+        self._domains = {domain.lower(): chain for domain, chain in domains.items()}
+        self._others = others
+
+    async def authenticate(self, credential: Credential, user: str) -> AuthResult:
+        """See Authenticator."""
+        chain = self._domains.get(user.rpartition("@")[2].lower(), self._others) if "@" in user else self._others
+        return await chain.authenticate(credential, user)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no backend, KDC or name server.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no backend, KDC, directory or name server.")] = False,
 ) -> None:
     """Say whether this configuration would work on this machine, and what to do if not.
 
     Looks at the configuration, the ports, the certificates with their dates, names and keys, the users file and the
-    vault, the keytabs, the audit directory, and asks every backend for its greeting, TLS and capabilities, and the KDCs
-    for keys and clock. Changes nothing, sends no password, and ends within 15 seconds. Exit code 0 if `popproxy serve`
-    would work, 78 if not.
+    vault, the keytabs, the audit directory, and asks every backend for its greeting, TLS and capabilities, the KDCs for
+    keys and clock, and the directories for a user that nobody is called. Changes nothing, sends nobody's password, and
+    ends within 15 seconds. Exit code 0 if `popproxy serve` would work, 78 if not.
 
     For example:
 

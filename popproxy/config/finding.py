@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 KeyPath = tuple[str | int, ...]
@@ -36,3 +37,12 @@ def related(one: KeyPath, other: KeyPath) -> bool:
     """Is one of them the other, or inside it?"""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
+
+
+def twice(values: Iterable[object], at: KeyPath) -> Iterator[Finding]:
+    """A finding for each of `values` (the list at `at`) that has been there before."""
+    seen: set[object] = set()
+    for number, value in enumerate(values):
+        if value in seen:
+            yield Finding((*at, number), f"{value} stands in this list already", "remove one of the two")
+        seen.add(value)

@@ -16,7 +16,8 @@ from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import quote
 
 _WORDS_FOR_VALUES = {
-    "starttls": "stls", "start_tls": "stls", "ssl": "implicit", "tls": "implicit", "pop3s": "implicit", "plain": "none",
+    "starttls": "stls", "start_tls": "stls starttls", "stls": "starttls", "ldaps": "implicit", "ssl": "implicit",
+    "tls": "implicit", "pop3s": "implicit", "plain": "none",
     "cleartext": "none", "off": "none no", "false": "none no", "disabled": "none", "on": "stls yes", "true": "stls yes",
     "warn": "warning", "err": "error", "critical": "error", "notice": "info", "text": "console", "tlsv1.2": "1.2",
     "tlsv1.3": "1.3", "1.0": "1.2", "1.1": "1.2", "pass-through": "passthrough", "proxy": "passthrough",

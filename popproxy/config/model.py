@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
+from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import SaslName, Scram
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
@@ -18,7 +19,6 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 BANNER_PATTERN = r"^[ -;=?-~]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Check = Literal["users", "kerberos", "passthrough"]
 LoginStrategy = Literal[
     "forward",
     "apop",
@@ -90,9 +90,9 @@ class Listener(Model):
     """Offer SASL GSSAPI: single sign-on with Kerberos tickets (needs the section kerberos)."""
     kerberos: ListenerKerberos | None = None
     """Keytab, principals and realms of this listener, where they differ from those of the section kerberos."""
-    authenticate: list[Check] = Field(default=["passthrough"], min_length=1)
-    """Who decides about a password: the users file, the KDC (kerberos), the backend (passthrough), or one after the
-    other."""
+    authenticate: list[Name] = Field(default=["passthrough"], min_length=1)
+    """Who decides about a password: users (the users file), kerberos (the KDC), passthrough (the backend), a directory
+    by its name, or one after the other."""
     proxy_protocol: list[IpNetwork] = []
     """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others
     refused."""
@@ -232,6 +232,8 @@ class Authentication(Model):
     """A failed login is answered this long after it was sent, whatever the reason."""
     tries: int = Field(default=3, ge=1, le=100)
     """Failed logins before the connection is closed."""
+    domains: dict[str, Annotated[list[Name], Field(min_length=1)]] = {}
+    """Who decides about passwords of users of these domains, instead of the listener's authenticate."""
     default_domain: str | None = None
     """Added to user names without a domain: alice becomes alice@example.com."""
     case: Literal["fold", "keep"] = "fold"
@@ -451,6 +453,8 @@ class Config(Model):
     """Secrets for APOP, CRAM-MD5 and backends, SCRAM verifiers."""
     scram: Scram | None = None
     """SCRAM without the vault."""
+    directories: dict[Name, Directory] = {}
+    """Sources of users and of routes, by a name of your choice."""
     kerberos: Kerberos | None = None
     """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()

@@ -7,13 +7,15 @@ that it rests on, so that a mistake is told once and not again by its consequenc
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from popproxy.config.capabilities import check_capabilities
-from popproxy.config.finding import Finding, KeyPath, dotted
+from popproxy.config.finding import Finding, KeyPath, dotted, twice
 from popproxy.config.model import TICKET_STRATEGIES, Config, Listener, Pool
 from popproxy.config.rules_abuse import ABUSE_RULES
+from popproxy.config.rules_authentication import AUTHENTICATION_RULES
 from popproxy.config.rules_delegation import DELEGATION_RULES
+from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_mechanisms import MECHANISM_RULES
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
@@ -40,15 +42,6 @@ def _listeners(config: Config) -> Iterator[tuple[KeyPath, Listener]]:
 def _pools(config: Config) -> Iterator[tuple[KeyPath, Pool]]:
     for name, pool in config.pools.items():
         yield ("pools", name), pool
-
-
-def _twice(values: Iterable[object], at: KeyPath) -> Iterator[Finding]:
-    """A finding for each of `values` (the list at `at`) that has been there before."""
-    seen: set[object] = set()
-    for number, value in enumerate(values):
-        if value in seen:
-            yield Finding((*at, number), f"{value} stands in this list already", "remove one of the two")
-        seen.add(value)
 
 
 def _listener_names(config: Config) -> Iterator[Finding]:
@@ -118,35 +111,6 @@ def _cleartext(config: Config) -> Iterator[Finding]:
                 yield Finding((*at, "proxy_protocol", number), what, "name the load balancers only", warning=True)
 
 
-def _who_decides(config: Config) -> Iterator[Finding]:
-    without_forward = [name for name, pool in config.pools.items() if "forward" not in pool.login]
-    used = any(
-        "users" in listener.authenticate or listener.apop or listener.uses_kerberos for listener in config.listeners
-    )  # at least for the accounts that it disables
-    for at, listener in _listeners(config):
-        if listener.protocol == "kpop":
-            continue
-        yield from _twice(listener.authenticate, (*at, "authenticate"))
-        for number, check_name in enumerate(listener.authenticate):
-            path = (*at, "authenticate", number)
-            if check_name == "users" and config.users is None:
-                cure = "add the section users with file: /etc/popproxy/users, or write passthrough"
-                yield Finding(path, "there is no users file", cure, because=(("users",),))
-            elif check_name == "kerberos" and config.kerberos is None:
-                cure = "add the section kerberos with keytab, principals, replay_cache and realms, or write passthrough"
-                yield Finding(path, "there is no section kerberos", cure, because=(("kerberos",),))
-            elif check_name == "passthrough" and without_forward:
-                names = ", ".join(without_forward)
-                cure = f"add forward to the login of {names}, or let users decide"
-                what = f"passthrough tries the client's password at the backend, but {names} does not log in with it"
-                because = tuple(("pools", name, "login") for name in without_forward)
-                yield Finding(path, what, cure, warning=len(without_forward) < len(config.pools), because=because)
-    if config.users is not None and not used:
-        cure = "add users to a listener's authenticate, or remove the section"
-        listed: tuple[KeyPath, ...] = tuple((*at, "authenticate") for at, _ in _listeners(config))
-        yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=listed)
-
-
 def _apop(config: Config) -> Iterator[Finding]:
     brought = {"forward", "kerberos-forwarded", "kerberos-delegated"}  # by clients; those of APOP bring nothing
     helpless = [name for name, pool in config.pools.items() if brought.issuperset(pool.login)]
@@ -201,7 +165,7 @@ def _master(config: Config) -> Iterator[Finding]:
 
 def _pool_servers(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
-        yield from _twice(map(format_server, pool.servers), (*at, "servers"))
+        yield from twice(map(format_server, pool.servers), (*at, "servers"))
         if len(pool.servers) > 1 and not pool.shared:
             cure = "write shared: true if all of them serve the same maildrops, otherwise make a pool of each"
             what = "several servers, but nothing says that they serve the same maildrops"
@@ -210,7 +174,7 @@ def _pool_servers(config: Config) -> Iterator[Finding]:
 
 def _pool_links(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
-        yield from _twice(pool.login, (*at, "login"))
+        yield from twice(pool.login, (*at, "login"))
         revealing = [strategy for strategy in pool.login if strategy != "apop" and strategy not in TICKET_STRATEGIES]
         if pool.tls == "none" and not pool.allow_cleartext and revealing:
             cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
@@ -259,10 +223,11 @@ _RULES: tuple[Rule, ...] = (
     _listen_addresses,
     _certificates,
     _cleartext,
-    _who_decides,
+    *AUTHENTICATION_RULES,
     _apop,
     _vault,
     _master,
+    *DIRECTORY_RULES,
     *KERBEROS_RULES,
     *DELEGATION_RULES,
     *MECHANISM_RULES,

@@ -43,6 +43,8 @@ def check_unused_pools(config: Config) -> Iterator[Finding]:
     routing = config.routing
     if any(rule.file is not None for rule in routing.rules) or (routing.default is None and not routing.rules):
         return  # a file may name any pool; without rules the one pool serves everybody
+    if any(directory.names_places for directory in config.directories.values()):
+        return
     used = {rule.pool for rule in routing.rules} | {routing.default}
     for name in config.pools:
         if name not in used:
@@ -98,16 +100,8 @@ def check_domain(config: Config) -> Iterator[Finding]:
 
 
 def _template(template: str, regex: str | None, path: KeyPath) -> Iterator[Finding]:
-    """Placeholders in braces must be known, and group references must exist in the regular expression."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in template):
-        yield Finding(path, "has a control character", "remove it; a user name is printable text")
-    for name in re.findall(r"\{([^{}]*)\}", template):
-        if name not in _PLACEHOLDERS:
-            meant = nearest(name, _PLACEHOLDERS) if name else None
-            cure = f"did you mean {{{meant}}}?" if meant else "write {user}, {local} or {domain}"
-            yield Finding(path, f"{quote('{' + name + '}')} is not a known placeholder", cure)
-    if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", template)):
-        yield Finding(path, "has a brace without its counterpart", "write {user}, {local} or {domain}")
+    """Placeholders must be known, and group references must exist in the regular expression."""
+    yield from check_placeholders(template, path)
     if regex is None:
         if "\\" in template:
             cure = "write {user}, {local} or {domain}, or match with regex"
@@ -129,3 +123,16 @@ def _template(template: str, regex: str | None, path: KeyPath) -> Iterator[Findi
         known = ", ".join(pattern.groupindex) or (f"\\1 to \\{count}" if count > 1 else "\\1" if count else "none")
         cure = f"put a part of the regex in parentheses, or use one it has ({known})"
         yield Finding(path, f"the regex has no group {group}", cure, because=((*path[:-1], "regex"),))
+
+
+def check_placeholders(template: str, path: KeyPath) -> Iterator[Finding]:
+    """What stands in braces must be known."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in template):
+        yield Finding(path, "has a control character", "remove it; a user name is printable text")
+    for name in re.findall(r"\{([^{}]*)\}", template):
+        if name not in _PLACEHOLDERS:
+            meant = nearest(name, _PLACEHOLDERS) if name else None
+            cure = f"did you mean {{{meant}}}?" if meant else "write {user}, {local} or {domain}"
+            yield Finding(path, f"{quote('{' + name + '}')} is not a known placeholder", cure)
+    if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", template)):
+        yield Finding(path, "has a brace without its counterpart", "write {user}, {local} or {domain}")

@@ -57,8 +57,8 @@ class Family:
     always: Set[tuple[str, ...]] = frozenset()
 
 
-def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
-    """All families of a proxy with these listeners (names) and backends (``host:port``)."""
+def families(listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = ()) -> list[Family]:
+    """All families of a proxy with these listeners, directories (names) and backends (``host:port``)."""
     listener = {"listener": tuple(listeners)}
     backend = {"backend": tuple(backends)}
     reasons = tuple(reason.value for reason in CloseReason)
@@ -113,7 +113,7 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "auth_duration_seconds",
             "histogram",
             "Time to judge a credential.",
-            {"authenticator": ("users", "vault", "scram", "kerberos", "passthrough")},
+            {"authenticator": ("users", "vault", "scram", "kerberos", "ldap", "passthrough")},
             _LOGIN,
         ),
         Family(
@@ -223,6 +223,14 @@ def families(listeners: Sequence[str], backends: Sequence[str]) -> list[Family]:
             "counter",
             "Kerberos tickets wanted for logins at backends: ok, or what was in the way.",
             {"strategy": TICKET_STRATEGIES, "outcome": ("ok", *TICKET_OBSTACLES)},
+        ),
+        Family(
+            "directory_duration",
+            "directory_duration_seconds",
+            "histogram",
+            "Time that a directory took to answer.",
+            {"directory": tuple(directories), "outcome": ("found", "unknown", "refused", "unavailable")},
+            _LOGIN,
         ),
         Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
         Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),

@@ -87,15 +87,16 @@ class Histogram:
 
 
 class LabelledHistogram:
-    """A histogram for each value of one label; values outside the closed set are dropped."""
+    """A histogram for each value of the labels; values outside the closed sets are dropped."""
 
     __slots__ = ("series",)
 
-    def __init__(self, bounds: Sequence[float], values: Sequence[str]) -> None:
-        self.series = {value: Histogram(bounds) for value in values}
+    def __init__(self, bounds: Sequence[float], *labels: Sequence[str]) -> None:
+        keys: Iterable[Key] = labels[0] if len(labels) == 1 else product(*labels)
+        self.series = {key: Histogram(bounds) for key in keys}
 
-    def observe(self, label: str, seconds: float) -> None:
-        """Count one observation of `seconds` for `label`."""
-        histogram = self.series.get(label)
+    def observe(self, key: Key, seconds: float) -> None:
+        """Count one observation of `seconds` for `key`."""
+        histogram = self.series.get(key)
         if histogram is not None:
             histogram.observe(seconds)

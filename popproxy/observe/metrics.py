@@ -77,9 +77,10 @@ class Metrics(Collector):
     backend_tickets: Series[tuple[str, str]]
     audit_records: Series[tuple[str, str]]
     audit_write_failures: Series[str]
+    directory_duration: LabelledHistogram
     event_loop_lag: Histogram
 
-    def __init__(self, listeners: Sequence[str], backends: Sequence[str]) -> None:
+    def __init__(self, listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = ()) -> None:
         self.accept_errors = 0
         self.audit_healthy = 1
         self.bytes_to_backend = 0
@@ -89,7 +90,7 @@ class Metrics(Collector):
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first
-        self._families = families(listeners, backends)
+        self._families = families(listeners, backends, directories)
         for family in self._families:
             storage = _storage(family)
             if storage is not None:
@@ -168,8 +169,7 @@ def _storage(family: Family) -> Series[str] | Histogram | LabelledHistogram | No
     if family.kind == "histogram":
         if not family.labels:
             return Histogram(family.bounds)
-        (values,) = family.labels.values()
-        return LabelledHistogram(family.bounds, values)
+        return LabelledHistogram(family.bounds, *family.labels.values())
     if not family.labels or not family.attribute.isidentifier():
         return None
     return Series(*family.labels.values())
@@ -179,7 +179,8 @@ def _histograms(stored: Histogram | LabelledHistogram) -> Iterator[tuple[list[st
     if isinstance(stored, Histogram):
         yield [], stored
     else:
-        yield from (([label], histogram) for label, histogram in stored.series.items())
+        for key, histogram in stored.series.items():
+            yield [key] if isinstance(key, str) else list(key), histogram
 
 
 def _build_info() -> Metric:

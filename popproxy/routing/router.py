@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from popproxy.backend.pool import DEFAULT_PORTS
 from popproxy.config.model import Config, Rule
+from popproxy.directories.placeholders import fields_of
+from popproxy.observe.logs import get_logger
 from popproxy.routing.route_file import RouteFile
-from popproxy.routing.template import Fill, compile_template, fields_of
-from popproxy.types import Step
+from popproxy.routing.template import Fill, compile_template
+from popproxy.types import Address, Location, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Route:
     pool: str
     backend_user: str
 
+
+log = get_logger("routing")
 
 Try = Callable[[str, Mapping[str, str]], Route | None]
 
@@ -37,19 +42,31 @@ class Router:
     """The rules, ready to be asked. Raises ConfigError if a file map cannot be read."""
 
     def __init__(self, config: Config, canonical: Callable[[str], str]) -> None:
-        pools = frozenset(config.pools)
+        pools = self._pools = frozenset(config.pools)
+        self._servers = [
+            (Address(server.host, server.port or DEFAULT_PORTS[pool.tls]), name)
+            for name, pool in config.pools.items()
+            for server in pool.servers
+        ]
         self._rules = [_rule(number, rule, canonical, pools) for number, rule in enumerate(config.routing.rules)]
         default = config.effective_default_pool
         if default is not None:
             key = ("pools", default) if config.routing.default is None else ("routing", "default")
             self._rules.append(_by_default(default, config.routing.default_backend_user, key))
 
-    def find(self, user: str) -> Route | None:
-        """The route of a user in canonical form, or None if no rule matches."""
+    def find(self, user: str, location: Location | None = None) -> Route | None:
+        """The route of a user in canonical form, or None if no rule matches.
+
+        What a directory has said of the place goes before all rules; a place that is not configured is no route.
+        """
+        if location is not None and (location.pool is not None or location.server is not None):
+            return self._find_location(user, location)
         fields = fields_of(user)
         for rule in self._rules:
             route = rule.attempt(user, fields)
             if route is not None:
+                if location is not None and location.backend_user is not None:
+                    return replace(route, backend_user=location.backend_user)
                 return route
         return None
 
@@ -64,6 +81,23 @@ class Router:
             steps.append(Step(f"{rule.what}: no match", rule.key, "passed"))
         why = "refused: no rule matches, and there is no default"
         return [*steps, Step(why, ("routing",), "refused")]
+
+    def _find_location(self, user: str, location: Location) -> Route | None:
+        wanted = location.server
+        possible = self._pools if wanted is None else [name for server, name in self._servers if _is(server, wanted)]
+        pool = next((name for name in possible if location.pool in (None, name)), None)
+        if pool is None:
+            what = "the directory names a place that no pool has"
+            place = {"pool": location.pool, "server": None if wanted is None else str(wanted)}
+            log.error(what, user=user, **place, cure="add it to the section pools")
+            return None
+        return Route(pool, location.backend_user or user)
+
+
+def _is(configured: Address, wanted: Address) -> bool:
+    """The same server? Without a port (0) whatever port."""
+    same_host = configured.host.rstrip(".").lower() == wanted.host.rstrip(".").lower()
+    return same_host and wanted.port in (0, configured.port)
 
 
 def _rule(number: int, rule: Rule, canonical: Callable[[str], str], pools: frozenset[str]) -> _Rule:

@@ -36,9 +36,3 @@ def compile_template(text: str) -> Fill:
         return "".join(out)
 
     return fill
-
-
-def fields_of(user: str) -> dict[str, str]:
-    """What a template may name: the user, and its parts before and behind the last ``@``."""
-    local, at, domain = user.rpartition("@")
-    return {"user": user, "local": local if at else user, "domain": domain if at else ""}

@@ -146,7 +146,7 @@ class LoginAttempt:
         refused = await self._account_refused(identity)
         if refused is not None:
             return refused
-        route = context.router.find(identity.user)
+        route = context.router.find(identity.user, identity.location)
         if route is None:
             if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
                 return await self._wrong(AuthFailure.NO_ROUTE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from popproxy.auth.chain import Chain
+from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.sasl.credentials import ApopCredential, Credential, PasswordCredential
@@ -93,3 +93,16 @@ async def test_passthrough_accepts_passwords_unproven_and_declines_the_rest() ->
     assert result == Accepted(Identity("alice", "Alice", Mechanism.USER, proven=False))
     assert await PassThrough().authenticate(APOP, "alice") == Declined()
     assert await Chain([PassThrough()]).authenticate(APOP, "alice") == Rejected()
+
+
+@pytest.mark.parametrize(
+    ("user", "domain"),
+    [
+        ("alice@a.example", "a"), ("alice@A.Example", "a"), ("x@y@a.example", "a"), ("alice@b.example", "others"),
+        ("alice", "others"), ("a.example", "others"), ("alice@sub.a.example", "others"), ("alice@", "others"),
+    ],
+)  # fmt: skip
+async def test_users_of_a_domain_have_a_chain_of_their_own(user: str, domain: str) -> None:
+    chains = {"a": Says(accepted(True, 1)), "others": Says(Rejected())}
+    await ByDomain({"a.example": chains["a"]}, chains["others"]).authenticate(PASSWORD, user)
+    assert {name: chain.asked for name, chain in chains.items()} == {"a": 0, "others": 0, domain: 1}

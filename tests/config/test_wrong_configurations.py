@@ -53,6 +53,15 @@ def sasl(value: str) -> str:
     )
 
 
+def ldap(lines: str) -> str:
+    """A listener that asks a directory, of whose section ldap `lines` begin in line 9."""
+    return (
+        listener("authenticate: [corp]")
+        + "directories:\n  corp:\n    ldap:\n      servers: [ldap.example.com]\n"
+        + _indented(lines, 6)
+    )
+
+
 class Wrong(NamedTuple):
     """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
 
@@ -264,6 +273,29 @@ WRONG = {
     "a domain with @": Wrong(rule("domain: '@a.example'\npool: main"), 3, "routing.rules[0].domain", "for example a.example"),
     "a rule that is never reached": Wrong(rule("user: a\npool: main") + "    - {user: A, pool: main}\n", 5, "routing.rules[1].user", "remove one"),
     "a default domain with @": Wrong("authentication:\n  default_domain: '@a.example'\n", 2, "authentication.default_domain", "for example a.example"),
+    # directories
+    "a directory that is not there": Wrong(listener("authenticate: [users, crop]") + "users: {file: u}\ndirectories:\n  corp: {ldap: {servers: [a], user_dn: 'uid={user}'}}\n", 4, "listeners[0].authenticate[1]", "did you mean corp?"),
+    "a directory with a name that is taken": Wrong(listener("authenticate: [users]") + "users: {file: u}\ndirectories:\n  users: {ldap: {servers: [a], user_dn: 'uid={user}'}}\n", 7, "directories.users", "users-directory"),
+    "a directory of no kind": Wrong(listener("authenticate: [corp]") + "directories:\n  corp:\n    queue: 5\n", 6, "directories.corp", "write for example ldap:"),
+    "a directory that never answers": Wrong(ldap("user_dn: uid={user}").rstrip("\n") + "\n    deadline: 0s\n", 10, "directories.corp.deadline", "for example 10s"),
+    "a judge of a domain that is not there": Wrong("authentication:\n  domains:\n    a.example: [crop]\n", 3, "authentication.domains.a.example[0]", "users, kerberos, passthrough"),
+    "a domain with Kerberos where a listener has none": Wrong(kerberos("tls: none\ncleartext_networks: [10.0.0.0/8]", more="authentication:\n  domains:\n    a.example: [kerberos]\n"), 13, "authentication.domains.a.example[0]", "add kerberos to the authenticate of pop3"),
+    "a domain with @ in it": Wrong("authentication:\n  domains:\n    '@a.example': [passthrough]\n", 3, "authentication.domains.@a.example", "for example a.example"),
+    "a domain that nobody judges": Wrong("authentication:\n  domains:\n    a.example: []\n", 3, "authentication.domains.a.example", "at least one entry"),
+    "no way to an entry": Wrong(ldap("scope: one"), 7, "directories.corp.ldap", "user_dn: uid={local}"),
+    "a base without a filter": Wrong(ldap("base: dc=a"), 9, "directories.corp.ldap.base", "add filter: "),
+    "a filter without a base": Wrong(ldap("filter: (mail={user})"), 9, "directories.corp.ldap.filter", "add base: "),
+    "a filter for everybody": Wrong(ldap("base: dc=a\nfilter: (mail=*)"), 10, "directories.corp.ldap.filter", "{user} or {local}"),
+    "a filter with a parenthesis too few": Wrong(ldap("base: dc=a\nfilter: (&(a=b)(mail={user})"), 10, "directories.corp.ldap.filter", "(objectClass=person)"),
+    "a filter without parentheses": Wrong(ldap("base: dc=a\nfilter: mail={user}"), 10, "directories.corp.ldap.filter", "(objectClass=person)"),
+    "a filter with a bare backslash": Wrong(ldap("base: dc=a\nfilter: (mail={user}\\)"), 10, "directories.corp.ldap.filter", "\\5c"),
+    "a filter with another placeholder": Wrong(ldap("base: dc=a\nfilter: (&(a={user})(b={usr}))"), 10, "directories.corp.ldap.filter", "did you mean {user}?"),
+    "one DN for everybody": Wrong(ldap("user_dn: cn=admin,dc=a"), 9, "directories.corp.ldap.user_dn", "{user} or {local}"),
+    "attributes of a logon name": Wrong(ldap("user_dn: '{user}'\nattributes: {server: mailHost}"), 10, "directories.corp.ldap.attributes", "add base and filter"),
+    "passwords in clear to a directory": Wrong(ldap("user_dn: uid={user}\ntls: none"), 10, "directories.corp.ldap.tls", "allow_cleartext: true"),
+    "a wrong word for TLS to a directory": Wrong(ldap("user_dn: uid={user}\ntls: ldaps"), 10, "directories.corp.ldap.tls", "did you mean implicit?"),
+    "STLS to a directory": Wrong(ldap("user_dn: uid={user}\ntls: stls"), 10, "directories.corp.ldap.tls", "did you mean starttls?"),
+    "a directory's password in the file": Wrong(ldap("user_dn: uid={user}\naccount: {dn: cn=a, password: hunter2}"), 10, "directories.corp.ldap.account.password", "{file: "),
     # Kerberos
     "tickets without a keytab": Wrong(listener("gssapi: true"), 4, "listeners[0].gssapi", "add the section kerberos", ("listeners[0].gssapi",)),
     "a KDC without a keytab": Wrong(listener("authenticate: [kerberos]"), 4, "listeners[0].authenticate[0]", "add the section kerberos"),

@@ -118,6 +118,11 @@ class Process:
             self.stop()
             raise AssertionError(f"{error}\n{self.log.read_text(errors='replace')}") from None
 
+    def signal(self, number: int) -> None:
+        """Sends a signal, if it still runs."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
     def stop(self, seconds: float = 10.0) -> int:
         """Asks it to end, insists after `seconds`. Returns the exit status."""
         if self._process.poll() is None:

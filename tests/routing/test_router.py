@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.auth.names import canonical
+from popproxy.directories.placeholders import fields_of
 from popproxy.errors import ConfigError
 from popproxy.routing.route_file import RouteFile
 from popproxy.routing.router import Router
-from popproxy.routing.template import compile_template, fields_of
+from popproxy.routing.template import compile_template
+from popproxy.types import Address, Location
 from tests.session.rig import configuration, loaded
 
 
@@ -129,3 +131,35 @@ def test_bad_file_is_refused_at_the_start_with_its_line(tmp_path: Path, text: st
 def test_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         RouteFile(tmp_path / "map", None, str.lower, frozenset({"main"}))
+
+
+def placed(made: Router, location: Location) -> tuple[str, str] | None:
+    route = made.find("alice@example.com", location)
+    return None if route is None else (route.pool, route.backend_user)
+
+
+def test_where_a_directory_says_goes_before_the_rules(tmp_path: Path) -> None:
+    made = router(tmp_path, {"user": "alice@example.com", "pool": "main", "backend_user": "boss"}, default="main")
+    assert placed(made, Location(pool="other")) == ("other", "alice@example.com")
+    assert placed(made, Location(pool="other", backend_user="al")) == ("other", "al")
+    assert placed(made, Location(server=Address("127.0.0.1", 2))) == ("other", "alice@example.com")
+    assert placed(made, Location(server=Address("127.0.0.1", 0))) == ("main", "alice@example.com")
+
+
+def test_a_directory_that_names_no_place_leaves_it_to_the_rules(tmp_path: Path) -> None:
+    made = router(tmp_path, {"user": "alice@example.com", "pool": "other", "backend_user": "boss"}, default="main")
+    assert placed(made, Location()) == ("other", "boss")
+    assert placed(made, Location(backend_user="al")) == ("other", "al")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        Location(pool="elsewhere"),
+        Location(server=Address("mail.example.com", 110)),
+        Location(server=Address("127.0.0.1", 3)),
+        Location(pool="main", server=Address("127.0.0.1", 2)),
+    ],
+)
+def test_a_place_that_is_not_configured_is_no_place_and_no_rule_replaces_it(tmp_path: Path, location: Location) -> None:
+    assert placed(router(tmp_path, {"domain": "example.com", "pool": "main"}, default="main"), location) is None

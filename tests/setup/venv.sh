@@ -29,9 +29,9 @@ if [ "$found" != "$PWD/.venv $base" ] || ! .venv/bin/python -m pip -V >/dev/null
     "$python" -m venv --clear .venv
 fi
 
-# python-gssapi comes as source only: it is compiled against the Kerberos libraries of the system.
+# python-gssapi and bonsai come as source only: they are compiled against the Kerberos and LDAP libraries of the system.
 if [ "$kind" = development ] && command -v apt-get >/dev/null; then
-    missing=$(missing_packages gcc libkrb5-dev python3-dev | tr '\n' ' ')
+    missing=$(missing_packages gcc libkrb5-dev libldap-dev libsasl2-dev python3-dev | tr '\n' ' ')
     # shellcheck disable=SC2086
     [ -z "$missing" ] || install_packages $missing
 fi

@@ -53,6 +53,7 @@ def _readable(config: Config) -> Iterator[Finding]:
     files: list[Path | None] = [section.file for section in sections]
     files += [rule.file for rule in config.routing.rules]
     files += [pool.ca for pool in config.pools.values()]
+    files += [directory.ldap.ca for directory in config.directories.values() if directory.ldap is not None]
     for file in dict.fromkeys(files):
         if file is not None and file.exists() and not may(file, os.R_OK, service, config.process.group):
             user = service.pw_name

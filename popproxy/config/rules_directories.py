@@ -1,0 +1,82 @@
+"""What the keys of a directory must agree on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from popproxy.config.finding import Finding, KeyPath
+from popproxy.config.model import Config
+from popproxy.config.model_directories import Ldap
+from popproxy.config.rules_routing import check_placeholders
+
+_FILTER = "(&(objectClass=person)(mail={user}))"
+
+
+def _ldap(config: Config) -> Iterator[Finding]:
+    for name, directory in config.directories.items():
+        if directory.ldap is not None:
+            at: KeyPath = ("directories", name, "ldap")
+            yield from _search(directory.ldap, at)
+            yield from _link(directory.ldap, at)
+
+
+def _search(ldap: Ldap, at: KeyPath) -> Iterator[Finding]:
+    """Is there a way from a user's name to an entry?"""
+    for key, template in (("user_dn", ldap.user_dn), ("base", ldap.base), ("filter", ldap.filter)):
+        if template is not None:
+            yield from check_placeholders(template, (*at, key))
+    because: tuple[KeyPath, ...] = ((*at, "user_dn"), (*at, "base"), (*at, "filter"))
+    for missing, other, example in (("filter", "base", _FILTER), ("base", "filter", "ou=people,dc=example,dc=com")):
+        if getattr(ldap, missing) is None and getattr(ldap, other) is not None:
+            yield Finding((*at, other), f"{other} needs {missing}", f"add {missing}: {example}", because=because)
+    if ldap.user_dn is None and ldap.base is None and ldap.filter is None:
+        cure = "add user_dn: uid={local},ou=people,dc=example,dc=com, or base and filter to search users by"
+        yield Finding(at, "nothing says how a user is found", cure, because=because)
+    if ldap.user_dn is not None:
+        yield from _user_dn(ldap, ldap.user_dn, at)
+    if ldap.filter is not None:
+        yield from _filter(ldap.filter, (*at, "filter"))
+
+
+def _user_dn(ldap: Ldap, template: str, at: KeyPath) -> Iterator[Finding]:
+    path = (*at, "user_dn")
+    if not re.search(r"\{(user|local)\}", template):
+        yield Finding(path, "is the same for every user", "put {user} or {local} where the user's name belongs")
+    if "=" not in template and ldap.attributes.wanted and ldap.filter is None:
+        what = "attributes can only be read from an entry, and this is not the name of one"
+        cure = f"add base and filter: {_FILTER}"
+        yield Finding((*at, "attributes"), what, cure, because=(path, (*at, "filter")))
+    if ldap.account is not None and ldap.filter is None and "=" not in template:
+        cure = "remove it, or add base and filter"
+        yield Finding((*at, "account"), "has nothing to search", cure, warning=True, because=((*at, "filter"),))
+
+
+def _filter(text: str, path: KeyPath) -> Iterator[Finding]:
+    if not re.search(r"\{(user|local)\}", text):
+        yield Finding(path, "finds the same for every user", f"put {{user}} or {{local}} into it: {_FILTER}")
+    if re.search(r"\\(?![0-9A-Fa-f]{2})", text):
+        what = "has a backslash without two hexadecimal digits (RFC 4515)"
+        yield Finding(path, what, "write \\2a for *, \\28 for (, \\29 for ), \\5c for \\")
+    depth = 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+    if depth or not text.startswith("("):
+        yield Finding(path, "has parentheses that do not match", f"write it like {_FILTER}")
+
+
+def _link(ldap: Ldap, at: KeyPath) -> Iterator[Finding]:
+    if ldap.tls == "none" and not ldap.allow_cleartext:
+        cure = "write tls: starttls or tls: implicit, or allow_cleartext: true if the network is trusted"
+        what = "passwords would go to the directory in clear"
+        yield Finding((*at, "tls"), what, cure, because=((*at, "allow_cleartext"),))
+    if ldap.tls != "none" and ldap.allow_cleartext:
+        cure = "remove it, or write tls: none"
+        yield Finding((*at, "allow_cleartext"), f"has no effect with tls: {ldap.tls}", cure, warning=True)
+    if ldap.tls == "none" and ldap.ca is not None:
+        yield Finding((*at, "ca"), "has no effect with tls: none", "remove it", warning=True)
+
+
+DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap,)

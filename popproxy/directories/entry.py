@@ -1,0 +1,47 @@
+"""What a directory says of a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from popproxy.types import AuthFailure, Location, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A user that the directory knows. What it says nothing about is None.
+
+    `mailbox` is the user's own name, where it is not the one that was asked for; `location` says where the maildrop is;
+    `hash` is the stored password hash, from directories that leave the judging to us.
+    """
+
+    mailbox: str | None = None
+    location: Location | None = None
+    hash: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No such user, or not this password. `stranger`: it may be a user of another directory."""
+
+    reason: AuthFailure = AuthFailure.BAD_CREDENTIALS
+    stranger: bool = False
+
+
+Answer = Entry | Refused
+
+
+class Directory(Protocol):
+    """A source of users and of routes. `name` is that of the configuration, `kind` one of ldap, sql, http."""
+
+    name: str
+    kind: str
+
+    async def verify(self, user: str, password: Secret) -> Answer:
+        """Judge a password. Raises Unavailable."""
+        ...
+
+    async def find(self, user: str) -> Answer:
+        """What there is about a user, no password asked. Raises Unavailable."""
+        ...
