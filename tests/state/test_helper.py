@@ -95,7 +95,7 @@ async def test_a_full_queue_is_told_at_once(make: Make, tmp_path: Path) -> None:
 
 
 async def test_the_late_one_is_killed_and_others_are_not_disturbed(make: Make, tmp_path: Path) -> None:
-    helper = make(workers=2, deadline=1.5)
+    helper = make(workers=2, deadline=5)
     flag = tmp_path / "flag"
     first = asyncio.ensure_future(helper.ask({"wait_for": str(flag)}))
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_the_late_one_is_killed_and_others_are_not_disturbed(make: Make, t
 
 
 async def test_waiting_counts_towards_the_deadline(make: Make) -> None:
-    helper = make(workers=1, deadline=1)
+    helper = make(workers=1, deadline=3)
     answers = await asyncio.gather(*(refused(helper.ask({"sleep": 60})) for _ in range(3)))
     assert {answer.reason for answer in answers} == {"deadline"}
     assert (await helper.ask({}))["echo"] == {}
