@@ -132,7 +132,7 @@ class _Explainer:
         key: Key = ("listeners", number, "authenticate")
         checks = listener.authenticate
         for domain, others in rules.domains.items():
-            if user.endswith(f"@{domain.lower()}"):
+            if user.lower().endswith(f"@{domain.lower()}"):
                 key, checks = ("authentication", "domains", domain), others
         if "kerberos" in checks:
             principals, realms = self._mapping(listener)

@@ -220,6 +220,19 @@ def test_a_password_that_the_server_judges(tmp_path: Path) -> None:
     assert found.result.endswith("by forward, if the password is accepted by the server")
 
 
+def test_a_directory_is_named_but_not_asked_and_a_domain_has_judges_of_its_own(tmp_path: Path) -> None:
+    more = (
+        "directories:\n  corp: {ldap: {servers: [nowhere.invalid], user_dn: 'uid={user}'}}\n"
+        "authentication: {domains: {Corp.test: [corp]}}\n"
+    )
+    loaded = plain(tmp_path, more)
+    found = explain(loaded, "alice@corp.test")
+    [(outcome, text)] = steps(found, "password")
+    assert text.startswith("corp: the directory decides about alice@corp.test")
+    assert (outcome, found.verdict) == ("done", "let in")
+    assert steps(explain(loaded, "alice@other.test"), "password")[0][1].startswith("passthrough")
+
+
 def test_a_user_without_a_route(tmp_path: Path) -> None:
     found = explain(plain(tmp_path, "routing: {rules: [{user: bob, pool: main}]}\n"), "alice")
     assert (found.verdict, found.result) == ("refused", "no rule matches, and there is no default")
