@@ -93,10 +93,14 @@ def show(results: Results, where: Facts, markdown: bool) -> None:
 
 
 def named_trees(trees: list[Path]) -> dict[str, Path]:
-    """Checkouts by the names they get in the tables."""
+    """Checkouts by the names they get in the tables, which are also names of directories."""
     if len(trees) == 1:
         return {"popproxy": trees[0].resolve()}
-    return {f"popproxy({tree.resolve().name})": tree.resolve() for tree in trees}
+    named: dict[str, Path] = {}
+    for tree in map(Path.resolve, trees):
+        name = f"popproxy({tree.name})"
+        named[name if name not in named else f"popproxy({len(named)}-{tree.name})"] = tree
+    return named
 
 
 if __name__ == "__main__":

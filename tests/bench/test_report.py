@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import results_file
-from tests.bench.__main__ import ALL, main
+from tests.bench.__main__ import ALL, main, named_trees
 from tests.bench.facts import Facts
 from tests.bench.goals import GOALS, goal_table
 from tests.bench.proxies import PEERS
@@ -80,6 +80,12 @@ def test_a_file_that_is_no_result_is_told(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "run.json").write_text(text)
     assert main(["--from", str(tmp_path / "run.json")]) == 1
     assert capsys.readouterr().err
+
+
+def test_checkouts_are_named_like_their_directories(tmp_path: Path) -> None:
+    one, other, same = tmp_path / "one", tmp_path / "other", tmp_path / "x" / "one"
+    assert named_trees([one]) == {"popproxy": one}
+    assert named_trees([one, other, same]) == {"popproxy(one)": one, "popproxy(other)": other, "popproxy(2-one)": same}
 
 
 def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,7 @@
 #define _GNU_SOURCE
 #include "maildrop.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -308,10 +306,8 @@ int main(int argc, char **argv)
 	struct rlimit files;
 	char text[512];
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: backend POP3_PORT HTTP_PORT\n");
-		return 2;
-	}
+	if (argc != 3)
+		return fprintf(stderr, "usage: backend POP3_PORT HTTP_PORT\n"), 2;
 	signal(SIGPIPE, SIG_IGN);
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
