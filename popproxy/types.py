@@ -72,6 +72,7 @@ class Mechanism(Word):
 
     USER = "USER"
     APOP = "APOP"
+    RPOP = "RPOP"
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
     CRAM_MD5 = "CRAM-MD5"
@@ -198,6 +199,7 @@ class AuthFailure(Word):
     ACCOUNT_LOCKED = "account_locked"
     ACCOUNT_RESTRICTED = "account_restricted"  # not at this time, or not from here
     PASSWORD_EXPIRED = "password_expired"  # noqa: S105 - a reason
+    CERTIFICATE = "certificate"  # expired or revoked
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
 
 

@@ -14,19 +14,11 @@ from popproxy.app.chain import password_judges
 from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
-from popproxy.app.mechanisms import mechanisms_of, read_decoy_key
+from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.result import Authenticator
-from popproxy.auth.scram import (
-    ScramAuthenticator,
-    ScramVerifiers,
-    UsersFileVerifiers,
-    VaultVerifiers,
-    VerifierSource,
-)
-from popproxy.auth.shared_secret import SharedSecretAuthenticator
 from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
 from popproxy.auth.uniform import UniformDelay
@@ -68,7 +60,7 @@ class Privileged:
     tls: dict[str, ServerTls]  # by listener
     vault_key: Secret | None
     masters: dict[str, Secret]  # by pool
-    decoy_key: Secret | None
+    mechanisms: MechanismSecrets
     directories: StartedDirectories
 
     def close(self) -> None:
@@ -86,7 +78,7 @@ def read_privileged(loaded: Loaded) -> Privileged:
             continue
         pairs = [(pair.cert, pair.key) for pair in listener.certificates or config.tls.certificates]
         try:
-            tls[listener.name] = ServerTls(pairs, config.tls.minimum)
+            tls[listener.name] = ServerTls(pairs, config.tls.minimum, listener.client_ca)
         except (OSError, ssl.SSLError, ValueError) as error:
             cure = "run `popproxy check`, it says which file and why"
             problems.append(Problem(str(loaded.path), f"listeners ({listener.name})", f"certificate: {error}", cure))
@@ -103,9 +95,9 @@ def read_privileged(loaded: Loaded) -> Privileged:
                 masters[name] = resolve_secret(pool.master.password, f"pools.{name}.master.password")
             except ConfigError as error:
                 problems += error.problems
-    decoys = None
+    mechanisms = MechanismSecrets()
     try:
-        decoys = read_decoy_key(config, key)
+        mechanisms = read_mechanism_secrets(config, key)
     except ConfigError as error:
         problems += error.problems
     try:
@@ -120,7 +112,7 @@ def read_privileged(loaded: Loaded) -> Privileged:
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, masters, decoys, directories)
+    return Privileged(tls, key, masters, mechanisms, directories)
 
 
 class Parts:
@@ -142,6 +134,11 @@ class Parts:
         self._check_pool_tls()
         self._kerberos = self._make_kerberos()
         self._delegation = self._make_delegation()
+        self._mechanisms = MechanismParts(
+            config, privileged.mechanisms,
+            Sources(self._users, self._vault, self._accounts, self.executor, self.vet_name), self.metrics,
+        )  # fmt: skip
+        self._provers = {listener.name: self._mechanisms.provers(listener) for listener in config.listeners}
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
@@ -173,7 +170,8 @@ class Parts:
             tickets=None if kerberos is None else kerberos.tickets,
             kerberos_logins=None if self._delegation is None else self._delegation.at(listener),
             accounts=self._accounts,
-            mechanisms=mechanisms_of(listener), verifiers=self._verifiers(listener),
+            mechanisms=self._mechanisms.mechanisms(listener), verifiers=self._mechanisms.verifiers(listener),
+            provers=self._provers[listener.name],
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -241,28 +239,13 @@ class Parts:
         return ByDomain({name: self._chain(listener, kerberos, checks) for name, checks in domains.items()}, chain)
 
     def _chain(self, listener: Listener, kerberos: ListenerKerberos | None, checks: Sequence[str]) -> Chain:
-        authenticators: list[Authenticator] = []
-        if (listener.apop or "CRAM-MD5" in listener.sasl) and self._vault is not None:
-            authenticators.append(SharedSecretAuthenticator(self._vault))
-        if any(name.startswith("SCRAM") for name in listener.sasl):
-            authenticators.append(ScramAuthenticator())
+        authenticators = self._mechanisms.authenticators(listener)
         kdc = None if kerberos is None else kerberos.judge
         authenticators += password_judges(
             checks, self.config.authentication, users=self._users, kdc=kdc, executor=self.executor,
             directories=self._directories.directories,
         )  # fmt: skip
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
-
-    def _verifiers(self, listener: Listener) -> ScramVerifiers | None:
-        key = self._privileged.decoy_key
-        if key is None:
-            return None
-        sources: list[VerifierSource] = []
-        if self._users is not None and "users" in listener.authenticate:
-            sources.append(UsersFileVerifiers(self._users, self.executor))
-        if self._vault is not None:
-            sources.append(VaultVerifiers(self._vault))
-        return ScramVerifiers(key, sources, self._accounts)
 
     def _check_pool_tls(self) -> None:
         problems = []

@@ -9,6 +9,7 @@ from functools import partial
 from popproxy.app.checks.accounts import check_accounts
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
+from popproxy.app.checks.client_certificates import check_client_certificates
 from popproxy.app.checks.control import check_control
 from popproxy.app.checks.directories import check_directories
 from popproxy.app.checks.finding import Finding, ok, problem, warning
@@ -26,6 +27,7 @@ LOCAL_SECONDS = 14.0
 _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "ports": check_listeners,
     "certificates": check_certificates,
+    "client certificates": check_client_certificates,
     "accounts": check_accounts,
     "kerberos": check_kerberos,
     "process and audit": check_system,

@@ -1,31 +1,69 @@
-"""From the configuration to what SASL mechanisms need."""
+"""From the configuration to what SASL mechanisms beside PLAIN, LOGIN and GSSAPI need."""
 
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
+from popproxy.auth.accounts import Accounts
+from popproxy.auth.proof import Prover
+from popproxy.auth.result import Authenticator
+from popproxy.auth.rpop import RpopHostsAuthenticator, RpopIdAuthenticator, TrustedHosts
+from popproxy.auth.scram import (
+    ScramAuthenticator,
+    ScramVerifiers,
+    UsersFileVerifiers,
+    VaultVerifiers,
+    VerifierSource,
+)
+from popproxy.auth.shared_secret import SharedSecretAuthenticator
+from popproxy.auth.timed import TimedProver
+from popproxy.auth.users_file import UsersFile
 from popproxy.config.model import Config, Listener
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, Problem
+from popproxy.observe.metrics import Metrics
+from popproxy.sasl.credentials import CertificateCredential
 from popproxy.session.context import timestamp_host
 from popproxy.session.mechanisms import Mechanisms
+from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Mechanism, Secret
+
+if TYPE_CHECKING:
+    from popproxy.vault.store import Vault
 
 MIN_DECOY_KEY: Final = 16
 """Octets."""
 
 
-def mechanisms_of(listener: Listener) -> Mechanisms | None:
-    """What a listener offers beside PLAIN, LOGIN and GSSAPI, if anything."""
-    return Mechanisms([Mechanism(name) for name in listener.sasl], timestamp_host()) if listener.sasl else None
+@dataclass(frozen=True, slots=True)
+class MechanismSecrets:
+    """What is read before the privileges are dropped.
 
-
-def read_decoy_key(config: Config, vault_key: Secret | None) -> Secret | None:
-    """What the salts of users without a verifier are made with; None where no listener offers SCRAM.
-
-    Raises ConfigError if it cannot be read, or is too short to be a key.
+    `decoy_key` is None where no listener offers SCRAM; `client_ca` has the authorities of clients by listener, in PEM.
     """
+
+    decoy_key: Secret | None = None
+    client_ca: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def read_mechanism_secrets(config: Config, vault_key: Secret | None) -> MechanismSecrets:
+    """Raises ConfigError if something cannot be read."""
+    authorities = {}
+    for listener in config.listeners:
+        if listener.client_ca is not None and "EXTERNAL" in listener.sasl:
+            try:
+                authorities[listener.name] = listener.client_ca.read_bytes()
+            except OSError as error:
+                what = f"cannot be read: {error.strerror}"
+                raise ConfigError([Problem(str(listener.client_ca), "", what, "correct client_ca")]) from None
+    return MechanismSecrets(_decoy_key(config, vault_key), authorities)
+
+
+def _decoy_key(config: Config, vault_key: Secret | None) -> Secret | None:
+    """What the salts of users without a verifier are made with. Raises ConfigError."""
     if not any(name.startswith("SCRAM") for listener in config.listeners for name in listener.sasl):
         return None
     if config.scram is None:
@@ -35,3 +73,75 @@ def read_decoy_key(config: Config, vault_key: Secret | None) -> Secret | None:
         what = f"has fewer than {MIN_DECOY_KEY} octets"
         raise ConfigError([Problem("", "scram.decoy_key", what, "make one with openssl rand -base64 32")])
     return key
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where users are known from, and what the look-ups may use. `vet` makes names canonical, or raises NameRefused."""
+
+    users: UsersFile | None
+    vault: Vault | None
+    accounts: Accounts | None
+    executor: BoundedExecutor
+    vet: Callable[[str], str]
+
+
+class MechanismParts:
+    """What the sessions of the listeners share."""
+
+    def __init__(self, config: Config, secrets: MechanismSecrets, sources: Sources, metrics: Metrics) -> None:
+        """Raises ConfigError for files that cannot be used."""
+        self._config = config
+        self._secrets = secrets
+        self._sources = sources
+        self._metrics = metrics
+        self._rpop_hosts: TrustedHosts | None = None
+        if config.rpop is not None and config.rpop.hosts is not None:
+            self._rpop_hosts = TrustedHosts.load(config.rpop.hosts, sources.vet)
+
+    def mechanisms(self, listener: Listener) -> Mechanisms | None:
+        """What a listener offers, if anything."""
+        return Mechanisms([Mechanism(name) for name in listener.sasl], timestamp_host()) if listener.sasl else None
+
+    def authenticators(self, listener: Listener) -> list[Authenticator]:
+        """Those that come before the ones that judge passwords."""
+        found: list[Authenticator] = []
+        if (listener.apop or "CRAM-MD5" in listener.sasl) and self._sources.vault is not None:
+            found.append(SharedSecretAuthenticator(self._sources.vault))
+        if any(name.startswith("SCRAM") for name in listener.sasl):
+            found.append(ScramAuthenticator())
+        if self._rpop_hosts is not None and listener.rpop == "rfc":
+            found.append(RpopHostsAuthenticator(self._rpop_hosts, self._sources.executor))
+        elif self._sources.vault is not None and listener.rpop == "id":
+            found.append(RpopIdAuthenticator(self._sources.vault, self._sources.executor))
+        return found
+
+    def verifiers(self, listener: Listener) -> ScramVerifiers | None:
+        """Where the verifiers of a listener's users are."""
+        if self._secrets.decoy_key is None:
+            return None
+        sources = self._sources
+        places: list[VerifierSource] = []
+        if sources.users is not None:
+            rules = self._config.authentication
+
+            def asked(user: str) -> bool:
+                return "users" in rules.checks(listener.authenticate, user)
+
+            places.append(UsersFileVerifiers(sources.users, sources.executor, asked))
+        if sources.vault is not None:
+            places.append(VaultVerifiers(sources.vault))
+        return ScramVerifiers(self._secrets.decoy_key, places, sources.accounts)
+
+    def provers(self, listener: Listener) -> Mapping[type, Prover]:
+        """What judges credentials that say themselves whose they are. Raises ConfigError."""
+        found: dict[type, Prover] = {}
+        authorities = self._secrets.client_ca.get(listener.name)
+        if authorities is not None and self._config.external is not None:
+            from popproxy.app.client_certificates import certificate_prover  # noqa: PLC0415 - large
+
+            sources = self._sources
+            found[CertificateCredential] = certificate_prover(
+                self._config.external, authorities, listener.client_crl, sources.vet, sources.executor
+            )
+        return {kind: TimedProver(prover, self._metrics) for kind, prover in found.items()}

@@ -11,7 +11,7 @@ import unicodedata
 from typing import Final, Literal
 
 from popproxy.errors import PopproxyError
-from popproxy.sasl.credentials import Credential, PasswordCredential
+from popproxy.sasl.credentials import Credential, PasswordCredential, RpopCredential
 from popproxy.types import AuthFailure
 
 Case = Literal["fold", "keep"]
@@ -71,6 +71,8 @@ def vet(credential: Credential, default_domain: str | None = None, case: Case = 
     """
     if isinstance(credential, PasswordCredential):
         _check_octets(credential.password.reveal(), MAX_PASSWORD)
+    elif isinstance(credential, RpopCredential):
+        _check_octets(credential.argument.reveal(), MAX_PASSWORD)
     user = vet_name(credential.authcid, default_domain, case)
     if credential.authzid and vet_name(credential.authzid, default_domain, case) != user:
         raise NameRefused(AuthFailure.AUTHZID)

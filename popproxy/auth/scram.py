@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from popproxy.auth.accounts import Accounts
@@ -36,17 +36,18 @@ class VerifierSource(Protocol):
 
 
 class UsersFileVerifiers:
-    """Those of the users file."""
+    """Those of the users file; `asked` says whether it judges the passwords of a canonical name, too."""
 
-    def __init__(self, users: UsersFile, executor: BoundedExecutor) -> None:
+    def __init__(self, users: UsersFile, executor: BoundedExecutor, asked: Callable[[str], bool]) -> None:
         self._users = users
         self._executor = executor
+        self._asked = asked
 
     async def verifiers(self, user: str) -> Mapping[Mechanism, ScramVerifier]:
         """See VerifierSource."""
         if self._users.is_stale():
             await self._executor.run(self._users.refresh)
-        return self._users.verifiers(user)
+        return self._users.verifiers(user) if self._asked(user) else {}
 
     def shapes(self, scheme: Mechanism) -> Collection[Shape]:
         """See VerifierSource."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Any
 
+from popproxy.auth.proof import Prover
 from popproxy.auth.result import Authenticator, AuthResult, Declined
 from popproxy.observe.metrics import Metrics
 from popproxy.sasl.credentials import Credential
@@ -23,4 +25,20 @@ class Timed:
         result = await self._authenticator.authenticate(credential, user)
         if not isinstance(result, Declined):
             self._durations.observe(self.name, monotonic() - started)
+        return result
+
+
+class TimedProver:
+    """The same for what judges certificates and tokens."""
+
+    def __init__(self, prover: Prover, metrics: Metrics) -> None:
+        self.name = prover.name
+        self._prover = prover
+        self._durations = metrics.auth_duration
+
+    async def prove(self, credential: Any) -> AuthResult:
+        """See Prover."""
+        started = monotonic()
+        result = await self._prover.prove(credential)
+        self._durations.observe(self.name, monotonic() - started)
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_directories import Directory
-from popproxy.config.model_mechanisms import SaslName, Scram
+from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
+from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
 from popproxy.types import Address
@@ -31,18 +32,6 @@ LoginStrategy = Literal[
 ]
 TICKET_STRATEGIES = frozenset(name for name in get_args(LoginStrategy) if name.startswith("kerberos-"))
 GssLayer = Literal["none", "integrity", "confidentiality"]
-
-
-def _regex(value: str | None) -> str | None:
-    if value is not None:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(
-                f"is not a regular expression: {error}; "
-                "correct it, and put a backslash before characters meant literally"
-            ) from None
-    return value
 
 
 class Certificate(Model):
@@ -79,13 +68,21 @@ class Listener(Model):
     none: never TLS."""
     certificates: list[Certificate] = []
     """Certificates of this listener; if empty, those of the top-level section tls."""
+    client_ca: LocalPath | None = Field(default=None, examples=["/etc/popproxy/clients-ca.pem"])
+    """Certificates of the authorities whose certificates clients may show. Nobody must show one; it counts for EXTERNAL
+    alone."""
+    client_crl: LocalPath | None = None
+    """Revocation lists of these authorities, in PEM. A new version is read as soon as it is there."""
     cleartext_networks: list[IpNetwork] = []
     """Networks from which passwords are accepted without TLS. Empty: from nowhere."""
     apop: bool = False
     """Offer APOP (needs the vault)."""
     sasl: list[SaslName] = []
     """SASL mechanisms to offer beside PLAIN and LOGIN, which come with passwords: CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256,
-    and with -PLUS behind these, bound to TLS by tls-server-end-point."""
+    with -PLUS behind these bound to TLS by tls-server-end-point; EXTERNAL (client certificates)."""
+    rpop: Literal["off", "rfc", "id"] = "off"
+    """Take RPOP (needs the section rpop). rfc: trust machines to name their users, as RFC 1081 has it. id: a secret id
+    for each user, from the vault, as fetchmail has it."""
     gssapi: bool = False
     """Offer SASL GSSAPI: single sign-on with Kerberos tickets (needs the section kerberos)."""
     kerberos: ListenerKerberos | None = None
@@ -98,6 +95,11 @@ class Listener(Model):
     refused."""
     banner: str = Field(default="POP3 ready", max_length=200, pattern=BANNER_PATTERN)
     """Text of the greeting, printable ASCII without < and >."""
+
+    @property
+    def takes_proofs(self) -> bool:
+        """Can one log in without a password in clear?"""
+        return bool(self.apop or self.sasl or self.rpop != "off" or self.gssapi or self.protocol == "kpop")
 
     @property
     def uses_kerberos(self) -> bool:
@@ -147,7 +149,7 @@ class KerberosRealm(Model):
 class KerberosRule(Model):
     """Gives some principals another mailbox: exactly one of regex and file. Files decide before regular expressions."""
 
-    regex: str | None = None
+    regex: Regex | None = None
     """Every principal (user@REALM) that matches this regular expression as a whole."""
     mailbox: str | None = Field(default=None, min_length=1)
     """With regex: the user's name here, with \\1 or \\g<name> for groups."""
@@ -161,11 +163,6 @@ class KerberosRule(Model):
         if (self.regex is None) != (self.mailbox is None):
             raise ValueError("regex and mailbox belong together; write for example mailbox: \\1@example.com")
         return self
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        return _regex(value)
 
 
 class Kerberos(Model):
@@ -243,6 +240,12 @@ class Authentication(Model):
     hash_queue: int = Field(default=200, ge=1)
     """Logins that may wait for such a thread; more are answered [SYS/TEMP]."""
 
+    def checks(self, others: Sequence[str], user: str) -> Sequence[str]:
+        """Who decides about the passwords of a canonical name; `others` for users of no domain in `domains`."""
+        _, at, domain = user.rpartition("@")
+        found = {name.lower(): names for name, names in self.domains.items()}
+        return found.get(domain.lower(), others) if at else others
+
 
 class Rule(Model):
     """Sends some users to a pool: exactly one of user, domain, regex, file. The first rule that matches decides."""
@@ -251,7 +254,7 @@ class Rule(Model):
     """This user alone."""
     domain: str | None = None
     """Every user of this domain."""
-    regex: str | None = None
+    regex: Regex | None = None
     """Every user whose whole name matches this regular expression."""
     file: LocalPath | None = None
     """A file with a line per user: user, pool, and the backend's name for the user if it differs; between spaces."""
@@ -259,11 +262,6 @@ class Rule(Model):
     """The pool; with file: the pool for lines that name none."""
     backend_user: str | None = Field(default=None, min_length=1)
     """The user's name at the backend: text with {user}, {local} and {domain}; with regex also \\1 or \\g<name>."""
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        return _regex(value)
 
     @model_validator(mode="after")
     def _one_condition(self) -> Rule:
@@ -455,6 +453,10 @@ class Config(Model):
     """SCRAM without the vault."""
     directories: dict[Name, Directory] = {}
     """Sources of users and of routes, by a name of your choice."""
+    external: External | None = None
+    """Users of client certificates."""
+    rpop: Rpop | None = None
+    """Where RPOP is taken from."""
     kerberos: Kerberos | None = None
     """Kerberos 5: tickets and passwords."""
     authentication: Authentication = Authentication()

@@ -94,11 +94,11 @@ def _certificates(config: Config) -> Iterator[Finding]:
 def _cleartext(config: Config) -> Iterator[Finding]:
     for at, listener in _listeners(config):
         networks = (*at, "cleartext_networks")
-        no_password = listener.apop or listener.sasl or listener.gssapi or listener.protocol == "kpop"
-        if listener.tls == "none" and not (listener.cleartext_networks or no_password):
+        if listener.tls == "none" and not (listener.cleartext_networks or listener.takes_proofs):
             cure = "add cleartext_networks with the clients' networks, for example [192.0.2.0/24], or write tls: stls"
             what = "nobody can log in: no TLS, and no network may send passwords without it"
-            yield Finding((*at, "tls"), what, cure, because=(networks, (*at, "apop"), (*at, "gssapi"), (*at, "sasl")))
+            because = (networks, *((*at, key) for key in ("apop", "sasl", "rpop", "gssapi")))
+            yield Finding((*at, "tls"), what, cure, because=because)
         if listener.tls == "implicit" and listener.cleartext_networks:
             yield Finding(networks, "has no effect with tls: implicit", "remove it", warning=True)
         for number, network in enumerate(listener.cleartext_networks):
@@ -130,7 +130,7 @@ def _apop(config: Config) -> Iterator[Finding]:
 
 
 def _vault(config: Config) -> Iterator[Finding]:
-    used = any(listener.apop or listener.sasl for listener in config.listeners)
+    used = any(listener.apop or listener.sasl or listener.rpop == "id" for listener in config.listeners)
     for at, pool in _pools(config):
         for number, strategy in enumerate(pool.login):
             if strategy not in ("apop", "stored"):

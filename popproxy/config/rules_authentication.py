@@ -29,7 +29,7 @@ def _who_decides(config: Config) -> Iterator[Finding]:
     used = {name for _, names in _lists(config) for name in names}
     listed = tuple(at for at, _ in _lists(config))
     # at least for the accounts that it disables
-    needed = any(listener.apop or listener.uses_kerberos for listener in config.listeners)
+    needed = any(listener.takes_proofs or listener.uses_kerberos for listener in config.listeners)
     if config.users is not None and "users" not in used and not needed:
         cure = "add users to a listener's authenticate, or remove the section"
         yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=listed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.model import Config, Listener
+from popproxy.config.model_mechanisms import Rpop
 
 _WITH_VAULT = "add the section vault with file and key"
 
@@ -49,7 +51,8 @@ def _secrets(config: Config) -> Iterator[Finding]:
             yield Finding(at, "CRAM-MD5 needs the vault", f"{_WITH_VAULT}, or remove it", because=(("vault",),))
         if not name.startswith("SCRAM"):
             continue
-        users = config.users is not None and "users" in listener.authenticate
+        lists = [listener.authenticate, *config.authentication.domains.values()]
+        users = config.users is not None and any("users" in names for names in lists)
         if config.vault is None and not users:
             what = f"nobody has a verifier for {name}: there is no vault, and the users file is not asked"
             cure = f"{_WITH_VAULT}, or write authenticate: [users] and make verifiers with popproxy hash-password"
@@ -67,10 +70,105 @@ def _binding(config: Config) -> Iterator[Finding]:
             yield Finding(at, f"{name} is bound to TLS, and there is none", cure, because=((*at[:2], "tls"),))
 
 
+def _certificates(config: Config) -> Iterator[Finding]:
+    for at, listener, name in _offered(config):
+        if name != "EXTERNAL":
+            continue
+        if listener.tls == "none":
+            cure = "write tls: stls or tls: implicit, or remove it"
+            yield Finding(at, "client certificates come with TLS, and there is none", cure, because=((*at[:2], "tls"),))
+        elif listener.client_ca is None:
+            what = "no client is asked for a certificate"
+            cure = "add client_ca: /etc/popproxy/clients-ca.pem to the listener"
+            yield Finding(at, what, cure, because=((*at[:2], "client_ca"),))
+        if config.external is None:
+            what = "nothing says whose a certificate is"
+            cure = "add the section external, for example external: {rules: [{take: email}]}"
+            yield Finding(at, what, cure, because=(("external",),))
+    for number, listener in enumerate(config.listeners):
+        place: KeyPath = ("listeners", number)
+        if listener.client_ca is not None and "EXTERNAL" not in listener.sasl:
+            cure = "add EXTERNAL to sasl, or remove it"
+            because: tuple[KeyPath, ...] = ((*place, "sasl"),)
+            yield Finding((*place, "client_ca"), "has no effect without EXTERNAL", cure, warning=True, because=because)
+        if listener.client_crl is not None and listener.client_ca is None:
+            cure = "add client_ca, or remove it"
+            because = ((*place, "client_ca"),)
+            yield Finding(
+                (*place, "client_crl"), "has no effect without client_ca", cure, warning=True, because=because
+            )
+
+
+def _certificate_users(config: Config) -> Iterator[Finding]:
+    for number, rule in enumerate(config.external.rules if config.external is not None else ()):
+        if rule.regex is None or rule.user is None:
+            continue
+        try:
+            re.compile(rule.regex).sub(rule.user, "")
+        except (re.error, IndexError) as error:
+            path: KeyPath = ("external", "rules", number, "user")
+            yield Finding(path, f"does not fit the regex: {error}", "put a part of the regex in parentheses")
+
+
+def _rpop(config: Config) -> Iterator[Finding]:
+    helpless = [name for name, pool in config.pools.items() if set(pool.login) == {"forward"}]
+    for number, listener in enumerate(config.listeners):
+        at: KeyPath = ("listeners", number, "rpop")
+        if listener.rpop == "off":
+            continue
+        if listener.protocol == "kpop":
+            what = "has no meaning with protocol: kpop, whose clients have shown their ticket already"
+            yield Finding(at, what, "remove it, or give it a listener of its own", because=((*at[:2], "protocol"),))
+            continue
+        if config.rpop is None:
+            cure = "add the section rpop with networks, or write rpop: off"
+            yield Finding(at, "nothing says from where RPOP is taken", cure, because=(("rpop",),))
+        elif listener.rpop == "rfc" and config.rpop.hosts is None:
+            cure = "add hosts: /etc/popproxy/rpop.hosts to the section rpop"
+            yield Finding(at, "nothing says which machines are trusted", cure, because=(("rpop", "hosts"),))
+        if listener.rpop == "id" and config.vault is None:
+            yield Finding(at, "RPOP ids are in the vault, and there is none", _WITH_VAULT, because=(("vault",),))
+        if helpless:
+            names = ", ".join(helpless)
+            what = f"RPOP brings no password that could be forwarded to {names}"
+            cure = f"add master or stored to the login of {names}, for example login: [forward, master]"
+            because = tuple(("pools", name, "login") for name in helpless)
+            yield Finding(at, what, cure, warning=len(helpless) < len(config.pools), because=because)
+    if config.rpop is not None:
+        yield from _rpop_section(config, config.rpop)
+
+
+def _rpop_section(config: Config, section: Rpop) -> Iterator[Finding]:
+    meanings = {listener.rpop for listener in config.listeners} - {"off"}
+    listed: tuple[KeyPath, ...] = (("listeners",),)
+    if not meanings:
+        cure = "write rpop: id or rpop: rfc at a listener, or remove the section"
+        yield Finding(("rpop",), "no listener takes RPOP", cure, warning=True, because=listed)
+    elif section.hosts is not None and "rfc" not in meanings:
+        cure = "remove it, or write rpop: rfc at a listener"
+        yield Finding(("rpop", "hosts"), "has no effect without rpop: rfc", cure, warning=True, because=listed)
+    for number, network in enumerate(section.networks):
+        if network.prefixlen == 0:
+            what = "RPOP is taken from the whole internet"
+            yield Finding(("rpop", "networks", number), what, "name the networks of the old clients only", warning=True)
+
+
 def _unused(config: Config) -> Iterator[Finding]:
+    if config.external is not None and not any(name == "EXTERNAL" for _, _, name in _offered(config)):
+        cure = "add EXTERNAL to a listener's sasl, or remove the section"
+        yield Finding(("external",), "no listener offers EXTERNAL", cure, warning=True, because=(("listeners",),))
     if config.scram is not None and not any(name.startswith("SCRAM") for _, _, name in _offered(config)):
         cure = "add SCRAM-SHA-256 to a listener's sasl, or remove the section"
         yield Finding(("scram",), "no listener offers SCRAM", cure, warning=True, because=(("listeners",),))
 
 
-MECHANISM_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_lists, _pools, _secrets, _binding, _unused)
+MECHANISM_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _lists,
+    _pools,
+    _secrets,
+    _binding,
+    _certificates,
+    _certificate_users,
+    _rpop,
+    _unused,
+)

@@ -134,7 +134,7 @@ class Channel:
 
     @property
     def peer_certificate(self) -> bytes | None:
-        """The certificate that the server has shown, in DER, verified or not; None without TLS."""
+        """The certificate that the peer has shown, in DER; a client's only if it was verified. None without TLS."""
         return self.layer.peer_certificate if isinstance(self.layer, TlsLayer) else None
 
     # ---- writing ----

@@ -32,11 +32,19 @@ class _Entry:
 class ServerTls:
     """The certificates of one listener: (chain, key) files; the first serves clients that name nobody.
 
+    With `client_ca` clients are asked for a certificate of one of the authorities in that file. None is needed, but one
+    that cannot be verified ends the handshake.
+
     Raises OSError, ssl.SSLError or ValueError for files that cannot be used.
     """
 
-    def __init__(self, certificates: Sequence[tuple[Path, Path | None]], minimum: str = "1.2") -> None:
+    def __init__(
+        self, certificates: Sequence[tuple[Path, Path | None]], minimum: str = "1.2", client_ca: Path | None = None
+    ) -> None:
         self._entries = [_load(cert, key, minimum) for cert, key in certificates]
+        if client_ca is not None:
+            for entry in self._entries:
+                _ask_for_certificates(entry.context, client_ca)
 
     def choose(self, hello: ClientHello) -> ssl.SSLContext | None:
         """The context for a client: by the name it asks for. None if it asks only for protocols other than POP3.
@@ -72,6 +80,12 @@ def _load(cert: Path, key: Path | None, minimum: str) -> _Entry:
     context.load_cert_chain(cert, key)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_SINGLE_ECDH_USE
     return _Entry(context, read_leaf(certificates))
+
+
+def _ask_for_certificates(context: ssl.SSLContext, authorities: Path) -> None:
+    context.load_verify_locations(authorities)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the authority that issues them need not be a root
+    context.verify_mode = ssl.CERT_OPTIONAL
 
 
 def client_context(*, ca: Path | None = None, verify: bool = True) -> ssl.SSLContext:

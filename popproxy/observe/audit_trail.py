@@ -77,6 +77,10 @@ class AuditTrail:
         """TLS is up: auth, login and session_end say so."""
         self._tls = _tls_members(info.version, info.cipher)
 
+    def client_certificate(self, subject: str, fingerprint: str) -> None:
+        """The client has shown a certificate that TLS has verified: its subject, and its SHA-256 in hex."""
+        self._tls += f'"tls.client.subject":{json_string(subject)},"tls.client.hash.sha256":"{fingerprint}",'
+
     def auth(self, outcome: Outcome, reason: AuthFailure, mechanism: Mechanism, user: str, known: bool) -> None:
         """A credential was judged. `user` is the name as claimed; `known` says that an account of that name exists."""
         self._log.record(

@@ -16,7 +16,7 @@ PREFIX = "popproxy_"
 
 VERBS = (
     *("CAPA", "DELE", "LAST", "LIST", "NOOP", "QUIT", "RETR", "RSET", "STAT", "TOP", "UIDL"),
-    *("AUTH", "APOP", "USER", "PASS", "STLS", "OTHER"),
+    *("AUTH", "APOP", "RPOP", "USER", "PASS", "STLS", "OTHER"),
 )
 STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
 BACKEND_REASONS = (
@@ -113,7 +113,7 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             "auth_duration_seconds",
             "histogram",
             "Time to judge a credential.",
-            {"authenticator": ("users", "vault", "scram", "kerberos", "ldap", "passthrough")},
+            {"authenticator": ("users", "vault", "scram", "certificate", "rpop", "kerberos", "ldap", "passthrough")},
             _LOGIN,
         ),
         Family(

@@ -1,4 +1,4 @@
-"""The command table and parser: RFC 1939, 2449, 2595, 5034, with RFC 1725's removed LAST for old clients.
+"""The command table and parser: RFC 1939, 2449, 2595, 5034, with what was removed for old clients: LAST, RPOP.
 
 Commands are never handed on as they came. They are parsed to a `Command` and written anew by `serialise`, so that no
 octet of the client's line that has not been understood reaches a backend.
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Takes] = {
     "PASS": Takes.TEXT,
     "QUIT": Takes.NOTHING,
     "RETR": Takes.NUMBER,
+    "RPOP": Takes.TEXT,
     "RSET": Takes.NOTHING,
     "STAT": Takes.NOTHING,
     "STLS": Takes.NOTHING,

@@ -20,7 +20,7 @@ from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_o
 from popproxy.pop3.lines import LineSplitter, LineTooLong
 from popproxy.pop3.states import IN_AUTHORIZATION, NEXT, State
 from popproxy.sasl import apop
-from popproxy.sasl.credentials import Credential, PasswordCredential
+from popproxy.sasl.credentials import Credential, PasswordCredential, RpopCredential
 from popproxy.sasl.gssapi import GssapiExchange, GssContext
 from popproxy.sasl.mechanism import (
     Challenge,
@@ -33,7 +33,7 @@ from popproxy.sasl.mechanism import (
 )
 from popproxy.sasl.scram import ScramExchange
 from popproxy.sasl.scram_verifier import ScramVerifier
-from popproxy.types import CloseReason, Mechanism, Secret
+from popproxy.types import Address, CloseReason, Mechanism, Secret
 
 SASL_LINE_LIMIT = 12 * 1024
 """Longest line inside AUTH, in octets. As a server we take longer initial responses than RFC 5034 section 4 allows."""
@@ -112,11 +112,13 @@ class Offer:
     """What this connection may do now; it changes once, when TLS starts.
 
     `passwords`: USER/PASS are taken. `mechanisms`: SASL name → factory. `timestamp`: APOP's, None where APOP is off.
+    `rpop`: where the client is, None where RPOP is off or not for this client; it has no capability.
     """
 
     passwords: bool
     mechanisms: Mapping[str, Callable[[], SaslMechanism]] = field(default_factory=dict)
     timestamp: bytes | None = None
+    rpop: Address | None = None
     stls: bool = False
     backend: capabilities.Capabilities = field(default_factory=dict)
     implementation: str = "popproxy"
@@ -293,7 +295,8 @@ class ServerConnection:
     def _dispatch(self, command: Command, user: bytes | None) -> None:
         match command.verb:
             case "USER":
-                self._require_passwords()
+                if self.offer.rpop is None:
+                    self._require_passwords()
                 self._user = command.text.strip(b" ")
                 self._reply("USER", replies.ok("send PASS"))
             case "PASS":
@@ -305,6 +308,12 @@ class ServerConnection:
                 if self.offer.timestamp is None:
                     raise BadCommand("APOP is not offered here")
                 self._offer(apop.parse(command.text, self.offer.timestamp))
+            case "RPOP":
+                if self.offer.rpop is None:
+                    raise BadCommand("RPOP is not offered here")
+                if user is None:
+                    raise BadCommand("send USER first")
+                self._offer(RpopCredential(decode_name(user), Secret(command.text.strip(b" ")), self.offer.rpop))
             case "AUTH":
                 self._auth(command.text)
             case "STLS":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntFlag
 
-from popproxy.types import AuthFailure, Mechanism, Secret
+from popproxy.types import Address, AuthFailure, Mechanism, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,17 @@ class ApopCredential:
     timestamp: bytes
     digest: Secret
     mechanism: Mechanism = Mechanism.APOP
+    authzid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RpopCredential:
+    """RPOP (RFC 1081): USER's name, and an argument whose meaning is the listener's; `source` is where it came from."""
+
+    authcid: str
+    argument: Secret
+    source: Address
+    mechanism: Mechanism = Mechanism.RPOP
     authzid: str = ""
 
 
@@ -145,6 +156,7 @@ class KpopCredential:
 Credential = (
     PasswordCredential
     | ApopCredential
+    | RpopCredential
     | CramMd5Credential
     | ScramCredential
     | CertificateCredential

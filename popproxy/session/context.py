@@ -6,12 +6,13 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
+from popproxy.auth.proof import Prover
 from popproxy.auth.result import Authenticator
 from popproxy.auth.scram import ScramVerifiers
 from popproxy.auth.throttle import Throttle
@@ -36,8 +37,10 @@ from popproxy.session.admission import Admission
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
 from popproxy.state.shared import SharedState
-from popproxy.types import Secret
+from popproxy.types import Address, Secret
 
+RESERVED_PORTS = 1024
+"""Ports below are root's, where the client's system keeps to that."""
 _MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
 
 
@@ -66,6 +69,7 @@ class ListenerContext:
     kerberos_logins: KerberosLogins | None = None  # at backends
     mechanisms: Mechanisms | None = None  # beside PLAIN, LOGIN and GSSAPI
     verifiers: ScramVerifiers | None = None
+    provers: Mapping[type, Prover] = field(default_factory=dict)  # of credentials that say themselves whose they are
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property
@@ -85,11 +89,11 @@ class ListenerContext:
         """The canonical form of a name. Raises NameRefused."""
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
-    def offer(self, source: str, channel: Channel, timestamp: bytes | None) -> Offer:
+    def offer(self, source: Address, channel: Channel, timestamp: bytes | None) -> Offer:
         """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused)."""
         kpop = self.listener.protocol == "kpop"
         encrypted = channel.encrypted
-        passwords = encrypted or _within(source, tuple(self.listener.cleartext_networks))
+        passwords = encrypted or _within(source.host, tuple(self.listener.cleartext_networks))
         mechanisms = dict(_MECHANISMS) if passwords and not kpop else {}
         if self.listener.gssapi and self.tickets is not None and self.tickets.usable(encrypted=encrypted):
             mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
@@ -99,9 +103,17 @@ class ListenerContext:
             passwords=passwords or kpop,  # behind KPOP's handshake PASS carries none
             mechanisms=mechanisms,
             timestamp=timestamp,
+            rpop=source if self.listener.rpop != "off" and self._takes_rpop(source) else None,
             stls=self.listener.tls == "stls" and not encrypted,
             backend=self.promised,
         )
+
+    def _takes_rpop(self, source: Address) -> bool:
+        """From the networks that are named; in the meaning of RFC 1081 only from a port that root alone may use."""
+        rpop = self.config.rpop
+        if rpop is None or not _within(source.host, tuple(rpop.networks)):
+            return False
+        return source.port < RESERVED_PORTS or not (rpop.reserved_port or self.listener.rpop == "rfc")
 
     def timestamp(self) -> bytes | None:
         """A fresh APOP timestamp of 128 random bits, or None where APOP is off."""

@@ -8,10 +8,11 @@ backend's is never shown as a wrong password: clients would ask for it again, an
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from popproxy.auth.names import NameRefused
-from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
+from popproxy.auth.proof import Prover
+from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.auth.throttle import Guess, Throttled
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
@@ -27,6 +28,7 @@ from popproxy.sasl.credentials import (
     GssapiCredential,
     KpopCredential,
     PasswordCredential,
+    RpopCredential,
     TokenCredential,
 )
 from popproxy.session.context import ListenerContext
@@ -101,6 +103,9 @@ class LoginAttempt:
 
     async def _judge(self) -> LoggedIn | LoginFailed:
         context = self._context
+        prover = context.provers.get(type(self._credential))
+        if prover is not None:
+            return await self._prove(prover)
         try:
             user = context.vet(self._credential)
         except NameRefused as refused:
@@ -110,12 +115,29 @@ class LoginAttempt:
             return await self._open(
                 Identity(user, credential.authcid, credential.mechanism, principal=credential.principal)
             )
-        if not isinstance(credential, CertificateCredential):  # which nobody can guess
-            self._guess = context.throttle.guess(user, self._host)
-            against = await self._guess.refused()
-            if against is not None:
-                return await self._throttled(against)
-        result = await context.authenticator.authenticate(self._credential, user)
+        throttled = await self._begin_guess(user)
+        if throttled is not None:
+            return throttled
+        return await self._judged(await context.authenticator.authenticate(self._credential, user))
+
+    async def _prove(self, prover: Prover) -> LoggedIn | LoginFailed:
+        """The credential says itself whose it is. Certificates nobody can guess; tokens count against who is named."""
+        credential = self._credential
+        if isinstance(credential, TokenCredential) and credential.authzid:
+            try:
+                throttled = await self._begin_guess(self._context.vet_name(credential.authzid))
+            except NameRefused as refused:
+                return await self._wrong(refused.reason)
+            if throttled is not None:
+                return throttled
+        return await self._judged(await prover.prove(credential))
+
+    async def _begin_guess(self, user: str) -> LoginFailed | None:
+        self._guess = self._context.throttle.guess(user, self._host)
+        against = await self._guess.refused()
+        return None if against is None else await self._throttled(against)
+
+    async def _judged(self, result: AuthResult) -> LoggedIn | LoginFailed:
         match result:
             case CannotTell(detail, reason):
                 return self.cannot_judge(detail, reason)
@@ -124,6 +146,9 @@ class LoginAttempt:
             case Declined():
                 return await self._wrong(AuthFailure.BAD_CREDENTIALS)
             case Accepted(identity):
+                credential = self._credential
+                if isinstance(credential, CertificateCredential | TokenCredential) and not credential.authzid:
+                    self._credential = replace(credential, authzid=identity.user)  # for the records
                 return await self._open(identity)
 
     async def ticket_refused(self, error: KerberosRefused | Unavailable) -> LoginFailed:
@@ -331,5 +356,7 @@ def _repeatable(credential: Credential) -> Secret | None:
             return credential.password
         case TokenCredential():
             return credential.token
+        case RpopCredential():
+            return credential.argument
         case _:
             return None

@@ -10,6 +10,7 @@ from popproxy.net.channel import Channel
 from popproxy.net.tls import ServerTls
 from popproxy.sasl import apop
 from popproxy.sasl.cram_md5 import CramMd5
+from popproxy.sasl.external import External
 from popproxy.sasl.mechanism import SaslMechanism
 from popproxy.sasl.scram import ScramExchange
 from popproxy.types import Mechanism
@@ -34,6 +35,10 @@ class Mechanisms:
         for name in self._names:
             if name is Mechanism.CRAM_MD5:
                 found[name] = self._cram_md5
+            elif name is Mechanism.EXTERNAL:
+                certificate = channel.peer_certificate
+                if certificate is not None:
+                    found[name] = partial(External, certificate)
             elif not name.endswith("-PLUS"):
                 found[name] = partial(_scram, name, None, plus_offered=plus)
             elif end_point is not None:

@@ -28,6 +28,7 @@ from popproxy.pop3.server import (
     VerifierNeeded,
 )
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
+from popproxy.session.client_certificate import record_certificate
 from popproxy.session.context import ListenerContext
 from popproxy.session.gssapi import start_layer, take_step
 from popproxy.session.kpop import judge
@@ -184,12 +185,14 @@ class Session:
             raise
         metrics.tls_handshakes[(name, "success", info.version)] += 1
         self._trail.tls(info)
+        if context.listener.client_ca is not None:
+            record_certificate(self._trail, self._channel.peer_certificate)
         self.deadline = before
 
     def _greet(self) -> None:
         context = self._context
         timestamp = context.timestamp()
-        offer = context.offer(self._source.host, self._channel, timestamp)
+        offer = context.offer(self._source, self._channel, timestamp)
         header, self._header = self._header, None
         kpop, self._kpop = self._kpop, None
         core = self._core = ServerConnection(offer, context.config.limits.bad_commands)
@@ -216,7 +219,7 @@ class Session:
                     await self._start_tls(b"")
                     timestamp = core.offer.timestamp
                     try:
-                        core.upgrade_to_tls(self._context.offer(self._source.host, self._channel, timestamp))
+                        core.upgrade_to_tls(self._context.offer(self._source, self._channel, timestamp))
                     except LocalProtocolError:  # plain text that came in the moment before TLS
                         raise SessionOver(CloseReason.PROTOCOL) from None
                 case GssStepNeeded(token):

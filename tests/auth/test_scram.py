@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from popproxy.vault.record import VERIFIER_ITERATIONS, Record
 from popproxy.vault.store import Vault
 
 SHA_1, SHA_256, PLUS = Mechanism.SCRAM_SHA_1, Mechanism.SCRAM_SHA_256, Mechanism.SCRAM_SHA_256_PLUS
+EVERYBODY: Callable[[str], bool] = lambda _: True  # noqa: E731
 KEY = Secret("0123456789abcdef")
 
 
@@ -47,7 +49,9 @@ def vault(tmp_path: Path) -> Vault:
 
 @pytest.fixture
 def verifiers(users: UsersFile, vault: Vault, executor: BoundedExecutor) -> ScramVerifiers:
-    return ScramVerifiers(KEY, [UsersFileVerifiers(users, executor), VaultVerifiers(vault)], Accounts(users, executor))
+    return ScramVerifiers(
+        KEY, [UsersFileVerifiers(users, executor, EVERYBODY), VaultVerifiers(vault)], Accounts(users, executor)
+    )
 
 
 async def test_the_first_source_that_knows_the_user_decides(verifiers: ScramVerifiers) -> None:
@@ -64,6 +68,13 @@ async def test_who_has_no_verifier_gets_one_that_verifies_nothing(
     found = await verifiers.find(mechanism, user)
     assert not found.genuine
     assert found.scheme is mechanism
+
+
+async def test_users_whose_passwords_others_judge_are_not_looked_up_in_the_file(
+    users: UsersFile, executor: BoundedExecutor
+) -> None:
+    verifiers = ScramVerifiers(KEY, [UsersFileVerifiers(users, executor, lambda user: user != "alice")], None)
+    assert not (await verifiers.find(SHA_256, "alice")).genuine
 
 
 async def test_a_made_up_salt_is_the_same_in_every_process(verifiers: ScramVerifiers) -> None:
@@ -91,7 +102,7 @@ async def test_a_vault_without_verifiers_lends_no_shape(
 ) -> None:
     vault = Vault.create(tmp_path / "empty", Secret(generate_key()), recheck=0)
     verifiers = ScramVerifiers(
-        KEY, [UsersFileVerifiers(users, executor), VaultVerifiers(vault)], Accounts(users, executor)
+        KEY, [UsersFileVerifiers(users, executor, EVERYBODY), VaultVerifiers(vault)], Accounts(users, executor)
     )
     assert {(await verifiers.find(SHA_256, f"nobody{n}")).iterations for n in range(50)} == {5000}
     vault.set("bob", Secret("pencil"))
@@ -107,7 +118,7 @@ async def test_long_salts_are_made_up_too(tmp_path: Path, executor: BoundedExecu
     path = tmp_path / "users"
     path.write_text(line("alice", "pencil", salt=64))
     users = UsersFile.load(path, str.lower)
-    found = await ScramVerifiers(KEY, [UsersFileVerifiers(users, executor)], Accounts(users, executor)).find(
+    found = await ScramVerifiers(KEY, [UsersFileVerifiers(users, executor, EVERYBODY)], Accounts(users, executor)).find(
         SHA_256, "nobody"
     )
     assert len(found.salt) == 64

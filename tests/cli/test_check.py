@@ -31,6 +31,7 @@ from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
 from tests.cli.backends import backend, tls_context
 from tests.cli.helpers import popproxy, write_config, write_pair
+from tests.peers.certs import Authority, CertificateFiles
 
 
 async def look(directory: Path, offline: bool = True, **sections: Any) -> list[Finding]:
@@ -206,6 +207,79 @@ async def test_cram_md5_needs_the_secret_itself(tmp_path: Path) -> None:
     sections = offering(local_users(tmp_path, f"alice:{hash_password(b'x')}"), "CRAM-MD5")
     finding = only(await look(tmp_path, **sections), "problem")
     assert finding.text == "alice only has a hash, so CRAM-MD5 would always fail"
+
+
+def asking(directory: Path, issuer: Authority, server: CertificateFiles, **external: Any) -> dict[str, Any]:
+    """Sections for a listener that asks clients for certificates of `issuer`, with its revocation list."""
+    (directory / "crl").write_bytes(issuer.revocation_list())
+    pool = {"servers": ["127.0.0.1:9"], "tls": "none", "allow_cleartext": True, "login": ["forward", "master"]}
+    (directory / "master").write_text("canary")
+    (directory / "master").chmod(0o600)
+    listener = {"name": "pop3", "listen": ["127.0.0.1:0"], "sasl": ["EXTERNAL"], "client_ca": str(issuer.ca)}
+    return {
+        "listeners": [listener | {"client_crl": str(directory / "crl")}],
+        "tls": {"certificates": [{"cert": str(server.cert), "key": str(server.key)}]},
+        "external": {"rules": [{"take": "email"}], **external},
+        "pools": {"main": {**pool, "master": {"user": "m", "password": {"file": str(directory / "master")}}}},
+    }
+
+
+def about_clients(findings: list[Finding]) -> list[Finding]:
+    """Without those about the server's certificate."""
+    return [finding for finding in findings if not finding.area.startswith("certificate ")]
+
+
+async def test_authorities_of_clients_and_their_lists(tmp_path: Path, server_certificate: CertificateFiles) -> None:
+    issuer = Authority(tmp_path, "clients")
+    sections = asking(tmp_path, issuer, server_certificate)
+    texts = [finding.text for finding in await look(tmp_path, **sections)]
+    assert "clients may show certificates of CN=clients" in texts
+    assert any(text.startswith("the revocation list of CN=clients is good until") for text in texts)
+    (tmp_path / "crl").write_bytes(issuer.revocation_list(days=-1))
+    finding = only(about_clients(await look(tmp_path, **sections)), "problem")
+    assert finding.text == "the revocation list of CN=clients is out of date"
+    (tmp_path / "crl").write_text("nothing")
+    assert "no revocation list in PEM" in only(about_clients(await look(tmp_path, **sections)), "problem").text
+    (tmp_path / "crl").unlink()
+    assert "does not exist" in only(about_clients(await look(tmp_path, **sections)), "problem").text
+    Path(sections["listeners"][0]["client_ca"]).write_text("nothing")
+    (tmp_path / "crl").write_bytes(issuer.revocation_list())
+    assert "no certificate in PEM" in only(about_clients(await look(tmp_path, **sections)), "problem").text
+
+
+async def test_authority_without_a_list_and_a_map_that_cannot_be_read(
+    tmp_path: Path, server_certificate: CertificateFiles
+) -> None:
+    issuer, other = Authority(tmp_path, "clients"), Authority(tmp_path, "others")
+    issuer.ca.write_bytes(issuer.ca.read_bytes() + other.ca.read_bytes())
+    rules = [{"take": "fingerprint", "file": str(tmp_path / "map")}]
+    (tmp_path / "map").write_text("abcd alice\n")
+    findings = about_clients(await look(tmp_path, **asking(tmp_path, issuer, server_certificate, rules=rules)))
+    lacking, wrong = (text for _, text, _ in bad(findings))
+    assert "there is no revocation list of CN=others" in lacking
+    assert "map:1: not a SHA-256 fingerprint" in wrong
+
+
+async def test_trusted_machines_that_cannot_be_read(tmp_path: Path) -> None:
+    sections = local_users(tmp_path)
+    sections["listeners"][0] |= {"rpop": "rfc", "apop": False}
+    sections["rpop"] = {"networks": ["127.0.0.1"], "hosts": str(tmp_path / "hosts")}
+    (tmp_path / "hosts").write_text("alice here ajones\n")
+    del sections["vault"]
+    sections["pools"]["main"] |= {"login": ["forward", "master"]}
+    (tmp_path / "master").write_text("canary")
+    (tmp_path / "master").chmod(0o600)
+    sections["pools"]["main"]["master"] = {"user": "m", "password": {"file": str(tmp_path / "master")}}
+    finding = only(await look(tmp_path, **sections), "problem")
+    assert finding.text.startswith(f"{tmp_path}/hosts:1: ")
+
+
+async def test_rpop_of_which_nobody_has_an_id(tmp_path: Path) -> None:
+    sections = local_users(tmp_path)
+    sections["listeners"][0] |= {"rpop": "id", "apop": False}
+    sections["rpop"] = {"networks": ["127.0.0.1"]}
+    finding = only(await look(tmp_path, **sections), "problem")
+    assert (finding.area, finding.cure) == ("RPOP", "popproxy vault set USER --kind rpop")
 
 
 async def test_every_wrong_line_of_the_users_file(tmp_path: Path) -> None:

@@ -16,7 +16,20 @@ from popproxy.config.model import Config, Listener, Pool
 FOLDER = Path(__file__).parents[2] / "config"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 ANNOTATED = FOLDER / "popproxy.yaml"
-NEEDS_AN_EXAMPLE = {"listeners", "pools", "tls.certificates", "users", "vault", "scram", "kerberos", "directories"}
+NEEDS_AN_EXAMPLE = {
+    *(
+        "listeners",
+        "pools",
+        "tls.certificates",
+        "users",
+        "vault",
+        "scram",
+        "external",
+        "rpop",
+        "kerberos",
+        "directories",
+    )
+}
 """Sections that have no default, or one that would show nothing."""
 AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"}
 """Keys that the file explains in another section, and says so."""
@@ -116,7 +129,8 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
         "authenticate: [passthrough]", "authenticate: [users, corp, passthrough]"
     )
     text = text.replace("login: [forward]", "login: [forward, stored, master]")
-    text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256]")
+    text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL]")
+    text = text.replace("client_ca: null", "client_ca: clients.pem").replace('rpop: "off"', "rpop: rfc")
     loaded = load_bytes(text.encode(), ANNOTATED)
     assert isinstance(loaded.config, Config)
     assert loaded.config.vault is not None

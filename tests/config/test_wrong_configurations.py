@@ -45,12 +45,19 @@ def kerberos(
     )
 
 
+EXTERNAL = "external: {rules: [{take: email}]}\n"
+RPOP = "rpop: {networks: [10.0.0.0/8]}\n"
+
+
+def proofs(lines: str) -> str:
+    """A listener of which `lines` begin in line 4, and a pool with a master user."""
+    pools = "pools:\n  main: {servers: [a], login: [forward, master], master: {user: m, password: {env: M}}}\n"
+    return listener(lines) + pools
+
+
 def sasl(value: str) -> str:
     """A listener with `sasl` in line 4 and its other lines behind it, and a pool with a master user."""
-    return (
-        listener(f"sasl: {value}")
-        + "pools:\n  main: {servers: [a], login: [forward, master], master: {user: m, password: {env: M}}}\n"
-    )
+    return proofs(f"sasl: {value}")
 
 
 def ldap(lines: str) -> str:
@@ -330,6 +337,24 @@ WRONG = {
     "SCRAM without a key": Wrong(sasl("[SCRAM-SHA-256]\nauthenticate: [users]") + "users: {file: u}\n", 4, "listeners[0].sasl[0]", "decoy_key: {file: "),
     "PLUS without TLS": Wrong(sasl("[SCRAM-SHA-1-PLUS]\ntls: none\ncleartext_networks: [10.0.0.0/8]") + VAULT, 4, "listeners[0].sasl[0]", "tls: stls, or SCRAM-SHA-1"),
     "mechanisms where only passwords get in": Wrong(listener("sasl: [CRAM-MD5]") + VAULT, 4, "listeners[0].sasl", "add master or stored"),
+    "certificates that nobody asks for": Wrong(sasl("[EXTERNAL]") + EXTERNAL, 4, "listeners[0].sasl[0]", "add client_ca: "),
+    "certificates without TLS": Wrong(sasl("[EXTERNAL]\ntls: none\ncleartext_networks: [10.0.0.0/8]") + EXTERNAL, 4, "listeners[0].sasl[0]", "write tls: stls"),
+    "certificates of nobody": Wrong(sasl("[EXTERNAL]\nclient_ca: ca.pem"), 4, "listeners[0].sasl[0]", "external: {rules: [{take: email}]}"),
+    "a part that certificates do not have": Wrong("external:\n  rules: [{take: mail}]\n", 2, "external.rules[0].take", "did you mean email?"),
+    "a certificate rule with two conditions": Wrong("external:\n  rules: [{take: email, regex: a, file: b}]\n", 2, "external.rules[0]", "remove regex and user"),
+    "a user without a regex": Wrong("external:\n  rules: [{take: email, user: a}]\n", 2, "external.rules[0]", "write for example regex: "),
+    "a fingerprint as a user": Wrong("external:\n  rules: [{take: fingerprint}]\n", 2, "external.rules[0]", "add file: certificates.map"),
+    "a user of a group that is not there": Wrong("external:\n  rules: [{take: email, regex: a, user: '\\1'}]\n", 2, "external.rules[0].user", "parentheses"),
+    "a certificate rule that is no regular expression": Wrong("external:\n  rules: [{take: email, regex: '('}]\n", 2, "external.rules[0].regex", "put a backslash"),
+    "no certificate rule": Wrong("external:\n  rules: []\n", 2, "external.rules", "take: email"),
+    "RPOP from nowhere": Wrong(proofs("rpop: id") + VAULT, 4, "listeners[0].rpop", "add the section rpop"),
+    "RPOP without ids": Wrong(proofs("rpop: id") + RPOP, 4, "listeners[0].rpop", "add the section vault"),
+    "RPOP without trusted machines": Wrong(proofs("rpop: rfc") + RPOP, 4, "listeners[0].rpop", "add hosts: "),
+    "RPOP where only passwords get in": Wrong(listener("rpop: id") + RPOP + VAULT, 4, "listeners[0].rpop", "add master or stored"),
+    "RPOP behind KPOP": Wrong(kerberos("protocol: kpop\nrpop: id") + RPOP + VAULT, 5, "listeners[0].rpop", "remove it"),
+    "RPOP as a switch": Wrong(proofs("rpop: true"), 4, "listeners[0].rpop", "write one of off, rfc, id"),
+    "RPOP without networks": Wrong("rpop: {}\n", 1, "rpop.networks", "192.0.2.0/28"),
+    "RPOP of no network": Wrong("rpop:\n  networks: [10.0.0.1/24]\n", 2, "rpop.networks[0]", "write 10.0.0.0/24"),
     "mechanisms behind KPOP": Wrong(kerberos("protocol: kpop\nsasl: [CRAM-MD5]") + VAULT, 5, "listeners[0].sasl", "remove it"),
     "a deadline of nothing": Wrong(kerberos("gssapi: true", more="  deadline: 0s\n"), 10, "kerberos.deadline", "for example 10s"),
     "a master user that is nobody": Wrong(pool("login: [forward, master]"), 4, "pools.main.login[1]", "add master: {user:"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+_UPN = ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 _DAY = datetime.timedelta(days=1)
 
 
@@ -65,7 +68,9 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        stem = file or names[0]
+        return self._write(file or names[0], certificate, key)
+
+    def _write(self, stem: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> CertificateFiles:
         files = CertificateFiles(self._directory / f"{stem}.crt", self._directory / f"{stem}.key")
         files.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(
@@ -75,6 +80,44 @@ class Authority:
         )
         files.key.chmod(0o600)
         return files
+
+    def client(
+        self,
+        *,
+        email: Sequence[str] = (),
+        upn: str = "",
+        common_name: str = "somebody",
+        uid: str = "",
+        valid_days: tuple[float, float] = (-1, 20),
+        extra: Sequence[x509.GeneralName] = (),
+    ) -> CertificateFiles:
+        """A client's certificate, with these names in it; its file has no name of note."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+        subject += [x509.NameAttribute(NameOID.USER_ID, uid)] if uid else []
+        names: list[x509.GeneralName] = [x509.RFC822Name(address) for address in email]
+        names += [x509.OtherName(_UPN, b"\x0c" + bytes([len(upn)]) + upn.encode())] if upn else []
+        builder = (
+            x509.CertificateBuilder(self._name, x509.Name(subject), key.public_key(), x509.random_serial_number())
+            .not_valid_before(now + valid_days[0] * _DAY)
+            .not_valid_after(now + valid_days[1] * _DAY)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        )
+        if names := [*names, *extra]:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return self._write(f"client-{secrets.token_hex(4)}", builder.sign(self._key, hashes.SHA256()), key)
+
+    def revocation_list(self, *revoked: CertificateFiles, days: float = 7) -> bytes:
+        """In PEM, good for so many days."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateRevocationListBuilder(self._name, now - 10 * _DAY, now + days * _DAY)
+        for files in revoked:
+            serial = x509.load_pem_x509_certificate(files.cert.read_bytes()).serial_number
+            builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, now - _DAY).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def server(self) -> CertificateFiles:
         """What every peer on loopback shows."""

@@ -66,7 +66,7 @@ def test_commands_are_understood(line: bytes, command: Command) -> None:
         b"TOP 1 4294967296",
         b"USER",
         b"PASS",
-        b"RPOP a",
+        b"XTND a",
         b"XTND XMIT",
         b"UTF8",
         b"LANG",

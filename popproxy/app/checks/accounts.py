@@ -8,6 +8,7 @@ from functools import partial
 from popproxy.app.checks.coverage import check_coverage
 from popproxy.app.checks.finding import Finding, counted, ok, problem
 from popproxy.auth.names import canonical
+from popproxy.auth.rpop import TrustedHosts
 from popproxy.auth.users_file import UsersFile
 from popproxy.config.model import Config
 from popproxy.config.secret import resolve_secret
@@ -23,6 +24,7 @@ def check_accounts(config: Config) -> list[Finding]:
     users = _read_users(config, findings)
     findings += _routing(config)
     findings += _masters(config)
+    findings += _trusted_hosts(config)
     vault = _read_vault(config, findings)
     both_read = (config.users is None or users is not None) and (config.vault is None or vault is not None)
     if both_read:  # else the mistake would be told twice
@@ -72,6 +74,16 @@ def _masters(config: Config) -> list[Finding]:
         else:
             findings.append(ok(area, f"the password of {pool.master.user} can be read"))
     return findings
+
+
+def _trusted_hosts(config: Config) -> list[Finding]:
+    if config.rpop is None or config.rpop.hosts is None:
+        return []
+    try:
+        TrustedHosts.load(config.rpop.hosts, _canonical(config))
+    except ConfigError as error:
+        return _problems("RPOP", error)
+    return [ok("RPOP", f"{config.rpop.hosts} can be used")]
 
 
 def _routing(config: Config) -> list[Finding]:

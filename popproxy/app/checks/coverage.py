@@ -26,14 +26,18 @@ def check_coverage(config: Config, users: UsersFile | None, vault: Mapping[str, 
     for name, offered in digests.items():
         if offered and config.vault is not None:
             findings += _digest(name, known, secrets)
+    if any(listener.rpop == "id" for listener in config.listeners) and not any(one.rpop for one in vault.values()):
+        cure = "popproxy vault set USER --kind rpop"
+        findings.append(problem("RPOP", "nobody has an id for RPOP, so it would always fail", cure))
+    rules = config.authentication
     schemes = {
-        scheme_of(Mechanism(name)): "users" in listener.authenticate
+        scheme_of(Mechanism(name)): [user for user in known if "users" in rules.checks(listener.authenticate, user)]
         for listener in config.listeners
         for name in listener.sasl
         if name.startswith("SCRAM")
     }
-    for scheme, asks_file in schemes.items():
-        findings += _scram(scheme, users if asks_file else None, vault)
+    for scheme, judged in schemes.items():
+        findings += _scram(scheme, users, judged, vault)
     return findings
 
 
@@ -45,13 +49,14 @@ def _digest(name: str, users: list[str], secrets: set[str]) -> Iterator[Finding]
             yield problem(name, text, f"popproxy vault set {user}")
 
 
-def _scram(scheme: Mechanism, users: UsersFile | None, vault: Mapping[str, Record]) -> Iterator[Finding]:
-    known = set(vault)
+def _scram(
+    scheme: Mechanism, users: UsersFile | None, judged: list[str], vault: Mapping[str, Record]
+) -> Iterator[Finding]:
+    """`judged`: those whose passwords the users file judges."""
     able = {user for user, record in vault.items() if scheme in record.verifiers}
     if users is not None:
-        known |= {user for user in users.users() if users.lookup(user) != DISABLED}
-        able |= {user for user in users.users() if scheme in users.verifiers(user)}
-    unable = sorted(known - able)
+        able |= {user for user in judged if scheme in users.verifiers(user)}
+    unable = sorted({*vault, *judged} - able)
     cure = f"popproxy vault set USER --kind scram, or popproxy hash-password --scheme {scheme.lower()}"
     if not able:
         yield problem(scheme, f"nobody has a verifier for {scheme}, so it would always fail", cure)
