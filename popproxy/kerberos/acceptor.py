@@ -5,7 +5,7 @@ The calls of a context block: a keytab and a replay cache are files. `GssContext
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -195,7 +195,7 @@ class GssContext:
 
     def _finish(self, result: AcceptSecContextResult, token: bytes) -> None:
         acceptor = self._acceptor
-        flags = frozenset(cast("Iterable[raw.RequirementFlag]", result.flags))
+        flags = cast("Container[raw.RequirementFlag]", result.flags)
         target = _text(_target(result.context))
         refusal = acceptor.principals.refuse(target)
         if refusal is not None:

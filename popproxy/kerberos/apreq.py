@@ -26,7 +26,6 @@ from popproxy.kerberos.refusal import GENERIC, MAX_TOKEN, WIRE_CODES, KerberosRe
 from popproxy.kerberos.service import SERVICE, ReplayCache, ServicePrincipals, check_keytab, diagnose
 from popproxy.state.executors import BoundedExecutor
 
-_NT_SRV_HST: Final = 3
 _TEXT: Final = b"authentication failed"
 """e-text of a KRB-ERROR: the library's own names principals and key versions."""
 
@@ -89,7 +88,6 @@ class ApReqVerifier:
         with (
             self._auth_context(context) as auth_context,
             context.keytab(f"FILE:{self.keytab}") as keytab,
-            _any_host(context) as service,
         ):
             buffer = ctypes.create_string_buffer(ap_req, len(ap_req))
             message = Data(0, len(ap_req), ctypes.addressof(buffer))
@@ -100,7 +98,9 @@ class ApReqVerifier:
                 context.handle,
                 byref(auth_context),
                 byref(message),
-                service,
+                # The keys of every such principal are tried, and no others: where host/ and pop/ have one key, it would
+                # report host/ otherwise.
+                context.any_host(SERVICE),
                 keytab,
                 byref(options),
                 byref(ticket),
@@ -154,17 +154,3 @@ class ApReqVerifier:
         except Krb5Failure:
             return None
         return context.take(data)
-
-
-@contextmanager
-def _any_host(context: Context) -> Iterator[c_void_p]:
-    """``pop/`` without a host: rd_req then tries the keys of every such principal, and no others.
-
-    Without it, where host/ and pop/ have one key, it would report host/.
-    """
-    service = c_void_p()
-    context.call("krb5_sname_to_principal", context.handle, b"", SERVICE.encode(), _NT_SRV_HST, byref(service))
-    try:
-        yield service
-    finally:
-        context.free("krb5_free_principal", service)

@@ -21,6 +21,7 @@ from popproxy.errors import PopproxyError, Unavailable
 _SONAME: Final = "libkrb5.so.3"
 
 AP_OPTS_MUTUAL_REQUIRED: Final = 0x20000000
+_NT_SRV_HST: Final = 3
 CREDS_SIZE: Final = 512
 """More than sizeof(krb5_creds), 120 on 64-bit machines; it is handled by the library only, but for its beginning."""
 
@@ -182,10 +183,13 @@ class Context:
         """Reads krb5.conf. Raises Krb5Failure, Unavailable."""
         self._library = library()
         self.handle = c_void_p()
+        self._any_host: dict[str, c_void_p] = {}
         self.call("krb5_init_context", byref(self.handle))
 
     def __del__(self) -> None:
         if self.handle.value is not None:
+            for principal in self._any_host.values():
+                self.free("krb5_free_principal", principal)
             self._library.krb5_free_context(self.handle)
 
     def call(self, function: str, *arguments: Any) -> None:
@@ -211,6 +215,16 @@ class Context:
             yield principal
         finally:
             self.free("krb5_free_principal", principal)
+
+    def any_host(self, service: str) -> c_void_p:
+        """The principal ``service/`` without a host or realm, which stands for all of them; the context keeps it."""
+        principal = self._any_host.get(service)
+        if principal is None:
+            principal = c_void_p()
+            name = service.encode()
+            self.call("krb5_sname_to_principal", self.handle, b"", name, _NT_SRV_HST, byref(principal))
+            self._any_host[service] = principal
+        return principal
 
     @contextmanager
     def keytab(self, name: str) -> Iterator[c_void_p]:

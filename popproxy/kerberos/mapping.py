@@ -225,6 +225,9 @@ def _parse(principal: str) -> tuple[str, str | None, str] | None:
 
 def split_principal(principal: str) -> tuple[list[str], str | None]:
     """The parts of the name, and the realm or None; both without the backslashes of krb5_unparse_name."""
+    if "\\" not in principal:
+        name, at, realm = principal.partition("@")
+        return name.split("/"), realm if at else None
     parts = [""]
     at_realm = escaped = False
     for character in principal:
@@ -246,6 +249,8 @@ def split_principal(principal: str) -> tuple[list[str], str | None]:
 
 
 def _has_odd_characters(text: str) -> bool:
+    if text.isascii():
+        return not text.isprintable() or " " in text
     return any(unicodedata.category(character)[0] in "CZ" for character in text)
 
 

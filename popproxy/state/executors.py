@@ -82,15 +82,18 @@ class BoundedExecutor:
             self._start(call)
         else:
             self._waiting.append(call)
+        # Not asyncio.timeout: a TimeoutError raised by the function itself must stay what it is.
+        expiry = loop.call_later(self._deadline, self._expire, call)
         try:
-            # Not asyncio.timeout: a TimeoutError raised by the function itself must stay what it is.
-            await asyncio.wait((call.answer,), timeout=self._deadline)
-        finally:
-            if not call.answer.done():
+            result: T = await call.answer
+        except asyncio.CancelledError:
+            if call.answer.cancelled():
                 self._leave(call)
-        if call.answer.cancelled():
-            raise Unavailable(f"the {self.name} pool did not answer within {self._deadline:g} s", reason="deadline")
-        result: T = call.answer.result()
+            else:
+                call.answer.exception()  # it came too late for a caller that has gone away: nobody need be told
+            raise
+        finally:
+            expiry.cancel()
         return result
 
     def close(self) -> None:
@@ -114,8 +117,13 @@ class BoundedExecutor:
         self._busy += 1
         self._inbox.put(call)
 
+    def _expire(self, call: _Call) -> None:
+        if not call.answer.done():
+            self._leave(call)
+            what = f"the {self.name} pool did not answer within {self._deadline:g} s"
+            call.answer.set_exception(Unavailable(what, reason="deadline"))
+
     def _leave(self, call: _Call) -> None:
-        call.answer.cancel()
         if call in self._waiting:
             self._waiting.remove(call)
         else:

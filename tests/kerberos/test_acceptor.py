@@ -358,8 +358,13 @@ def test_channel_binding_required(keytab: Path, tickets: Path, rcache_dir: Path,
     assert refused(strict, gss_framed(ApReqClient(tickets).ap_req), BINDING).reason is Refusal.CHANNEL_BINDING
 
 
-def test_forwarded_ticket_is_kept_for_the_backend(acceptor: Acceptor, tickets: Path) -> None:
+def test_forwarded_ticket_is_kept_for_the_backend_that_wants_it(
+    acceptor: Acceptor, keytab: Path, tickets: Path, rcache_dir: Path, pool: BoundedExecutor
+) -> None:
     context = acceptor.new_context()
+    context.step(first_token(initiator(tickets, delegate=True)))
+    assert context.delegated is None, "there is nobody to show it to"
+    context = Acceptor(keytab, [POP], rcache_dir=rcache_dir, executor=pool, delegation=True).new_context()
     context.step(first_token(initiator(tickets, delegate=True)))
     assert context.delegated is not None
     assert str(context.delegated.credentials.name) == ALICE
