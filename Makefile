@@ -6,7 +6,7 @@ BIN    := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench profile runtime development peers
+.PHONY: help setup demo test check bench profile runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -37,7 +37,10 @@ profile: setup
 	@tests/setup/bench.sh
 	@$(BIN)/python -m tests.bench.profiling $(ARGS)
 
-demo: runtime
+kerberos: runtime
+	@tests/setup/kerberos.sh
+
+demo: kerberos
 	@$(BIN)/popproxy demo $(ARGS)
 
 check: development

@@ -7,12 +7,28 @@ import re
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from popproxy.types import Address, Secret
 
 TIMEOUT_SECONDS = 20.0
+
+
+class Layer(Protocol):
+    """Protects what goes over the socket: GssLayer."""
+
+    def encode(self, data: bytes) -> bytes:
+        """Octets for the wire."""
+        ...
+
+    def decode(self, data: bytes) -> list[bytes]:
+        """Octets from the wire: those that are complete."""
+        ...
+
+
 _RECEIVE = 65536
 _TIMESTAMP = re.compile(rb"<[^<>]+>")
 
@@ -24,15 +40,28 @@ class MismatchError(Exception):
 class Client:
     """One connection. `transcript` holds the dialogue, abbreviated and without secrets, a line per element."""
 
-    def __init__(self, address: Address, ca: Path, implicit_tls: bool = False) -> None:
-        """Connect and read the greeting. Raises OSError, ssl.SSLError, MismatchError."""
-        self.transcript: list[str] = []
-        self._context = ssl.create_default_context(cafile=str(ca))
+    def __init__(
+        self,
+        address: Address,
+        ca: Path | None,
+        implicit_tls: bool = False,
+        first: Callable[[Client], None] | None = None,
+        transcript: list[str] | None = None,
+    ) -> None:
+        """Connect and read the greeting; what must come before it is done by `first`.
+
+        `ca` is to be trusted instead of the system's authorities. Raises OSError, ssl.SSLError, MismatchError.
+        """
+        self.transcript: list[str] = [] if transcript is None else transcript
+        self._layer: Layer | None = None
+        self._context = ssl.create_default_context(cafile=None if ca is None else str(ca))
         self._buffer = b""
         self._socket = socket.create_connection((address.host, address.port), timeout=TIMEOUT_SECONDS)
         self.port: int = self._socket.getsockname()[1]
         if implicit_tls:
             self._start_tls()
+        if first is not None:
+            first(self)
         self.greeting = self.expect(b"+OK")
 
     def __enter__(self) -> Client:
@@ -47,7 +76,24 @@ class Client:
         """Send `commands` in one segment (pipelined, RFC 2449 section 6.8)."""
         shown = [_without_secret(command) for command in commands]
         self.transcript.append("C: " + (shown[0] if len(shown) == 1 else f"{shown[0]} ... {shown[-1]}  (pipelined)"))
-        self._socket.sendall("".join(f"{command}\r\n" for command in commands).encode())
+        self.send_octets("".join(f"{command}\r\n" for command in commands).encode())
+
+    def send_octets(self, octets: bytes) -> None:
+        """Send what is no command line."""
+        self._socket.sendall(octets if self._layer is None else self._layer.encode(octets))
+
+    def take(self, count: int) -> bytes:
+        """The next octets, whatever they are."""
+        while len(self._buffer) < count:
+            self._receive()
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def start_layer(self, layer: Layer) -> None:
+        """From here on everything is inside a security layer."""
+        if self._buffer:
+            raise MismatchError("the proxy sent more than one line before the security layer")
+        self._layer = layer
 
     def line(self) -> bytes:
         """The next line without CRLF. Raises MismatchError at the end of the connection."""
@@ -132,7 +178,7 @@ class Client:
         octets = self._socket.recv(_RECEIVE)
         if not octets:
             raise MismatchError("the proxy closed the connection")
-        self._buffer += octets
+        self._buffer += octets if self._layer is None else b"".join(self._layer.decode(octets))
 
 
 def _without_secret(command: str) -> str:

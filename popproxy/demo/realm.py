@@ -12,6 +12,7 @@ from pathlib import Path
 from popproxy.auth.hashes import hash_password
 from popproxy.demo.backend import Account
 from popproxy.demo.certificates import issue, make_authority, write_private
+from popproxy.demo.kdc import REALM, ThrowAwayRealm
 from popproxy.types import Address, Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
@@ -31,12 +32,14 @@ listeners:
     listen: ["127.0.0.1:{pop3}"]
     tls: stls
     apop: true
+    gssapi: {gssapi}
     authenticate: [users, passthrough]
   - name: pop3s
     listen: ["127.0.0.1:{pop3s}"]
     tls: implicit
+    gssapi: {gssapi}
     authenticate: [users, passthrough]
-tls:
+{kpop_listener}tls:
   certificates:
     - {{cert: {directory}/server.pem, key: {directory}/server.key}}
 users:
@@ -44,7 +47,7 @@ users:
 vault:
   file: {directory}/vault
   key: {{file: {directory}/vault.key}}
-authentication:
+{kerberos}authentication:
   failure_delay: {failure_delay}
 pools:
   demo:
@@ -63,6 +66,19 @@ control:
   socket: {directory}/control.sock
 """
 
+_KPOP_LISTENER = """\
+  - name: kpop
+    protocol: kpop
+    listen: ["127.0.0.1:{kpop}"]
+"""
+_KERBEROS = """\
+kerberos:
+  keytab: {keytab}
+  principals: [{principal}]
+  replay_cache: {directory}/replay
+  realms: [{{realm: {realm}}}]
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -71,6 +87,7 @@ class Ports:
     pop3: int = 1110
     pop3s: int = 1995
     http: int = 9110
+    kpop: int = 1109
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +125,21 @@ class Realm:
         """What the backend knows."""
         return {user.name: Account(user.password, user.maildir) for user in self.users.values()}
 
-    def configure(self, backend: Address, ports: Ports, failure_delay: str = "2s") -> None:
-        """Write the configuration for a backend at `backend`. Raises OSError."""
+    def configure(
+        self, backend: Address, ports: Ports, failure_delay: str = "2s", tickets: ThrowAwayRealm | None = None
+    ) -> None:
+        """Write the configuration for a backend at `backend`, with tickets of that realm if any. Raises OSError."""
+        kpop_listener = kerberos = ""
+        if tickets is not None:
+            (self.directory / "replay").mkdir(mode=0o700)
+            kpop_listener = _KPOP_LISTENER.format(kpop=ports.kpop)
+            kerberos = _KERBEROS.format(
+                keytab=tickets.keytab, principal=tickets.principal, directory=self.directory, realm=REALM
+            )
         text = _CONFIGURATION.format(
+            gssapi="false" if tickets is None else "true",
+            kpop_listener=kpop_listener,
+            kerberos=kerberos,
             path=self.config,
             directory=self.directory,
             backend=backend,
@@ -120,6 +149,12 @@ class Realm:
             failure_delay=failure_delay,
         )
         self.config.write_text(text)
+
+    def bring_up_tickets(self) -> ThrowAwayRealm:
+        """A KDC that knows the proxy's service, and a ticket for the local user. Raises Unavailable, OSError."""
+        directory = self.directory / "kerberos"
+        directory.mkdir(mode=0o700)
+        return ThrowAwayRealm(directory, [LOCAL_USER])
 
     def remove(self) -> None:
         """Delete the directory with everything in it."""

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from popproxy.demo.client import Client, MismatchError
+from popproxy.demo.kdc import REALM
 from popproxy.demo.realm import LOCAL_USER, PASSED_USER
-from popproxy.demo.witness import Witness
+from popproxy.demo.tickets import authenticate
+from popproxy.demo.witness import Record, Witness
+from popproxy.sasl.credentials import Layer
+from popproxy.types import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,55 @@ def _apop(witness: Witness) -> None:
         client.ask("STAT")
         witness.require(witness.record(client, "auth")["auth.mechanism"] == "APOP", "the audit log names APOP")
         _leave(witness, client)
+
+
+def _ticket_by_gssapi(witness: Witness) -> None:
+    messages = witness.maildrop(LOCAL_USER)
+    with witness.connect() as client:
+        witness.require(
+            "SASL GSSAPI" in client.capabilities(), "without TLS: GSSAPI is announced, no password is taken"
+        )
+        layer = authenticate(client, witness.ticket(), LOCAL_USER, (Layer.CONFIDENTIALITY,))
+        witness.require(layer is Layer.CONFIDENTIALITY, "the session is encrypted with the ticket's key, without TLS")
+        _whose(witness, client, "GSSAPI")
+        client.ask("RETR 1")
+        _compare(1, client.body(), messages[0].content)
+        _leave(witness, client)
+
+
+def _ticket_under_tls(witness: Witness) -> None:
+    with witness.connect(implicit_tls=True) as client:
+        authenticate(client, witness.ticket(), LOCAL_USER, (Layer.NONE,))
+        login = _whose(witness, client, "GSSAPI")
+        witness.require(login["tls.version"] in {"1.2", "1.3"}, "the audit log names the TLS version")
+        _leave(witness, client)
+
+
+def _ticket_by_kpop(witness: Witness) -> None:
+    with witness.knock() as client:
+        client.log_in(LOCAL_USER, Secret("what stands here is ignored"))
+        _whose(witness, client, "KPOP")
+        _leave(witness, client)
+    with witness.knock() as client:
+        client.stls()
+        client.ask(f"USER {PASSED_USER}")
+        client.ask("PASS x", b"-ERR [AUTH]")
+        witness.require(witness.record(client, "auth")["event.reason"] == "authzid", "nobody opens another's maildrop")
+        client.log_in(LOCAL_USER, Secret("x"))
+        login = witness.record(client, "login")
+        witness.require("tls.version" in login, "KPOP protects the login only: STLS behind it protects the rest")
+        _leave(witness, client)
+
+
+def _whose(witness: Witness, client: Client, mechanism: str) -> Record:
+    """The record of a login by ticket, behind which the user's maildrop is open."""
+    assert witness.stage.tickets is not None
+    client.ask("STAT", f"+OK {len(witness.maildrop(LOCAL_USER))} ".encode())
+    login = witness.record(client, "login")
+    principal = f"{LOCAL_USER}@{REALM}"
+    witness.require(login["krb5.principal"] == principal, f"the audit log names {principal}: no password anywhere")
+    witness.require(login["auth.mechanism"] == mechanism, f"the audit log names {mechanism}")
+    return login
 
 
 def _capabilities(witness: Witness) -> None:
@@ -214,6 +267,12 @@ def _metrics(witness: Witness) -> None:
     witness.require(all(later == earlier + 1 for earlier, later in pairwise(numbers)), "no audit record is missing")
 
 
+KERBEROS_SCENARIOS = (
+    Scenario("A ticket by GSSAPI, the session encrypted with its key", _ticket_by_gssapi),
+    Scenario("A ticket by GSSAPI over TLS", _ticket_under_tls),
+    Scenario("A ticket by KPOP", _ticket_by_kpop),
+)
+_LAST = Scenario("Metrics agree with the audit log", _metrics)
 SCENARIOS = (
     Scenario("Password over STLS, checked by the users file", _password_over_stls),
     Scenario("Password over TLS, passed through to the backend", _password_over_tls),
@@ -225,5 +284,9 @@ SCENARIOS = (
     Scenario("Everything fetched in one pipelined burst", _pipelined_fetch),
     Scenario("Deletion committed", _deletion_committed),
     Scenario("Deletion abandoned: the connection breaks before QUIT", _deletion_abandoned),
-    Scenario("Metrics agree with the audit log", _metrics),
 )
+
+
+def scenarios(kerberos: bool) -> tuple[Scenario, ...]:
+    """All that are to be played, the one that counts them at the end."""
+    return (*SCENARIOS, *(KERBEROS_SCENARIOS if kerberos else ()), _LAST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from popproxy.app.service import Service
 from popproxy.config.loader import load_file
 from popproxy.demo.backend import MaildirServer
+from popproxy.demo.kdc import ThrowAwayRealm, missing
 from popproxy.demo.realm import Ports, Realm, make_realm
 from popproxy.errors import Unavailable
 from popproxy.observe.logs import configure
@@ -20,13 +22,16 @@ from popproxy.types import Address
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is running, and where it listens."""
+    """What is running, and where it listens. `left_out` says why there is no Kerberos, if there is none."""
 
     realm: Realm
     backend: MaildirServer
     pop3: Address
     pop3s: Address
     http: Address
+    kpop: Address | None = None
+    tickets: ThrowAwayRealm | None = None
+    left_out: str = ""
 
     def audit(self) -> list[dict[str, Any]]:
         """Every record of the audit log that is complete so far."""
@@ -40,26 +45,42 @@ async def staged(ports: Ports, failure_delay: str = "2s") -> AsyncIterator[Stage
     _require_free(ports)
     realm = make_realm()
     backend = MaildirServer(realm.accounts())
+    tickets, left_out = None, missing() or ""
+    before = dict(os.environ)
     try:
-        realm.configure(await backend.start(), ports, failure_delay)
+        if not left_out:
+            try:
+                tickets = realm.bring_up_tickets()
+                os.environ.update(tickets.environment)
+            except Unavailable as error:
+                left_out = str(error)
+        realm.configure(await backend.start(), ports, failure_delay, tickets)
         loaded = load_file(realm.config)
         configure(loaded.config.logging.level, loaded.config.logging.format)
         service = Service(loaded)
         await service.start()
         try:
             assert service.http_address is not None
+            listening = {name: addresses[0] for name, addresses in service.addresses.items()}
             yield Stage(
-                realm, backend, service.addresses["pop3"][0], service.addresses["pop3s"][0], service.http_address
-            )
+                realm, backend, listening["pop3"], listening["pop3s"], service.http_address, listening.get("kpop"),
+                tickets, left_out,
+            )  # fmt: skip
         finally:
             await service.stop()
     finally:
         await backend.stop()
+        if tickets is not None:
+            tickets.stop()
+            os.environ.pop("KRB5_CONFIG", None)
+            os.environ.update(before)
         realm.remove()
 
 
 def _require_free(ports: Ports) -> None:
     wanted = {"--pop3-port": ports.pop3, "--pop3s-port": ports.pop3s, "--http-port": ports.http}
+    if missing() is None:
+        wanted["--kpop-port"] = ports.kpop
     for option, port in wanted.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from popproxy.demo.kdc import REALM
 from popproxy.demo.realm import LOCAL_USER, PASSED_USER, Ports
 from popproxy.demo.stage import Stage, staged
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the demo in order: Ctrl-C, kill, and a terminal that is closed."""
 POLL_SECONDS = 0.2
 """How often the audit log is looked at."""
 
@@ -54,21 +58,34 @@ _TOUR = """\
 {heading:7. Metrics}
 {command:curl -s http://127.0.0.1:{http}/metrics | grep -E "^popproxy_(auth|messages|dele)" | grep -vE " 0(\\.0)?$"}
 
+{kerberos}
 {heading:Extra: APOP,} which sends no password at all
 {command:curl --cacert {ca} --ssl-reqd --login-options AUTH=+APOP -u {local}:{local_password} pop3://localhost:{pop3}/3}
 
 The audit log, as it grows ({audit}). Ctrl-C ends the demo and removes everything.
 """
 
+_KERBEROS = """\
+{heading:8. Single sign-on:} a Kerberos ticket and no password, in a realm made for this run ({principal})
+{command:export KRB5_CONFIG={krb5_config} KRB5CCNAME={tickets}}
+{command:curl --cacert {ca} --ssl-reqd --login-options AUTH=GSSAPI -u : pop3://localhost:{pop3}/}
+
+{heading:9. KPOP} on port {kpop}, for old clients that have tickets (this one is popproxy's own)
+{command:{python} -m popproxy.demo.kpop localhost:{kpop} {local}}
+"""
+_NO_KERBEROS = """\
+{heading:8. Single sign-on} with Kerberos is left out: {left_out}
+"""
+
 
 async def show_demo(ports: Ports, console: Console | None = None) -> int:
-    """Run the demo until SIGINT or SIGTERM. Returns 0. Raises Unavailable if a port is taken."""
+    """Run the demo until one of ENDINGS. Returns 0. Raises Unavailable if a port is taken."""
     console = console or Console(highlight=False, soft_wrap=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    for signal_number in ENDINGS:
+        loop.add_signal_handler(signal_number, stop.set)
     async with staged(ports) as stage:
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signal_number, stop.set)
         console.print(tour(stage))
         seen: list[Record] = []
         async for record in _follow(stage.realm.audit, stop):
@@ -93,9 +110,19 @@ def tour(stage: Stage) -> Text:
         "ca": str(stage.realm.ca),
         "config": str(stage.realm.config),
         "audit": str(stage.realm.audit),
+        "python": sys.executable,
+        "left_out": stage.left_out,
     }
+    if stage.tickets is not None and stage.kpop is not None:
+        values |= {
+            "kpop": str(stage.kpop.port),
+            "krb5_config": str(stage.tickets.config),
+            "tickets": str(stage.tickets.tickets[LOCAL_USER]),
+            "principal": f"{LOCAL_USER}@{REALM}",
+        }
+    kerberos = _NO_KERBEROS if stage.tickets is None else _KERBEROS
     text = Text()
-    for line in _TOUR.splitlines(keepends=True):
+    for line in _TOUR.replace("{kerberos}\n", f"{kerberos}\n").splitlines(keepends=True):
         _append(text, line, values)
     return text
 

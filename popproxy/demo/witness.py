@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from popproxy.demo.backend import Message, read_maildrop
 from popproxy.demo.client import Client, MismatchError
-from popproxy.demo.realm import DemoUser
+from popproxy.demo.realm import LOCAL_USER, DemoUser
 from popproxy.demo.stage import Stage
+from popproxy.demo.tickets import Ticket, shake_hands
 
 PATIENCE_SECONDS = 10.0
 """How long an audit record or a metric may take to show what has happened."""
@@ -38,6 +39,21 @@ class Witness:
         """A new client, by STLS port or TLS port."""
         address = self.stage.pop3s if implicit_tls else self.stage.pop3
         client = Client(address, self.stage.realm.ca, implicit_tls)
+        self.clients.append(client)
+        return client
+
+    def ticket(self) -> Ticket:
+        """What the local user's client shows: a fresh exchange, made with the ticket that kinit has got."""
+        from popproxy.kerberos.ticket_cache import TicketCache  # noqa: PLC0415 - an optional library
+
+        tickets = self.stage.tickets
+        assert tickets is not None
+        return TicketCache(f"FILE:{tickets.tickets[LOCAL_USER]}").context(tickets.principal)
+
+    def knock(self) -> Client:
+        """A new client at the KPOP listener, its ticket shown."""
+        assert self.stage.kpop is not None
+        client = Client(self.stage.kpop, self.stage.realm.ca, first=lambda it: shake_hands(it, self.ticket()))
         self.clients.append(client)
         return client
 

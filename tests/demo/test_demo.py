@@ -17,14 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from popproxy.demo import kdc
 from popproxy.demo.client import Client
-from popproxy.demo.realm import SAMPLE
-from popproxy.demo.scenarios import SCENARIOS
+from popproxy.demo.realm import SAMPLE, Ports
+from popproxy.demo.scenarios import scenarios
+from popproxy.demo.stage import staged
+from popproxy.demo.tour import tour
 from popproxy.types import Address, Secret
 from tests.cli.helpers import popproxy
 
 PROGRAM = [sys.executable, "-m", "popproxy", "demo"]
-FREE_PORTS = ["--pop3-port", "0", "--pop3s-port", "0", "--http-port", "0"]
+FREE_PORTS = ["--pop3-port", "0", "--pop3s-port", "0", "--http-port", "0", "--kpop-port", "0"]
 
 
 @pytest.mark.long
@@ -34,7 +37,7 @@ def test_check_plays_every_session_and_exits_0(tmp_path: Path) -> None:
         [*PROGRAM, "--check"], capture_output=True, text=True, timeout=110, env=environment, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("    ok\n") == len(SCENARIOS)
+    assert run.stdout.count("    ok\n") == len(scenarios(kerberos=kdc.missing() is None))
     assert "FAILED" not in run.stdout
     assert not re.search(r"demo-[0-9a-f]{8}", run.stdout + run.stderr), "a password was printed"
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +115,7 @@ def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -
 def test_printed_commands_work(tmp_path: Path) -> None:
     with running(tmp_path, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")
-        commands = re.findall(r"^  (curl .*)$", demo.text, re.MULTILINE)
+        commands = [line for line in re.findall(r"^  (curl .*)$", demo.text, re.MULTILINE) if "GSSAPI" not in line]
         assert len(commands) == 6
         expected = {0: "8 ", 1: "minutes.pdf", 2: "", 4: "popproxy_auth_attempts_total", 5: "dots at the beginning"}
         for number, command in enumerate(commands):
@@ -131,6 +134,75 @@ def test_printed_commands_work(tmp_path: Path) -> None:
         demo.until(r"bob +update +success +1 deleted")
         demo.until(r"alice +auth +success +APOP")
         assert demo.stop() == 0
+
+
+@pytest.mark.real
+def test_printed_commands_for_tickets_work(tmp_path: Path) -> None:
+    with running(tmp_path, *FREE_PORTS) as demo:
+        demo.until("Ctrl-C ends the demo")
+        export = demo.until(r"  (export KRB5_CONFIG=\S+ KRB5CCNAME=\S+)")[1]
+        curl = demo.until(r"  (curl .*GSSAPI.*)")[1]
+        run = subprocess.run(["/bin/sh", "-c", f"{export}\n{curl}"], capture_output=True, timeout=60, check=False)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.startswith(b"1 ")
+        demo.until(r"alice@POPPROXY.DEMO auth +success +GSSAPI  TLS 1")
+        kpop = demo.until(r"  (\S+ -m popproxy.demo.kpop .*)")[1]
+        run = subprocess.run(["/bin/sh", "-c", f"{export}\n{kpop}"], capture_output=True, timeout=60, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert b"S: AP-REP" in run.stdout
+        assert run.stdout.endswith(b"S: +OK 0 messages deleted\n")
+        demo.until(r"alice@POPPROXY.DEMO auth +success +KPOP")
+        assert demo.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def kdcs(directory: Path) -> list[int]:
+    """Process ids of the KDCs whose files are below `directory`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if Path(process / "cwd").readlink().is_relative_to(directory):
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("options", [FREE_PORTS, ["--check"]])
+def test_no_signal_leaves_a_kdc_behind(tmp_path: Path, options: list[str], number: signal.Signals) -> None:
+    with running(tmp_path, *options) as demo:
+        demo.until("Ctrl-C ends the demo" if options is FREE_PORTS else "1. Password over STLS")
+        assert len(kdcs(tmp_path)) == 1
+        demo.process.send_signal(number)
+        demo.process.communicate(timeout=60)
+        assert demo.process.returncode == (0 if options is FREE_PORTS else 128 + number)
+    assert kdcs(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_without_a_kdc_the_demo_says_how_to_get_one_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kdc, "_PACKAGES", {"no-such-program": "krb5-kdc"})
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    async with staged(Ports(0, 0, 0, 0)) as stage:
+        assert stage.kpop is None
+        assert "make demo" in stage.left_out
+        assert "apt-get install krb5-kdc" in stage.left_out
+        text = tour(stage).plain
+    assert "Kerberos is left out: there is no KDC on this machine" in text
+    assert "KRB5_CONFIG" not in text
+
+
+@pytest.mark.real
+async def test_a_kdc_that_does_not_begin_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        kdc, "_KDC_CONF", kdc._KDC_CONF.replace("kdc_tcp_listen = 127.0.0.1", "kdc_tcp_listen = 192.0.2.1")
+    )
+    monkeypatch.setattr(kdc, "_SECONDS", 3.0)
+    async with staged(Ports(0, 0, 0, 0)) as stage:
+        assert stage.left_out.startswith("the KDC does not begin")
+        assert stage.tickets is None
 
 
 @pytest.mark.parametrize("option", ["--pop3-port", "--pop3s-port", "--http-port"])
