@@ -48,4 +48,4 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 2 -m "real or long" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --reruns 1 -rR -m "real or long" $(ARGS)
