@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from popproxy.auth.hashes import hash_password
+from popproxy.config.model_abuse import MAX_SOCKET_PATH
 from popproxy.demo.backend import Account
 from popproxy.demo.certificates import issue, make_authority, write_private
 from popproxy.demo.kdc import REALM, ThrowAwayRealm
@@ -163,13 +164,19 @@ class Realm:
 
 def make_realm() -> Realm:
     """A fresh realm with new passwords and keys, readable by its owner only. Raises OSError."""
-    directory = Path(tempfile.mkdtemp(prefix="popproxy-demo-"))
+    directory = Path(tempfile.mkdtemp(prefix="popproxy-demo-", dir=_room()))
     users = {name: _make_user(directory, name) for name in (LOCAL_USER, PASSED_USER)}
     _write_certificates(directory)
     local = users[LOCAL_USER]
     write_private(directory / "users", f"{local.name}:{hash_password(local.password.reveal())}\n".encode())
     _write_vault(directory, local)
     return Realm(directory, users)
+
+
+def _room() -> str | None:
+    """Where temporary files go, unless the name of a Unix socket in there would be too long."""
+    room = os.fsencode(tempfile.gettempdir())
+    return None if len(room) + len("/popproxy-demo-12345678/control.sock") <= MAX_SOCKET_PATH else "/tmp"  # noqa: S108
 
 
 def _make_user(directory: Path, name: str) -> DemoUser:

@@ -25,14 +25,33 @@ from popproxy.demo.stage import staged
 from popproxy.demo.tour import tour
 from popproxy.types import Address, Secret
 from tests.cli.helpers import popproxy
+from tests.peers.process import public_directory
 
 PROGRAM = [sys.executable, "-m", "popproxy", "demo"]
 FREE_PORTS = ["--pop3-port", "0", "--pop3s-port", "0", "--http-port", "0", "--kpop-port", "0"]
 
 
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A directory for temporary files with a short name: those of pytest leave no room for that of a Unix socket."""
+    with public_directory("room") as directory:
+        yield directory
+
+
 @pytest.mark.long
-def test_check_plays_every_session_and_exits_0(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_a_long_name_of_the_directory_for_temporary_files(tmp_path: Path) -> None:
+    room = tmp_path / ("long" * 25)
+    room.mkdir()
+    with running(room, *FREE_PORTS) as demo:
+        ca = Path(demo.until(r"Trust +(\S+),")[1])
+        assert room not in ca.parents
+        assert demo.stop() == 0
+    assert not ca.parent.exists()
+
+
+@pytest.mark.long
+def test_check_plays_every_session_and_exits_0(room: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(room)}
     run = subprocess.run(
         [*PROGRAM, "--check"], capture_output=True, text=True, timeout=110, env=environment, check=False
     )
@@ -40,7 +59,7 @@ def test_check_plays_every_session_and_exits_0(tmp_path: Path) -> None:
     assert run.stdout.count("    ok\n") == len(scenarios(kerberos=kdc.missing() is None))
     assert "FAILED" not in run.stdout
     assert not re.search(r"demo-[0-9a-f]{8}", run.stdout + run.stderr), "a password was printed"
-    assert list(tmp_path.iterdir()) == []
+    assert list(room.iterdir()) == []
 
 
 class Demo:
@@ -86,8 +105,8 @@ def running(directory: Path, *options: str) -> Iterator[Demo]:
 
 
 @pytest.mark.long
-def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -> None:
-    with running(tmp_path, *FREE_PORTS) as demo:
+def test_tour_works_as_printed_and_the_audit_log_is_shown_live(room: Path) -> None:
+    with running(room, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")
         pop3 = int(demo.until(r"POP3 with STLS +localhost:(\d+)")[1])
         password = demo.until(r"alice, password (\S+):")[1]
@@ -108,12 +127,12 @@ def test_tour_works_as_printed_and_the_audit_log_is_shown_live(tmp_path: Path) -
         assert ca.parent.stat().st_mode & 0o077 == 0, "other users can look into the demo's directory"
         assert demo.stop() == 0
         assert "Sessions: 1. Logins: 1, refused: 0. Messages fetched: 1, deleted: 1, deletions undone: 0." in demo.text
-    assert list(tmp_path.iterdir()) == []
+    assert list(room.iterdir()) == []
 
 
 @pytest.mark.real
-def test_printed_commands_work(tmp_path: Path) -> None:
-    with running(tmp_path, *FREE_PORTS) as demo:
+def test_printed_commands_work(room: Path) -> None:
+    with running(room, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")
         commands = [line for line in re.findall(r"^  (curl .*)$", demo.text, re.MULTILINE) if "GSSAPI" not in line]
         assert len(commands) == 6
@@ -137,8 +156,8 @@ def test_printed_commands_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_printed_commands_for_tickets_work(tmp_path: Path) -> None:
-    with running(tmp_path, *FREE_PORTS) as demo:
+def test_printed_commands_for_tickets_work(room: Path) -> None:
+    with running(room, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")
         export = demo.until(r"  (export KRB5_CONFIG=\S+ KRB5CCNAME=\S+)")[1]
         curl = demo.until(r"  (curl .*GSSAPI.*)")[1]
@@ -153,7 +172,7 @@ def test_printed_commands_for_tickets_work(tmp_path: Path) -> None:
         assert run.stdout.endswith(b"S: +OK 0 messages deleted\n")
         demo.until(r"alice@POPPROXY.DEMO auth +success +KPOP")
         assert demo.stop() == 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(room.iterdir()) == []
 
 
 def kdcs(directory: Path) -> list[int]:
@@ -169,22 +188,22 @@ def kdcs(directory: Path) -> list[int]:
 @pytest.mark.real
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("options", [FREE_PORTS, ["--check"]])
-def test_no_signal_leaves_a_kdc_behind(tmp_path: Path, options: list[str], number: signal.Signals) -> None:
-    with running(tmp_path, *options) as demo:
+def test_no_signal_leaves_a_kdc_behind(room: Path, options: list[str], number: signal.Signals) -> None:
+    with running(room, *options) as demo:
         demo.until("Ctrl-C ends the demo" if options is FREE_PORTS else "1. Password over STLS")
-        assert len(kdcs(tmp_path)) == 1
+        assert len(kdcs(room)) == 1
         demo.process.send_signal(number)
         demo.process.communicate(timeout=60)
         assert demo.process.returncode == (0 if options is FREE_PORTS else 128 + number)
-    assert kdcs(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert kdcs(room) == []
+    assert list(room.iterdir()) == []
 
 
 async def test_without_a_kdc_the_demo_says_how_to_get_one_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, room: Path
 ) -> None:
     monkeypatch.setattr(kdc, "_PACKAGES", {"no-such-program": "krb5-kdc"})
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(room))
     async with staged(Ports(0, 0, 0, 0)) as stage:
         assert stage.kpop is None
         assert "make demo" in stage.left_out
