@@ -62,6 +62,7 @@ def examples(command: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_can_be_copied_at_80_columns(command: str) -> None:
     assert examples(command)

@@ -16,6 +16,8 @@ from tests.peers.canaries import canary
 from tests.peers.process import free_port
 from tests.peers.scripted_ldap import BIND, SEARCH, Request, scripted_ldap
 
+pytestmark = pytest.mark.long
+
 BASE = "ou=people,dc=example,dc=com"
 TEMPLATE = {"tls": "none", "user_dn": f"uid={{local}},{BASE}"}
 SEARCHED = {"tls": "none", "base": BASE, "filter": "(mail={user})"}

@@ -16,6 +16,8 @@ from popproxy.errors import Unavailable
 from popproxy.state.helper import Helper, start_helper
 from tests.peers.process import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 MODULE = "tests.state.helper_worker"
 Make = Callable[..., Helper]
 

@@ -52,6 +52,7 @@ def test_keys_are_fresh_and_of_32_octets() -> None:
     assert {len(base64.b64decode(key, validate=True)) for key in keys} == {32}
 
 
+@pytest.mark.long
 def test_every_single_bit_is_vouched_for() -> None:
     for position in range(len(FILE)):
         for bit in range(8):
