@@ -173,7 +173,7 @@ class AuthFailure(Word):
     EMPTY = "empty"
     MALFORMED = "malformed"
     AUTHZID = "authzid"
-    DISABLED = "disabled"  # by the users file, whatever the user has shown
+    DISABLED = "disabled"  # by the users file, whatever the user has shown, or by a directory
     NO_ROUTE = "no_route"
     UNAVAILABLE = "unavailable"
     BACKEND_REFUSED_PROXY = "backend_refused_proxy"
@@ -194,8 +194,7 @@ class AuthFailure(Word):
     KDC_NOT_PROVEN = "kdc_not_proven"  # it does not know our key: a false one, or the keytab is out of date
     CHANNEL_BINDING = "channel_binding"
     AMBIGUOUS = "ambiguous"  # a directory knows several users of this name
-    ACCOUNT_DISABLED = "account_disabled"  # these five are what directories and PAM say of an account
-    ACCOUNT_EXPIRED = "account_expired"
+    ACCOUNT_EXPIRED = "account_expired"  # these four are what directories and PAM say of an account
     ACCOUNT_LOCKED = "account_locked"
     ACCOUNT_RESTRICTED = "account_restricted"  # not at this time, or not from here
     PASSWORD_EXPIRED = "password_expired"  # noqa: S105 - a reason

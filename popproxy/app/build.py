@@ -142,7 +142,7 @@ class Parts:
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
-        self._directories = DirectoryParts(config, privileged.directories, self.metrics, loop)
+        self._directories = DirectoryParts(config, privileged.directories, self.metrics, loop, self.executor)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
@@ -174,6 +174,10 @@ class Parts:
             provers=self._provers[listener.name],
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
+
+    async def hang_up(self) -> None:
+        """Close the connections that only the event loop can close; `close` comes after it."""
+        await self._directories.hang_up()
 
     def close(self) -> None:
         """Give back timers, threads and descriptors; write what is left of the audit log."""

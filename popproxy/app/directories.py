@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from popproxy.auth.stored_hash import HashJudge
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
-from popproxy.config.model_directories import Ldap
+from popproxy.config.model_directories import Ldap, Sql
 from popproxy.config.secret import resolve_secret
 from popproxy.directories.entry import Directory
 from popproxy.directories.ldap import WORKER, LdapDirectory, worker_settings
-from popproxy.directories.measured import Measured
-from popproxy.errors import ConfigError, Problem, Unavailable
+from popproxy.directories.measured import Measured, MeasuredFinder
+from popproxy.errors import ConfigError, PopproxyError, Problem, Unavailable
 from popproxy.observe.metrics import Metrics
+from popproxy.state.executors import BoundedExecutor
+from popproxy.state.gate import Gate
 from popproxy.state.helper import Helper, Started, start_helper
 
+if TYPE_CHECKING:
+    from popproxy.directories.sql import Engine, SqlDirectory
+
+INSTALL_SQL = "pip install 'popproxy[sql]'"
 INSTALL_LDAP = (
     "pip install 'popproxy[ldap]' (it is built from source: libldap-dev, libsasl2-dev, python3-dev and gcc are needed)"
 )
@@ -29,6 +36,7 @@ class StartedDirectories:
     """What root has started and read for the directories, by their names."""
 
     helpers: dict[str, Started] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
 
     def close(self) -> None:
         """End what was started."""
@@ -37,31 +45,61 @@ class StartedDirectories:
 
 
 def start_directories(loaded: Loaded) -> StartedDirectories:
-    """Read secrets and start helper processes, while root may. Raises ConfigError; nothing is left running then."""
+    """Read secrets, import libraries and start helper processes, while root may. Raises ConfigError.
+
+    Nothing is left running then.
+    """
     started = StartedDirectories()
     problems: list[Problem] = []
     for name, directory in loaded.config.directories.items():
-        if directory.ldap is not None:
-            try:
+        try:
+            if directory.ldap is not None:
                 started.helpers[name] = start_ldap(loaded.config, name, directory.ldap, directory.connections)
-            except ConfigError as error:
-                problems += error.problems
-            except Unavailable as error:
-                what = f"the LDAP client does not start: {error}"
-                problems.append(Problem(str(loaded.path), f"directories.{name}.ldap", what, INSTALL_LDAP))
+            if directory.sql is not None:
+                started.engines[name] = open_sql(loaded.config, name, directory.sql, directory.connections)
+        except ConfigError as error:
+            problems += error.problems
+        except CannotStart as error:
+            problems.append(Problem(str(loaded.path), f"directories.{name}", str(error), error.cure))
     if problems:
         started.close()
         raise ConfigError(problems)
     return started
 
 
+class CannotStart(PopproxyError):
+    """The client of a directory cannot be used on this machine; `cure` says what to do."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what)
+        self.cure = cure
+
+
 def start_ldap(config: Config, name: str, ldap: Ldap, workers: int) -> Started:
-    """The helper for one LDAP directory. Raises ConfigError for its secret, Unavailable if it does not start."""
+    """The helper for one LDAP directory. Raises ConfigError for its secret, and CannotStart."""
     key = f"directories.{name}.ldap.account.password"
     password = None if ldap.account is None else resolve_secret(ldap.account.password, key)
     settings = worker_settings(ldap, password, str(ldap.ca or system_authorities()), config.timeouts.connect)
     user = config.process.user if os.geteuid() == 0 else None
-    return start_helper(WORKER, settings, workers=workers, user=user, group=config.process.group)
+    try:
+        return start_helper(WORKER, settings, workers=workers, user=user, group=config.process.group)
+    except Unavailable as error:
+        raise CannotStart(f"the LDAP client does not start: {error}", INSTALL_LDAP) from None
+
+
+def open_sql(config: Config, name: str, sql: Sql, connections: int) -> Engine:
+    """The engine for one database. Raises ConfigError for its secret, and CannotStart."""
+    try:
+        from popproxy.directories.sql import open_engine  # noqa: PLC0415 - an optional library
+    except ImportError as error:
+        raise CannotStart(f"the SQL client is not installed: {error}", INSTALL_SQL) from None
+    password = None if sql.password is None else resolve_secret(sql.password, f"directories.{name}.sql.password")
+    try:
+        return open_engine(sql, password, connections, config.timeouts.connect)
+    except ImportError as error:
+        raise CannotStart(f"the SQL client is not installed: {error}", INSTALL_SQL) from None
+    except OSError as error:  # ssl.SSLError is one
+        raise CannotStart(f"{sql.ca} cannot be used: {error.strerror or error}", "correct ca:") from None
 
 
 def system_authorities() -> str:
@@ -73,11 +111,12 @@ class DirectoryParts:
     """The directories of the configuration, by name."""
 
     def __init__(
-        self, config: Config, started: StartedDirectories, metrics: Metrics, loop: asyncio.AbstractEventLoop
-    ) -> None:
+        self, config: Config, started: StartedDirectories, metrics: Metrics, loop: asyncio.AbstractEventLoop,
+        executor: BoundedExecutor,
+    ) -> None:  # fmt: skip
+        self.directories: dict[str, Directory] = {}
         self._helpers: list[Helper] = []
-        self.directories: Mapping[str, Directory] = {}
-        made: dict[str, Directory] = {}
+        self._databases: list[SqlDirectory] = []
         for name, directory in config.directories.items():
             if directory.ldap is not None:
                 helper = Helper(
@@ -86,8 +125,20 @@ class DirectoryParts:
                 )  # fmt: skip
                 self._helpers.append(helper)
                 metrics.watch_executor(name, helper)
-                made[name] = Measured(LdapDirectory(name, directory.ldap, helper), metrics)
-        self.directories = made
+                self.directories[name] = Measured(LdapDirectory(name, directory.ldap, helper), metrics)
+            elif directory.sql is not None:
+                from popproxy.directories.sql import SqlDirectory  # noqa: PLC0415 - an optional library
+
+                gate = Gate(name, directory.connections, directory.queue, directory.deadline)
+                metrics.watch_executor(name, gate)
+                database = SqlDirectory(name, directory.sql, started.engines[name], gate)
+                self._databases.append(database)
+                self.directories[name] = HashJudge(MeasuredFinder(database, metrics), executor)
+
+    async def hang_up(self) -> None:
+        """Give back the connections that only the event loop can close."""
+        for database in self._databases:
+            await database.close()
 
     def close(self) -> None:
         """End helper processes."""

@@ -115,6 +115,7 @@ class Service:
             await self._http.stop()
         if self._control is not None:
             await self._control.stop()
+        await parts.hang_up()
         parts.close()
         log.info("stopped")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from popproxy.config.base import Model
 from popproxy.config.secret_source import SecretSource
@@ -64,11 +66,80 @@ class Ldap(Model):
     """What to read from the user's entry."""
 
 
+class SqlTarget(NamedTuple):
+    """The parts of a URL. For SQLite, `database` is the path of the file; for PostgreSQL "" as host is its socket."""
+
+    kind: Literal["postgresql", "sqlite"]
+    database: str
+    host: str = ""
+    port: int = 5432
+    user: str | None = None
+
+
+class Sql(Model):
+    """A database. Needs pip install 'popproxy[sql]'."""
+
+    url: str = Field(examples=["postgresql://popproxy@db.example.com/mail"])
+    """postgresql://USER@HOST:PORT/DATABASE, without a host by its Unix socket; or sqlite:FILE."""
+    password: SecretSource | None = Field(default=None, examples=[{"file": "/etc/popproxy/sql.password"}])
+    """Where the password for PostgreSQL is."""
+    tls: Literal["require", "none"] = "require"
+    """Protect the link to PostgreSQL by TLS. It never falls back to plain text."""
+    ca: LocalPath | None = None
+    """CA certificates to trust, instead of the system's. The certificate must carry the host's name."""
+    allow_cleartext: bool = False
+    """Say true to ask over a link without TLS. Needed with tls: none, if there is a host."""
+    query: str = Field(min_length=1, examples=["SELECT password, pool FROM users WHERE login = :user"])
+    """One SELECT with :user, :local or :domain. Its columns are called password (a hash), and as far as they are known
+    mailbox, pool, server, port, backend_user, disabled."""
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str, info: ValidationInfo) -> str:
+        target = _target(value)
+        directory: Path | None = (info.context or {}).get("directory")
+        if target.kind == "sqlite" and directory is not None:
+            return f"sqlite:{directory / target.database}"
+        return value
+
+    @property
+    def target(self) -> SqlTarget:
+        """What the URL says."""
+        return _target(self.url)
+
+
+def _target(url: str) -> SqlTarget:
+    """Raises ValueError, whose text does not repeat the URL: there may be a password in it."""
+    example = "write for example postgresql://popproxy@db.example.com/mail or sqlite:/var/lib/mail/users.db"
+    scheme, colon, rest = url.partition(":")
+    if scheme == "sqlite" and colon:
+        path = rest.removeprefix("//") if rest.startswith("///") else rest
+        if not path or path.startswith("//") or "?" in path:
+            raise ValueError("names no file; write for example sqlite:/var/lib/mail/users.db")
+        return SqlTarget("sqlite", path)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 5432
+    except ValueError:
+        raise ValueError(f"is not the URL of a database; {example}") from None
+    if parts.scheme not in ("postgresql", "postgres") or parts.query or parts.fragment:
+        raise ValueError(f"is not the URL of a database; {example}")
+    if parts.password is not None:
+        cure = "write password: {file: /etc/popproxy/sql.password}, and the URL without it"
+        raise ValueError(f"a secret may not stand in this file; {cure}")
+    database = unquote(parts.path.removeprefix("/"))
+    if not database or not parts.username:
+        raise ValueError(f"names no {'user' if database else 'database'}; {example}")
+    return SqlTarget("postgresql", database, host, port, unquote(parts.username))
+
+
 class Directory(Model):
-    """A source of users and of routes."""
+    """A source of users and of routes: exactly one of ldap and sql."""
 
     ldap: Ldap | None = None
     """LDAP or Active Directory."""
+    sql: Sql | None = None
+    """PostgreSQL or SQLite."""
     connections: int = Field(default=4, ge=1, le=64)
     """Questions at the same time."""
     queue: int = Field(default=200, ge=1)
@@ -79,8 +150,9 @@ class Directory(Model):
     @property
     def names_places(self) -> bool:
         """May it say in which pool a user's mail is?"""
-        names = self.ldap.attributes if self.ldap is not None else LdapAttributes()
-        return names.server is not None or names.pool is not None
+        if self.ldap is not None:
+            return self.ldap.attributes.server is not None or self.ldap.attributes.pool is not None
+        return True
 
     @field_validator("deadline")
     @classmethod
@@ -91,6 +163,8 @@ class Directory(Model):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Directory:
-        if self.ldap is None:
-            raise ValueError("needs the section ldap; write for example ldap: {servers: [ldap.example.com], ...}")
+        given = [name for name in ("ldap", "sql") if getattr(self, name) is not None]
+        if len(given) != 1:
+            cure = "make a directory of each" if given else "write for example ldap: {servers: [ldap.example.com], ...}"
+            raise ValueError(f"needs exactly one of ldap, sql, but has {' and '.join(given) or 'neither'}; {cure}")
         return self

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.model import Config
-from popproxy.config.model_directories import Ldap
+from popproxy.config.model_directories import Ldap, Sql
 from popproxy.config.rules_routing import check_placeholders
 
+_FIELDS = ("user", "local", "domain")
+_QUERY = "SELECT password, mailbox FROM users WHERE login = :user"
 _FILTER = "(&(objectClass=person)(mail={user}))"
 
 
@@ -79,4 +81,46 @@ def _link(ldap: Ldap, at: KeyPath) -> Iterator[Finding]:
         yield Finding((*at, "ca"), "has no effect with tls: none", "remove it", warning=True)
 
 
-DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap,)
+def _sql(config: Config) -> Iterator[Finding]:
+    for name, directory in config.directories.items():
+        if directory.sql is not None:
+            at: KeyPath = ("directories", name, "sql")
+            yield from _query(directory.sql.query, (*at, "query"))
+            yield from _database(directory.sql, at)
+
+
+def _query(query: str, path: KeyPath) -> Iterator[Finding]:
+    if not re.match(r"\s*(SELECT|WITH|VALUES)\b", query, re.IGNORECASE):
+        yield Finding(path, "is not a query", f"write it like {_QUERY}")
+    if ";" in query.rstrip().removesuffix(";"):
+        yield Finding(path, "is more than one statement", "write one SELECT")
+    names = re.findall(r"(?<![:\w]):([A-Za-z_]\w*)", query)
+    for name in names:
+        if name not in _FIELDS:
+            yield Finding(path, f":{name} has no value here", "write :user, :local or :domain")
+    if not set(names) & {"user", "local"}:
+        yield Finding(path, "finds the same for every user", f"put :user or :local into it: {_QUERY}")
+    if re.search(r"""['"]:(user|local|domain)['"]""", query):
+        what = "has a value between quotes, which would then be the text :user itself"
+        yield Finding(path, what, "write it without quotes: the database gets the value apart from the query")
+
+
+def _database(sql: Sql, at: KeyPath) -> Iterator[Finding]:
+    target = sql.target
+    because: tuple[KeyPath, ...] = ((*at, "url"),)
+    if target.kind == "sqlite" and sql.password is not None:
+        yield Finding((*at, "password"), "has no effect with SQLite", "remove it", warning=True, because=because)
+    linked = target.kind == "postgresql" and bool(target.host)
+    if linked and sql.tls == "none" and not sql.allow_cleartext:
+        cure = "write tls: require, or allow_cleartext: true if the network is trusted"
+        what = "password hashes would come from the database in clear"
+        yield Finding((*at, "tls"), what, cure, because=((*at, "allow_cleartext"), *because))
+    if sql.allow_cleartext and (sql.tls == "require" or not linked):
+        what = "has no effect with tls: require" if linked else "has no effect: there is no link to protect"
+        yield Finding((*at, "allow_cleartext"), what, "remove it", warning=True, because=((*at, "tls"), *because))
+    if sql.ca is not None and (sql.tls == "none" or not linked):
+        what = "has no effect with tls: none" if linked else "has no effect: there is no link to protect"
+        yield Finding((*at, "ca"), what, "remove it", warning=True, because=((*at, "tls"), *because))
+
+
+DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap, _sql)

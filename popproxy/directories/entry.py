@@ -32,16 +32,20 @@ class Refused:
 Answer = Entry | Refused
 
 
-class Directory(Protocol):
+class Finder(Protocol):
     """A source of users and of routes. `name` is that of the configuration, `kind` one of ldap, sql, http."""
 
     name: str
     kind: str
 
-    async def verify(self, user: str, password: Secret) -> Answer:
-        """Judge a password. Raises Unavailable."""
-        ...
-
     async def find(self, user: str) -> Answer:
         """What there is about a user, no password asked. Raises Unavailable."""
+        ...
+
+
+class Directory(Finder, Protocol):
+    """A source of users that judges their passwords."""
+
+    async def verify(self, user: str, password: Secret) -> Answer:
+        """Judge a password. Raises Unavailable."""
         ...

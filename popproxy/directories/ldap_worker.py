@@ -42,13 +42,13 @@ _RESULTS = {
 _AD_CODE = re.compile(r"\bdata ([0-9a-f]{2,8})\b")
 _AD_REASONS = {
     "525": "unknown", "530": "account_restricted", "531": "account_restricted", "532": "password_expired",
-    "533": "account_disabled", "701": "account_expired", "773": "password_expired", "775": "account_locked",
+    "533": "disabled", "701": "account_expired", "773": "password_expired", "775": "account_locked",
 }  # fmt: skip
 _AD_USER_EXISTS: Final = "52e"  # and its password is another
 _POLICY_REASONS = {"PasswordExpired": "password_expired", "AccountLocked": "account_locked"}
 _POLICY_REASONS |= {"ChangeAfterReset": "password_expired"}
 # 389 Directory Server and its relatives say this in other ways.
-_389_REASONS = ((53, "inactivated", "account_disabled"), (19, "retry limit", "account_locked"))
+_389_REASONS = ((53, "inactivated", "disabled"), (19, "retry limit", "account_locked"))
 _SERVER_TRUST: Final = 30.0  # seconds for which a server that answered is taken to be alive
 _BASE_TRUST: Final = 60.0  # seconds for which a base that was there is taken to be there
 

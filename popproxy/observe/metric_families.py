@@ -113,7 +113,12 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             "auth_duration_seconds",
             "histogram",
             "Time to judge a credential.",
-            {"authenticator": ("users", "vault", "scram", "certificate", "rpop", "kerberos", "ldap", "passthrough")},
+            {
+                "authenticator": (
+                    *("users", "vault", "scram", "certificate", "rpop", "kerberos", "passthrough"),
+                    *("ldap", "sql"),
+                )
+            },
             _LOGIN,
         ),
         Family(

@@ -69,6 +69,11 @@ def ldap(lines: str) -> str:
     )
 
 
+def sql(lines: str) -> str:
+    """A listener that asks a directory, of whose section sql `lines` begin in line 8."""
+    return listener("authenticate: [shop]") + "directories:\n  shop:\n    sql:\n" + _indented(lines, 6)
+
+
 class Wrong(NamedTuple):
     """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
 
@@ -289,6 +294,20 @@ WRONG = {
     "a domain with Kerberos where a listener has none": Wrong(kerberos("tls: none\ncleartext_networks: [10.0.0.0/8]", more="authentication:\n  domains:\n    a.example: [kerberos]\n"), 13, "authentication.domains.a.example[0]", "add kerberos to the authenticate of pop3"),
     "a domain with @ in it": Wrong("authentication:\n  domains:\n    '@a.example': [passthrough]\n", 3, "authentication.domains.@a.example", "for example a.example"),
     "a domain that nobody judges": Wrong("authentication:\n  domains:\n    a.example: []\n", 3, "authentication.domains.a.example", "at least one entry"),
+    "a directory of two kinds": Wrong(ldap("user_dn: uid={user}").rstrip("\n") + "\n    sql: {url: 'sqlite:a', query: 'SELECT :user'}\n", 6, "directories.corp", "a directory of each"),
+    "a database's password in its URL": Wrong(sql("url: postgresql://a:hunter2@b/c\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "password: {file:"),
+    "another kind of database": Wrong(sql("url: mysql://a@b/c\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "for example postgresql://"),
+    "no database": Wrong(sql("url: postgresql://a@b\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "popproxy@db.example.com/mail"),
+    "no user of the database": Wrong(sql("url: postgresql://b/c\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "popproxy@db.example.com/mail"),
+    "no file of SQLite": Wrong(sql("url: 'sqlite:'\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "sqlite:/var/lib/mail/users.db"),
+    "a port that is none in a URL": Wrong(sql("url: postgresql://a@b:x/c\nquery: 'SELECT password FROM u WHERE n = :user'"), 8, "directories.shop.sql.url", "for example postgresql://"),
+    "a database without a query": Wrong(sql("url: 'postgresql://a@b/c'"), 7, "directories.shop.sql.query", "SELECT password, pool"),
+    "a statement that is no query": Wrong(sql("url: 'postgresql://a@b/c'\nquery: DELETE FROM u WHERE n = :user"), 9, "directories.shop.sql.query", "SELECT password"),
+    "two statements": Wrong(sql("url: 'postgresql://a@b/c'\nquery: 'SELECT :user; SELECT 2'"), 9, "directories.shop.sql.query", "write one SELECT"),
+    "a query for everybody": Wrong(sql("url: 'postgresql://a@b/c'\nquery: SELECT password FROM u"), 9, "directories.shop.sql.query", "put :user or :local into it"),
+    "a query with a name that is none": Wrong(sql("url: 'postgresql://a@b/c'\nquery: 'SELECT :user, :name'"), 9, "directories.shop.sql.query", "write :user, :local or :domain"),
+    "a query with a value in quotes": Wrong(sql("url: 'postgresql://a@b/c'\nquery: SELECT password FROM u WHERE n = ':user'"), 9, "directories.shop.sql.query", "without quotes"),
+    "hashes in clear from a database": Wrong(sql("url: 'postgresql://a@b/c'\nquery: 'SELECT password FROM u WHERE n = :user'\ntls: none"), 10, "directories.shop.sql.tls", "allow_cleartext: true"),
     "no way to an entry": Wrong(ldap("scope: one"), 7, "directories.corp.ldap", "user_dn: uid={local}"),
     "a base without a filter": Wrong(ldap("base: dc=a"), 9, "directories.corp.ldap.base", "add filter: "),
     "a filter without a base": Wrong(ldap("filter: (mail={user})"), 9, "directories.corp.ldap.filter", "add base: "),

@@ -52,7 +52,7 @@ AD = "80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, da
         (AD.format("530"), Refused(AuthFailure.ACCOUNT_RESTRICTED)),
         (AD.format("531"), Refused(AuthFailure.ACCOUNT_RESTRICTED)),
         (AD.format("532"), Refused(AuthFailure.PASSWORD_EXPIRED)),
-        (AD.format("533"), Refused(AuthFailure.ACCOUNT_DISABLED)),
+        (AD.format("533"), Refused(AuthFailure.DISABLED)),
         (AD.format("701"), Refused(AuthFailure.ACCOUNT_EXPIRED)),
         (AD.format("773"), Refused(AuthFailure.PASSWORD_EXPIRED)),
         (AD.format("775"), Refused(AuthFailure.ACCOUNT_LOCKED)),
@@ -70,7 +70,7 @@ async def test_what_active_directory_says_of_an_account(make_ldap: MakeLdap, dia
 @pytest.mark.parametrize(
     ("code", "diagnostic", "reason"),
     [
-        (53, "Account inactivated. Contact system administrator.", AuthFailure.ACCOUNT_DISABLED),
+        (53, "Account inactivated. Contact system administrator.", AuthFailure.DISABLED),
         (19, "Exceed password retry limit. Please try later.", AuthFailure.ACCOUNT_LOCKED),
     ],
 )

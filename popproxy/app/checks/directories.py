@@ -9,10 +9,11 @@ import socket
 import ssl
 from functools import partial
 
+from popproxy.app.checks.databases import check_sql
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.permissions import account
 from popproxy.app.checks.threads import in_daemon_thread
-from popproxy.app.directories import INSTALL_LDAP, start_ldap
+from popproxy.app.directories import CannotStart, start_ldap
 from popproxy.config.model import Config
 from popproxy.config.model_directories import Ldap
 from popproxy.config.secret import resolve_secret
@@ -49,11 +50,12 @@ _STAGES = {
 
 async def check_directories(config: Config, *, offline: bool) -> list[Finding]:
     """Findings about every directory. Asks for a user that nobody is called, with a password made up on the spot."""
-    checks = [
-        _check_ldap(config, name, directory.ldap, offline)
-        for name, directory in config.directories.items()
-        if directory.ldap is not None
-    ]
+    checks = []
+    for name, directory in config.directories.items():
+        if directory.ldap is not None:
+            checks.append(_check_ldap(config, name, directory.ldap, offline))
+        elif directory.sql is not None:
+            checks.append(check_sql(config, name, directory.sql, offline=offline))
     return [finding for findings in await asyncio.gather(*checks) for finding in findings]
 
 
@@ -116,8 +118,8 @@ async def _probe(area: str, config: Config, name: str, ldap: Ldap) -> list[Findi
     """What the LDAP client itself makes of every server, as the user that popproxy will run as."""
     try:
         started = await in_daemon_thread(partial(start_ldap, config, name, ldap, 1))
-    except Unavailable as error:
-        return [problem(area, f"the LDAP client does not start: {error}", INSTALL_LDAP)]
+    except CannotStart as error:
+        return [problem(area, str(error), error.cure)]
     loop = asyncio.get_running_loop()
     helper = Helper(name, started, loop, workers=1, queue_limit=1, deadline=PROBE_SECONDS)
     try:

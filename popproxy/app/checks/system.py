@@ -53,7 +53,12 @@ def _readable(config: Config) -> Iterator[Finding]:
     files: list[Path | None] = [section.file for section in sections]
     files += [rule.file for rule in config.routing.rules]
     files += [pool.ca for pool in config.pools.values()]
-    files += [directory.ldap.ca for directory in config.directories.values() if directory.ldap is not None]
+    for directory in config.directories.values():
+        if directory.ldap is not None:
+            files.append(directory.ldap.ca)
+        elif directory.sql is not None:
+            target = directory.sql.target
+            files += [directory.sql.ca, Path(target.database) if target.kind == "sqlite" else None]
     for file in dict.fromkeys(files):
         if file is not None and file.exists() and not may(file, os.R_OK, service, config.process.group):
             user = service.pw_name
