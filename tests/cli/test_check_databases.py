@@ -81,7 +81,11 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 @pytest.mark.real
 async def test_postgresql(server: Postgresql, authority: Authority, tmp_path: Path) -> None:
-    good = {"url": server.url(), "password": {"file": str(server.password_file)}, "ca": str(authority.ca)}
+    good: dict[str, Any] = {
+        "url": server.url(),
+        "password": {"file": str(server.password_file)},
+        "ca": str(authority.ca),
+    }
     assert [one.level for one in await look(tmp_path, **good)] == ["ok"]
     wrong = tmp_path / "wrong"
     wrong.write_text(canary())

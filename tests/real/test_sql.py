@@ -41,7 +41,8 @@ def _tables(first: Dovecot, second: Dovecot, disabled: str, no: str, yes: str) -
         CREATE TABLE users (login text, password text, server text, backend_user text, disabled {disabled});
         INSERT INTO users VALUES ('alice@example.com', '{alice}', '127.0.0.1:{first.port}', 'alice', {no}),
             ('b.jones@example.com', '{bob}', '127.0.0.1:{second.port}', 'bob', {no}),
-            ('locked@example.com', '{alice}', NULL, NULL, {yes}), ('broken@example.com', '{{FOO}}bar', NULL, NULL, {no}),
+            ('locked@example.com', '{alice}', NULL, NULL, {yes}),
+            ('broken@example.com', '{{FOO}}bar', NULL, NULL, {no}),
             ('twin@example.com', '{alice}', NULL, NULL, {no}), ('twin@example.com', '{alice}', NULL, NULL, {no})
     """
 
