@@ -98,6 +98,8 @@ def open_sql(config: Config, name: str, sql: Sql, connections: int) -> Engine:
         return open_engine(sql, password, connections, config.timeouts.connect)
     except ImportError as error:
         raise CannotStart(f"the SQL client is not installed: {error}", INSTALL_SQL) from None
+    except UnicodeDecodeError:
+        raise CannotStart("its password is not UTF-8", "correct password:") from None
     except OSError as error:  # ssl.SSLError is one
         raise CannotStart(f"{sql.ca} cannot be used: {error.strerror or error}", "correct ca:") from None
 

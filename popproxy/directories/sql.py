@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
@@ -44,14 +45,18 @@ log = get_logger("sql")
 
 
 def open_engine(config: Sql, password: Secret | None, connections: int, connect_seconds: float) -> Engine:
-    """The engine for a database; nothing is connected yet. Raises OSError and ssl.SSLError for the CA file."""
+    """The engine for a database; nothing is connected yet.
+
+    Raises OSError and ssl.SSLError for the CA file, UnicodeDecodeError for the password.
+    """
     target = config.target
     common: dict[str, Any] = {
         "hide_parameters": True, "poolclass": AsyncAdaptedQueuePool, "pool_size": connections, "max_overflow": 0,
     }  # fmt: skip
     if target.kind == "sqlite":
         # read only, and no database is made where there is none
-        url = URL.create("sqlite+aiosqlite", database=f"file:{target.database}", query={"mode": "ro", "uri": "true"})
+        query = {"mode": "ro", "uri": "true"}
+        url = URL.create("sqlite+aiosqlite", database=f"file:{quote(target.database)}", query=query)
         return create_async_engine(url, connect_args={"timeout": connect_seconds}, **common)
     secret = None if password is None else password.reveal().decode()
     url = URL.create("postgresql+asyncpg", target.user, secret, target.host or None, target.port, target.database)

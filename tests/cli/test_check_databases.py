@@ -94,6 +94,8 @@ async def test_postgresql(server: Postgresql, authority: Authority, tmp_path: Pa
         await look(tmp_path, **{**good, "password": {"file": str(wrong)}}), "does not let popproxy in", "password:"
     )
     assert told(await look(tmp_path, **{**good, "password": {"file": "/nonexistent"}}), "there is no such file")
+    wrong.write_bytes(b"m\xfcller")
+    assert told(await look(tmp_path, **{**good, "password": {"file": str(wrong)}}), "its password is not UTF-8")
     assert told(await look(tmp_path, **{**good, "ca": str(Authority(tmp_path, "other").ca)}), "certificate is refused")
 
 

@@ -83,7 +83,7 @@ def in_postgresql(make: Make, server: Postgresql, authority: Authority) -> Calla
 
 @pytest.fixture
 def in_sqlite(make: Make, tmp_path: Path) -> Callable[..., SqlDirectory]:
-    file = tmp_path / "users.db"
+    file = tmp_path / "50% of #users.db"  # SQLite opens it by a URI
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.executescript(TABLES)
 
