@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+import uvloop
 
 from tests.peers.canaries import WATCH
 from tests.peers.certs import Authority, CertificateFiles
@@ -15,6 +17,19 @@ from tests.peers.process import LOGS, public_directory
 from tests.peers.proxy import StartProxy, proxies
 
 _LOG_TAIL = 6000
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loops that a test runs on: asyncio's, and for those marked `every_loop` uvloop's as well."""
+    every = item.get_closest_marker("every_loop") is not None
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if every else {})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the two loops, `make check` takes the one that `popproxy serve` runs on."""
+    for item in items:
+        if item.get_closest_marker("every_loop") and "asyncio" in item.name.partition("[")[2].rstrip("]").split("-"):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(wrapper=True)

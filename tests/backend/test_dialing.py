@@ -16,16 +16,12 @@ import pytest
 from popproxy.errors import ConnectFailed
 from popproxy.net.connect import Resolver
 from popproxy.types import Address
-from tests.net.loops import POLICIES
 from tests.peers.certs import Authority, CertificateFiles
 from tests.session.rig import Backend, Peer, Rig, answer_login, running, until
 
+pytestmark = pytest.mark.every_loop
+
 LATER = b"-ERR [SYS/TEMP] temporary problem, try again later"
-
-
-@pytest.fixture(params=POLICIES)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 async def log_in(rig: Rig) -> tuple[Peer, asyncio.Task[bytes]]:

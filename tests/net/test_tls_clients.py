@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from popproxy.wire.clienthello import NO_APPLICATION_PROTOCOL
-from tests.net.loops import POLICIES
 from tests.peers.certs import Authority, CertificateFiles
 from tests.session.rig import Peer, Rig, client_context, running
 
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture(params=POLICIES)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
+pytestmark = [pytest.mark.long, pytest.mark.every_loop]
 
 
 def tls(certificate: CertificateFiles, *more: CertificateFiles, **timeouts: str) -> dict[str, Any]:
@@ -231,6 +225,7 @@ async def test_client_that_leaves_in_the_handshake(tmp_path: Path, server_certif
             await asyncio.wait_for(ends, 2)
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_tls_1_1_is_refused(tmp_path: Path, server_certificate: Any) -> None:
     context = client_context()
     context.minimum_version = ssl.TLSVersion.TLSv1

@@ -15,18 +15,14 @@ from popproxy.config.model import Limits
 from popproxy.session.admission import Admission
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import encode_v1, encode_v2
-from tests.net.loops import POLICIES
 from tests.session.rig import Transcript, running, until
+
+pytestmark = pytest.mark.every_loop
 
 FULL = b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
 BALANCED: dict[str, Any] = {"listener": {"proxy_protocol": ["127.0.0.1/32"]}}
 CLIENT, SERVER = Address("192.0.2.7", 1234), Address("192.0.2.1", 110)
 HEADER = encode_v1(CLIENT, SERVER)
-
-
-@pytest.fixture(params=POLICIES)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 async def test_limit_for_one_address(tmp_path: Path) -> None:

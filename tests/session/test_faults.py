@@ -13,16 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.net.loops import POLICIES
 from tests.session.rig import Peer, Rig, Transcript, running, until
+
+pytestmark = pytest.mark.every_loop
 
 GONE = b"-ERR [SYS/TEMP] the mail server is gone, nothing was deleted\r\n"
 UNKNOWN = b"-ERR [SYS/TEMP] update outcome unknown, the server did not answer QUIT\r\n"
-
-
-@pytest.fixture(params=POLICIES)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def leave(peer: Peer, how: str) -> None:

@@ -13,18 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.net.loops import POLICIES
 from tests.peers.certs import Authority, CertificateFiles
 from tests.session.rig import Peer, Rig, Transcript, answer_login, client_context, running, until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.every_loop]
 
 MEBI = 1 << 20
-
-
-@pytest.fixture(params=POLICIES)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def quiet(rig: Rig) -> bool:
