@@ -199,6 +199,9 @@ class AuthFailure(Word):
     ACCOUNT_RESTRICTED = "account_restricted"  # not at this time, or not from here
     PASSWORD_EXPIRED = "password_expired"  # noqa: S105 - a reason
     CERTIFICATE = "certificate"  # expired or revoked
+    TOKEN_INVALID = "token_invalid"  # noqa: S105 - not a token, not signed by an issuer that we know, or not for us
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - or not valid yet
+    TOKEN_SCOPE = "token_scope"  # noqa: S105 - not good for mail
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
 
 

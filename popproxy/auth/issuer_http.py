@@ -1,0 +1,78 @@
+"""Questions to an OAuth issuer over HTTPS: short deadlines, short answers, no detours. The home of aiohttp's client."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from popproxy.errors import Unavailable
+from popproxy.types import Secret
+
+MAX_ANSWER: Final = 256 * 1024
+"""Octets. Key sets have some KiB."""
+
+
+class IssuerHttp:
+    """Asks for JSON. Whatever goes wrong is Unavailable, and never holds what was sent.
+
+    A connection for each question: they are rare, and there is nothing to close. Redirections are not followed, for
+    nobody has said that the other place may be trusted, and no proxy is taken from the environment.
+    """
+
+    def __init__(self, context: ssl.SSLContext, deadline: float) -> None:
+        self._context = context
+        self._timeout = aiohttp.ClientTimeout(total=deadline)
+
+    async def get(self, url: str) -> Mapping[str, Any]:
+        """The JSON object at `url`. Raises Unavailable."""
+        return await self._ask("GET", url, None, None)
+
+    async def post(self, url: str, form: Mapping[str, str], user: str, password: Secret) -> Mapping[str, Any]:
+        """The JSON object in answer to a form, sent with HTTP's basic authentication. Raises Unavailable."""
+        return await self._ask("POST", url, form, aiohttp.BasicAuth(user, password.reveal().decode(), "utf-8"))
+
+    async def _ask(
+        self, method: str, url: str, form: Mapping[str, str] | None, auth: aiohttp.BasicAuth | None
+    ) -> Mapping[str, Any]:
+        headers = {"Accept": "application/json", "User-Agent": "popproxy"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=self._timeout, trust_env=False, raise_for_status=False) as session,
+                session.request(
+                    method, url, data=form, auth=auth, headers=headers, ssl=self._context, allow_redirects=False
+                ) as answer,
+            ):
+                if answer.status != 200:
+                    raise Unavailable(f"{url} answers with HTTP status {answer.status}")
+                octets = await answer.content.read(MAX_ANSWER + 1)
+                while len(octets) <= MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER + 1 - len(octets))):
+                    octets += more
+        except TimeoutError:
+            raise Unavailable(f"{url} does not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unavailable(f"{url} cannot be asked: {_words(error)}") from None
+        return _object(octets, url)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is refused"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "no connection"
+    return type(error).__name__  # the text may quote what was sent
+
+
+def _object(octets: bytes, url: str) -> Mapping[str, Any]:
+    if len(octets) > MAX_ANSWER:
+        raise Unavailable(f"the answer of {url} is too long")
+    try:
+        found = json.loads(octets)
+    except (ValueError, RecursionError):
+        raise Unavailable(f"the answer of {url} is not JSON") from None
+    if not isinstance(found, dict):
+        raise Unavailable(f"the answer of {url} is no JSON object")
+    return found
