@@ -184,6 +184,7 @@ class Parts:
         self.deadlines.close()
         self.executor.close()
         self._directories.close()
+        self._mechanisms.close()
         if self._kerberos is not None:
             self._kerberos.close()
         if self._delegation is not None:

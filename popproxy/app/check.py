@@ -16,6 +16,7 @@ from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
+from popproxy.app.checks.oauth import check_oauth
 from popproxy.app.checks.system import check_system
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.config.loader import Loaded
@@ -39,12 +40,12 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
 
     Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, the KDCs,
-    with the keys of the keytabs, and the directories.
+    with the keys of the keytabs, the directories, and the issuers of tokens.
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
     network = [] if offline else [check_kdcs(config), check_backends(config)]
-    network.append(check_directories(config, offline=offline))
+    network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
 

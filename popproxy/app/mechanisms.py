@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from popproxy.app.oauth import IssuerSecrets, oauth_refusals, read_oauth_secrets
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.proof import Prover
 from popproxy.auth.result import Authenticator
@@ -22,16 +23,19 @@ from popproxy.auth.shared_secret import SharedSecretAuthenticator
 from popproxy.auth.timed import TimedProver
 from popproxy.auth.users_file import UsersFile
 from popproxy.config.model import Config, Listener
+from popproxy.config.rules_mechanisms import TOKEN_MECHANISMS
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, Problem
 from popproxy.observe.metrics import Metrics
-from popproxy.sasl.credentials import CertificateCredential
+from popproxy.sasl.credentials import CertificateCredential, TokenCredential
+from popproxy.sasl.oauth import OAuthRefusals
 from popproxy.session.context import timestamp_host
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Mechanism, Secret
 
 if TYPE_CHECKING:
+    from popproxy.auth.tokens import TokenProver
     from popproxy.vault.store import Vault
 
 MIN_DECOY_KEY: Final = 16
@@ -42,11 +46,13 @@ MIN_DECOY_KEY: Final = 16
 class MechanismSecrets:
     """What is read before the privileges are dropped.
 
-    `decoy_key` is None where no listener offers SCRAM; `client_ca` has the authorities of clients by listener, in PEM.
+    `decoy_key` is None where no listener offers SCRAM; `client_ca` has the authorities of clients by listener, in PEM;
+    `issuers` is empty where no listener takes tokens.
     """
 
     decoy_key: Secret | None = None
     client_ca: Mapping[str, bytes] = field(default_factory=dict)
+    issuers: Sequence[IssuerSecrets] = ()
 
 
 def read_mechanism_secrets(config: Config, vault_key: Secret | None) -> MechanismSecrets:
@@ -59,7 +65,7 @@ def read_mechanism_secrets(config: Config, vault_key: Secret | None) -> Mechanis
             except OSError as error:
                 what = f"cannot be read: {error.strerror}"
                 raise ConfigError([Problem(str(listener.client_ca), "", what, "correct client_ca")]) from None
-    return MechanismSecrets(_decoy_key(config, vault_key), authorities)
+    return MechanismSecrets(_decoy_key(config, vault_key), authorities, read_oauth_secrets(config))
 
 
 def _decoy_key(config: Config, vault_key: Secret | None) -> Secret | None:
@@ -95,13 +101,22 @@ class MechanismParts:
         self._secrets = secrets
         self._sources = sources
         self._metrics = metrics
+        self._tokens: TokenProver | None = None
+        self._refusals: OAuthRefusals | None = None
+        if config.oauth is not None and secrets.issuers:
+            from popproxy.app.tokens import token_prover  # noqa: PLC0415 - large
+
+            self._tokens = token_prover(config.oauth, secrets.issuers, sources.vet)
+            self._refusals = oauth_refusals(config.oauth)
         self._rpop_hosts: TrustedHosts | None = None
         if config.rpop is not None and config.rpop.hosts is not None:
             self._rpop_hosts = TrustedHosts.load(config.rpop.hosts, sources.vet)
 
     def mechanisms(self, listener: Listener) -> Mechanisms | None:
         """What a listener offers, if anything."""
-        return Mechanisms([Mechanism(name) for name in listener.sasl], timestamp_host()) if listener.sasl else None
+        if not listener.sasl:
+            return None
+        return Mechanisms([Mechanism(name) for name in listener.sasl], timestamp_host(), self._refusals)
 
     def authenticators(self, listener: Listener) -> list[Authenticator]:
         """Those that come before the ones that judge passwords."""
@@ -144,4 +159,11 @@ class MechanismParts:
             found[CertificateCredential] = certificate_prover(
                 self._config.external, authorities, listener.client_crl, sources.vet, sources.executor
             )
+        if self._tokens is not None and TOKEN_MECHANISMS.intersection(listener.sasl):
+            found[TokenCredential] = self._tokens
         return {kind: TimedProver(prover, self._metrics) for kind, prover in found.items()}
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        if self._tokens is not None:
+            self._tokens.close()

@@ -23,12 +23,16 @@ class TokenRefused(PopproxyError):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Of one issuer's tokens: for whom they must be (one of `audience`), what for (all `scopes`), whose they are."""
+    """Of one issuer's tokens: for whom they must be (one of `audience`), what for (all `scopes`), whose they are.
+
+    `domains` are those of its users, in lower case; () for any.
+    """
 
     issuer: str
     audience: Sequence[str]
     scopes: Sequence[str]
     user_claim: str
+    domains: Sequence[str] = ()
 
     def user(self, claims: Mapping[str, Any]) -> str:
         """Whose token it is, not canonical yet. Raises TokenRefused for a scope that is missing, or nobody's token."""
@@ -42,6 +46,12 @@ class Expected:
         if self.user_claim == "email" and claims.get("email_verified") in (False, "false"):
             raise TokenRefused(AuthFailure.NOT_MAPPED, "nobody has verified the e-mail address")
         return user
+
+    def check_domain(self, user: str) -> None:
+        """May the issuer speak for this user, by the canonical name? Raises TokenRefused."""
+        _, at, domain = user.rpartition("@")
+        if self.domains and not (at and domain.lower() in self.domains):
+            raise TokenRefused(AuthFailure.NOT_MAPPED, "the user is of a domain that the issuer does not speak for")
 
     def check_introspected(self, claims: Mapping[str, Any], now: float, leeway: float) -> None:
         """What a JWT library would have checked. Raises TokenRefused. RFC 7662 lets a server leave most of it out."""

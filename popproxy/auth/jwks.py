@@ -10,15 +10,20 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from popproxy.auth.issuer_http import IssuerHttp
+from popproxy.config.model_oauth import discovery_url
 from popproxy.errors import Unavailable
+from popproxy.net.json_http import JsonHttp
 from popproxy.observe.logs import get_logger
 
-RETRY: Final = 30.0
-"""Seconds between two questions to the issuer: neither a dead one nor tokens with made-up key ids cause more."""
+UNKNOWN: Final = 30.0
+"""Seconds until an unknown key is asked for again: tokens with made-up key ids cause no flood."""
+RETRY: Final = 5.0
+"""Seconds until an issuer is asked again that has not answered."""
 MAX_KEYS: Final = 100
 """Of one issuer."""
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_MODULUS: Final = 1366
+"""Digits of base64: 8192 bits. Longer ones take too long to verify with."""
 
 FAMILIES: Final = {
     "RS256": ("RSA", None), "RS384": ("RSA", None), "RS512": ("RSA", None),
@@ -39,7 +44,7 @@ class KeySet:
 
     def __init__(
         self,
-        http: IssuerHttp,
+        http: JsonHttp,
         issuer: str,
         url: str | None,
         algorithms: Sequence[str],
@@ -67,13 +72,14 @@ class KeySet:
         Raises Unavailable if it may have one that we have not been able to fetch.
         """
         now = self._clock()
+        patience = RETRY if self._failure else UNKNOWN
         if now - self._fetched > self._keep:
             await self._ask(now)
-        elif now - self._fetched > self._refresh and now - self._tried > RETRY:
+        elif now - self._fetched > self._refresh and now - self._tried > patience:
             self._start(now)  # meanwhile the old ones will do
         found = self._pick(kid, algorithm)
-        if found is None and now - self._tried > RETRY:  # a new one, perhaps: issuers change their keys
-            await self._ask(now)
+        if found is None and (self._task is not None or now - self._tried > patience):
+            await self.fetch()  # a new one, perhaps: issuers change their keys
             found = self._pick(kid, algorithm)
         if found is None and self._failure:
             raise Unavailable(self._failure)
@@ -95,8 +101,9 @@ class KeySet:
             self._task.cancel()
 
     async def _ask(self, now: float) -> None:
-        if self._task is None and now - self._tried <= RETRY:
-            raise Unavailable(self._failure or f"{self._issuer} has been asked for its keys just now")
+        """There is nothing to judge by. Raises Unavailable."""
+        if self._task is None and self._failure and now - self._tried <= RETRY:
+            raise Unavailable(self._failure)
         await self.fetch()
 
     def _start(self, now: float) -> None:
@@ -128,7 +135,7 @@ class KeySet:
             self._failure = ""
 
     async def _discover(self) -> str:
-        place = self._issuer.rstrip("/") + "/.well-known/openid-configuration"
+        place = discovery_url(self._issuer)
         document = await self._http.get(place)
         url = document.get("jwks_uri")
         if document.get("issuer") != self._issuer:
@@ -142,7 +149,9 @@ class KeySet:
         listed = document.get("keys")
         if not isinstance(listed, list):
             raise Unavailable(f"{self._issuer} sends no key set")
-        found = [key for key in listed[:MAX_KEYS] if isinstance(key, dict) and self._fits_any(key)]
+        found: list[Mapping[str, Any]] = [
+            key for key in listed[:MAX_KEYS] if isinstance(key, dict) and self._fits_any(key)
+        ]
         if not found:
             algorithms = ", ".join(sorted(self._algorithms))
             raise Unavailable(f"{self._issuer} has no key for {algorithms}")
@@ -172,6 +181,7 @@ def _fits(key: Mapping[str, Any], algorithm: str) -> bool:
         and (curve is None or key.get("crv") == curve)
         and key.get("alg", algorithm) == algorithm
         and key.get("use", "sig") == "sig"
+        and len(str(key.get("n", ""))) <= MAX_RSA_MODULUS
         and (operations is None or (isinstance(operations, list) and "verify" in operations))
         and "d" not in key  # somebody has published a private key: it proves nothing any more
     )

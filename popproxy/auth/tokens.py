@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import hmac
+import math
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import jwt
 
 from popproxy.auth.claims import Expected, TokenRefused
-from popproxy.auth.issuer_http import IssuerHttp
 from popproxy.auth.jwks import KeySet
 from popproxy.auth.names import NameRefused
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Rejected
 from popproxy.errors import Unavailable
+from popproxy.net.json_http import JsonHttp
+from popproxy.observe.logs import get_logger
 from popproxy.sasl.credentials import TokenCredential
 from popproxy.types import AuthFailure, Identity, Secret
 
+MAX_ASKING: Final = 32
+"""Questions about tokens that one issuer is asked at the same time."""
+MAX_REMEMBERED: Final = 10_000
+"""Tokens."""
 _NOT_TRUSTED: Final = {"verify_signature": False}
+
+log = get_logger("oauth")
 
 
 class TokenIssuer(Protocol):
     """One issuer, and the way to judge its tokens."""
+
+    @property
+    def expected(self) -> Expected:
+        """What its tokens must be."""
+        ...
 
     def issued(self, claims: dict[str, Any] | None) -> bool:
         """May this be one of its tokens? `claims` are what a JWT says of itself, None for a token that is no JWT."""
@@ -39,7 +54,7 @@ class TokenIssuer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JwtIssuer:
-    """Signs its tokens; `keys` verifies them. `algorithms` are asymmetric ones. Times may be off by `leeway` seconds."""
+    """Signs its tokens, for `keys`. `algorithms` are asymmetric ones. Clocks may differ by `leeway` seconds."""
 
     expected: Expected
     keys: KeySet
@@ -56,7 +71,9 @@ class JwtIssuer:
         try:
             header = jwt.get_unverified_header(text)
             algorithm, kid = header.get("alg"), header.get("kid")
-            if algorithm not in self.algorithms:  # none and HS256 are never among them
+            if (
+                not isinstance(algorithm, str) or algorithm not in self.algorithms
+            ):  # none and HS256 are never among them
                 raise TokenRefused(AuthFailure.TOKEN_INVALID, "signed in a way that is not allowed")
             key = await self.keys.find(kid, algorithm)
             if key is None:
@@ -77,15 +94,31 @@ class JwtIssuer:
 
 
 @dataclass(frozen=True, slots=True)
-class IntrospectingIssuer:
-    """Is asked about each token, as the client `client_id`."""
+class IntrospectionEndpoint:
+    """Where tokens are asked about (RFC 7662), and as which client."""
 
-    expected: Expected
-    http: IssuerHttp
+    http: JsonHttp
     url: str
     client_id: str
     client_secret: Secret
-    leeway: float
+
+    async def ask(self, token: Secret) -> Mapping[str, Any]:
+        """What the issuer says of a token. Raises Unavailable."""
+        form = {"token": token.reveal().decode("ascii"), "token_type_hint": "access_token"}
+        return await self.http.post(self.url, form, self.client_id, self.client_secret)
+
+
+class IntrospectingIssuer:
+    """Is asked about each token. A good one is not asked about again for `keep` seconds, if it is good for so long."""
+
+    def __init__(self, expected: Expected, endpoint: IntrospectionEndpoint, *, leeway: float, keep: float) -> None:
+        self.expected = expected
+        self._endpoint = endpoint
+        self._leeway = leeway
+        self._keep = keep
+        self._key = secrets.token_bytes(32)  # so that what is kept of a token is worth nothing outside
+        self._known: dict[bytes, tuple[float, str]] = {}  # digest of a token: until when, whose; the oldest first
+        self._asking = 0
 
     def issued(self, claims: dict[str, Any] | None) -> bool:
         """See TokenIssuer. Of a token that says nothing of itself only the issuer can tell."""
@@ -93,10 +126,29 @@ class IntrospectingIssuer:
 
     async def user(self, token: Secret) -> str:
         """See TokenIssuer."""
-        form = {"token": token.reveal().decode("ascii"), "token_type_hint": "access_token"}
-        claims = await self.http.post(self.url, form, self.client_id, self.client_secret)
-        self.expected.check_introspected(claims, time.time(), self.leeway)
-        return self.expected.user(claims)
+        digest = hmac.digest(self._key, token.reveal(), "sha256")
+        until, user = self._known.get(digest, (0.0, ""))
+        if time.monotonic() < until:
+            return user
+        if self._asking >= MAX_ASKING:
+            raise Unavailable(f"{self._asking} tokens are waiting for {self._endpoint.url} already")
+        self._asking += 1
+        try:
+            claims = await self._endpoint.ask(token)
+        finally:
+            self._asking -= 1
+        now = time.time()
+        self.expected.check_introspected(claims, now, self._leeway)
+        user = self.expected.user(claims)
+        self._remember(digest, user, min(self._keep, float(claims.get("exp", math.inf)) - now))
+        return user
+
+    def _remember(self, digest: bytes, user: str, seconds: float) -> None:
+        if seconds > 0:
+            self._known.pop(digest, None)
+            self._known[digest] = (time.monotonic() + seconds, user)
+            if len(self._known) > MAX_REMEMBERED:
+                del self._known[next(iter(self._known))]
 
     def close(self) -> None:
         """See TokenIssuer."""
@@ -118,13 +170,20 @@ class TokenProver:
             if issuer is None:
                 return Rejected(AuthFailure.TOKEN_INVALID)
             user = self.vet(await issuer.user(credential.token))
+            issuer.expected.check_domain(user)
             if credential.authzid and self.vet(credential.authzid) != user:
                 return Rejected(AuthFailure.AUTHZID)
         except (TokenRefused, NameRefused) as refused:
+            log.info("token refused", reason=str(refused.reason), why=str(refused))
             return Rejected(refused.reason)
         except Unavailable as error:
             return CannotTell(f"oauth: {error}")
         return Accepted(Identity(user, credential.authzid or user, credential.mechanism))
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        for issuer in self.issuers:
+            issuer.close()
 
 
 def _claims(token: Secret) -> dict[str, Any] | None:
@@ -133,4 +192,4 @@ def _claims(token: Secret) -> dict[str, Any] | None:
         claims = jwt.decode(token.reveal().decode("ascii"), options=_NOT_TRUSTED)  # type: ignore[arg-type] # a constant
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
         return None
-    return claims if isinstance(claims, dict) else None
+    return claims

@@ -11,6 +11,7 @@ from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
+from popproxy.config.model_oauth import OAuth
 from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
@@ -79,7 +80,8 @@ class Listener(Model):
     """Offer APOP (needs the vault)."""
     sasl: list[SaslName] = []
     """SASL mechanisms to offer beside PLAIN and LOGIN, which come with passwords: CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256,
-    with -PLUS behind these bound to TLS by tls-server-end-point; EXTERNAL (client certificates)."""
+    with -PLUS behind these bound to TLS by tls-server-end-point; EXTERNAL (client certificates); OAUTHBEARER and
+    XOAUTH2 (bearer tokens)."""
     rpop: Literal["off", "rfc", "id"] = "off"
     """Take RPOP (needs the section rpop). rfc: trust machines to name their users, as RFC 1081 has it. id: a secret id
     for each user, from the vault, as fetchmail has it."""
@@ -455,6 +457,8 @@ class Config(Model):
     """Sources of users and of routes, by a name of your choice."""
     external: External | None = None
     """Users of client certificates."""
+    oauth: OAuth | None = None
+    """Whose bearer tokens count."""
     rpop: Rpop | None = None
     """Where RPOP is taken from."""
     kerberos: Kerberos | None = None

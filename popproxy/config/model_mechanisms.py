@@ -11,7 +11,16 @@ from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import IpNetwork, LocalPath
 
-SaslName = Literal["CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL"]
+SaslName = Literal[
+    "CRAM-MD5",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS",
+    "EXTERNAL",
+    "OAUTHBEARER",
+    "XOAUTH2",
+]
 """What a listener can offer beside PLAIN, LOGIN and GSSAPI."""
 
 

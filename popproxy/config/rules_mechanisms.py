@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.model import Config, Listener
 from popproxy.config.model_mechanisms import Rpop
+from popproxy.config.model_oauth import OAuth, OAuthIssuer
+from popproxy.config.units import quote
 
+TOKEN_MECHANISMS: Final = frozenset(("OAUTHBEARER", "XOAUTH2"))
+_BROUGHT: Final = frozenset(("forward", "kerberos-forwarded", "kerberos-delegated"))
+"""Ways to log in with what a client has brought: a password, or a ticket."""
 _WITH_VAULT = "add the section vault with file and key"
 
 
@@ -33,7 +39,7 @@ def _lists(config: Config) -> Iterator[Finding]:
 
 def _pools(config: Config) -> Iterator[Finding]:
     """No password comes with these mechanisms that could be forwarded."""
-    helpless = [name for name, pool in config.pools.items() if set(pool.login) == {"forward"}]
+    helpless = [name for name, pool in config.pools.items() if _BROUGHT.issuperset(pool.login)]
     for number, listener in enumerate(config.listeners):
         if not helpless or not listener.sasl or listener.protocol == "kpop":
             continue
@@ -110,8 +116,60 @@ def _certificate_users(config: Config) -> Iterator[Finding]:
             yield Finding(path, f"does not fit the regex: {error}", "put a part of the regex in parentheses")
 
 
+def _tokens(config: Config) -> Iterator[Finding]:
+    for at, listener, name in _offered(config):
+        if name not in TOKEN_MECHANISMS:
+            continue
+        if listener.tls == "none":
+            cure = "write tls: stls or tls: implicit, or remove it"
+            what = f"{name} sends the token in clear and is offered inside TLS only, and there is none"
+            yield Finding(at, what, cure, because=((*at[:2], "tls"),))
+        if config.oauth is None:
+            cure = "add oauth: {issuers: [{issuer: https://login.example.com, audience: [popproxy]}]}"
+            yield Finding(at, "nothing says whose tokens count", cure, because=(("oauth",),))
+    for number, issuer in enumerate(config.oauth.issuers if config.oauth is not None else ()):
+        yield from _issuer(issuer, ("oauth", "issuers", number))
+    if config.oauth is not None:
+        yield from _issuers(config.oauth)
+
+
+def _issuer(issuer: OAuthIssuer, at: KeyPath) -> Iterator[Finding]:
+    if not issuer.audience:
+        what = "tokens that the issuer has made for any other service would open mailboxes"
+        cure = "write the name that popproxy's tokens are for, for example audience: [popproxy]"
+        asked = issuer.introspection is not None
+        yield Finding((*at, "audience"), what, cure, warning=asked, because=((*at, "introspection"),))
+    if issuer.introspection is not None:
+        for key in ("jwks", "algorithms"):
+            if key in issuer.model_fields_set:
+                because: tuple[KeyPath, ...] = ((*at, "introspection"),)
+                what = "has no effect with introspection"
+                yield Finding((*at, key), what, "remove it", warning=True, because=because)
+    for index, domain in enumerate(issuer.domains):
+        if "@" in domain:
+            example = domain.rpartition("@")[2] or "example.com"
+            yield Finding((*at, "domains", index), f"{quote(domain)} is not a domain", f"write {example}")
+
+
+def _issuers(section: OAuth) -> Iterator[Finding]:
+    names = [issuer.issuer for issuer in section.issuers]
+    asked = [number for number, issuer in enumerate(section.issuers) if issuer.introspection is not None]
+    for number, issuer in enumerate(section.issuers):
+        at: KeyPath = ("oauth", "issuers", number)
+        if issuer.issuer in names[:number]:
+            yield Finding((*at, "issuer"), f"{issuer.issuer} stands in this list already", "remove one of the two")
+        if issuer.introspection is not None and number != asked[0]:
+            what = "of a token that says nothing of itself only one issuer can be asked, and the first one is"
+            cure = "remove introspection here if its tokens are JWTs"
+            yield Finding((*at, "introspection"), what, cure, warning=True)
+        if len(names) > 1 and not issuer.domains:
+            what = "one of several issuers, and it vouches for everybody's mailbox"
+            cure = "write whose users it has, for example domains: [example.com]"
+            yield Finding((*at, "domains"), what, cure, warning=True)
+
+
 def _rpop(config: Config) -> Iterator[Finding]:
-    helpless = [name for name, pool in config.pools.items() if set(pool.login) == {"forward"}]
+    helpless = [name for name, pool in config.pools.items() if _BROUGHT.issuperset(pool.login)]
     for number, listener in enumerate(config.listeners):
         at: KeyPath = ("listeners", number, "rpop")
         if listener.rpop == "off":
@@ -157,6 +215,9 @@ def _unused(config: Config) -> Iterator[Finding]:
     if config.external is not None and not any(name == "EXTERNAL" for _, _, name in _offered(config)):
         cure = "add EXTERNAL to a listener's sasl, or remove the section"
         yield Finding(("external",), "no listener offers EXTERNAL", cure, warning=True, because=(("listeners",),))
+    if config.oauth is not None and not any(name in TOKEN_MECHANISMS for _, _, name in _offered(config)):
+        cure = "add OAUTHBEARER to a listener's sasl, or remove the section"
+        yield Finding(("oauth",), "no listener takes tokens", cure, warning=True, because=(("listeners",),))
     if config.scram is not None and not any(name.startswith("SCRAM") for _, _, name in _offered(config)):
         cure = "add SCRAM-SHA-256 to a listener's sasl, or remove the section"
         yield Finding(("scram",), "no listener offers SCRAM", cure, warning=True, because=(("listeners",),))
@@ -169,6 +230,7 @@ MECHANISM_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _binding,
     _certificates,
     _certificate_users,
+    _tokens,
     _rpop,
     _unused,
 )

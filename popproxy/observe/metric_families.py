@@ -115,7 +115,7 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             "Time to judge a credential.",
             {
                 "authenticator": (
-                    *("users", "vault", "scram", "certificate", "rpop", "kerberos", "passthrough"),
+                    *("users", "vault", "scram", "certificate", "oauth", "rpop", "kerberos", "passthrough"),
                     *("ldap", "sql"),
                 )
             },

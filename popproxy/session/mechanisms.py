@@ -12,20 +12,26 @@ from popproxy.sasl import apop
 from popproxy.sasl.cram_md5 import CramMd5
 from popproxy.sasl.external import External
 from popproxy.sasl.mechanism import SaslMechanism
+from popproxy.sasl.oauth import OAuthBearer, OAuthRefusals, XOAuth2
 from popproxy.sasl.scram import ScramExchange
 from popproxy.types import Mechanism
 
 Factories = Mapping[str, Callable[[], SaslMechanism]]
 
 _END_POINT = "tls-server-end-point"
+_BEARER: Mapping[str, Callable[[OAuthRefusals], SaslMechanism]] = {
+    Mechanism.OAUTHBEARER: OAuthBearer,
+    Mechanism.XOAUTH2: XOAuth2,
+}
 
 
 class Mechanisms:
-    """Those of one listener. `host` stands in the challenges of CRAM-MD5."""
+    """Those of one listener. `host` stands in the challenges of CRAM-MD5; `refusals` are for bearer tokens."""
 
-    def __init__(self, names: list[Mechanism], host: str) -> None:
+    def __init__(self, names: list[Mechanism], host: str, refusals: OAuthRefusals | None = None) -> None:
         self._names = names
         self._host = host
+        self._refusals = refusals
 
     def offer(self, channel: Channel, tls: ServerTls | None) -> Factories:
         """What can be used on a connection as it is now, in the order of the configuration."""
@@ -39,6 +45,9 @@ class Mechanisms:
                 certificate = channel.peer_certificate
                 if certificate is not None:
                     found[name] = partial(External, certificate)
+            elif name in _BEARER:
+                if channel.encrypted and self._refusals is not None:  # RFC 7628 section 4: the token goes in clear
+                    found[name] = partial(_BEARER[name], self._refusals)
             elif not name.endswith("-PLUS"):
                 found[name] = partial(_scram, name, None, plus_offered=plus)
             elif end_point is not None:

@@ -25,6 +25,7 @@ NEEDS_AN_EXAMPLE = {
         "vault",
         "scram",
         "external",
+        "oauth",
         "rpop",
         "kerberos",
         "directories",
@@ -129,7 +130,7 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
         "authenticate: [passthrough]", "authenticate: [users, corp, shop, passthrough]"
     )
     text = text.replace("login: [forward]", "login: [forward, stored, master]")
-    text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL]")
+    text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")
     text = text.replace("client_ca: null", "client_ca: clients.pem").replace('rpop: "off"', "rpop: rfc")
     loaded = load_bytes(text.encode(), ANNOTATED)
     assert isinstance(loaded.config, Config)

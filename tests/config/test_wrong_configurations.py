@@ -46,6 +46,17 @@ def kerberos(
 
 
 EXTERNAL = "external: {rules: [{take: email}]}\n"
+
+
+def oauth(*lines: str) -> str:
+    """The section oauth, with an issuer for each of `lines`, which stands in line 4, 7 ..."""
+    found = "oauth:\n  issuers:\n"
+    for line in lines or ("scopes: []",):
+        audience = "scopes: []" if line.startswith("audience") else "audience: [popproxy]"
+        found += f"    - issuer: https://a.example\n      {line}\n      {audience}\n"
+    return found
+
+
 RPOP = "rpop: {networks: [10.0.0.0/8]}\n"
 
 
@@ -365,6 +376,16 @@ WRONG = {
     "a fingerprint as a user": Wrong("external:\n  rules: [{take: fingerprint}]\n", 2, "external.rules[0]", "add file: certificates.map"),
     "a user of a group that is not there": Wrong("external:\n  rules: [{take: email, regex: a, user: '\\1'}]\n", 2, "external.rules[0].user", "parentheses"),
     "a certificate rule that is no regular expression": Wrong("external:\n  rules: [{take: email, regex: '('}]\n", 2, "external.rules[0].regex", "put a backslash"),
+    "tokens of nobody": Wrong(sasl("[XOAUTH2]"), 4, "listeners[0].sasl[0]", "oauth: {issuers: [{issuer: "),
+    "tokens without TLS": Wrong(sasl("[OAUTHBEARER]\ntls: none\ncleartext_networks: [10.0.0.0/8]") + oauth(), 4, "listeners[0].sasl[0]", "write tls: stls"),
+    "tokens where only what clients bring gets in": Wrong(listener("sasl: [XOAUTH2]") + oauth() + "pools:\n  main: {servers: [a], login: [forward, kerberos-forwarded]}\nkerberos: {keytab: k, principals: [pop/a@A], replay_cache: r, realms: [{realm: A}]}\n", 4, "listeners[0].sasl", "add master or stored"),
+    "tokens for anybody": Wrong(oauth("audience: []") + sasl("[XOAUTH2]"), 4, "oauth.issuers[0].audience", "audience: [popproxy]"),
+    "an issuer without TLS": Wrong(oauth("jwks: http://a.example/keys") + sasl("[XOAUTH2]"), 4, "oauth.issuers[0].jwks", "https://login"),
+    "an issuer with a password": Wrong(oauth("jwks: https://me:secret@a.example/") + sasl("[XOAUTH2]"), 4, "oauth.issuers[0].jwks", "before the @"),
+    "signatures that everybody can make": Wrong(oauth("algorithms: [HS256]") + sasl("[XOAUTH2]"), 4, "oauth.issuers[0].algorithms[0]", "RS256"),
+    "an issuer twice": Wrong(oauth("domains: [a.example]", "domains: [b.example]") + sasl("[XOAUTH2]"), 6, "oauth.issuers[1].issuer", "remove one"),
+    "an address for a domain of an issuer": Wrong(oauth("domains: [x@a.example]") + sasl("[XOAUTH2]"), 4, "oauth.issuers[0].domains[0]", "write a.example"),
+    "no time for an issuer": Wrong("oauth:\n  deadline: 0s\n  issuers: [{issuer: 'https://a.example', audience: [p]}]\n" + sasl("[XOAUTH2]"), 2, "oauth.deadline", "write for example 5s"),
     "no certificate rule": Wrong("external:\n  rules: []\n", 2, "external.rules", "take: email"),
     "RPOP from nowhere": Wrong(proofs("rpop: id") + VAULT, 4, "listeners[0].rpop", "add the section rpop"),
     "RPOP without ids": Wrong(proofs("rpop: id") + RPOP, 4, "listeners[0].rpop", "add the section vault"),

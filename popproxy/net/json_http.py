@@ -1,11 +1,13 @@
-"""Questions to an OAuth issuer over HTTPS: short deadlines, short answers, no detours. The home of aiohttp's client."""
+"""Questions by HTTPS, answered in JSON: short deadlines, short answers, no detours. The home of HTTP's client."""
 
 from __future__ import annotations
 
 import json
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote_plus
 
 import aiohttp
 
@@ -16,11 +18,12 @@ MAX_ANSWER: Final = 256 * 1024
 """Octets. Key sets have some KiB."""
 
 
-class IssuerHttp:
+class JsonHttp:
     """Asks for JSON. Whatever goes wrong is Unavailable, and never holds what was sent.
 
     A connection for each question: they are rare, and there is nothing to close. Redirections are not followed, for
-    nobody has said that the other place may be trusted, and no proxy is taken from the environment.
+    nobody has said that the other place may be trusted; no proxy is taken from the environment; and nothing is
+    decompressed, lest a short answer become a long one. `deadline` is in seconds, for all of it.
     """
 
     def __init__(self, context: ssl.SSLContext, deadline: float) -> None:
@@ -29,28 +32,32 @@ class IssuerHttp:
 
     async def get(self, url: str) -> Mapping[str, Any]:
         """The JSON object at `url`. Raises Unavailable."""
-        return await self._ask("GET", url, None, None)
+        return await self._ask("GET", url, None, {})
 
     async def post(self, url: str, form: Mapping[str, str], user: str, password: Secret) -> Mapping[str, Any]:
-        """The JSON object in answer to a form, sent with HTTP's basic authentication. Raises Unavailable."""
-        return await self._ask("POST", url, form, aiohttp.BasicAuth(user, password.reveal().decode(), "utf-8"))
+        """The JSON object in answer to a form, sent with the credentials of an OAuth client (RFC 6749 section 2.3.1).
+
+        Raises Unavailable.
+        """
+        words = f"{quote_plus(user)}:{quote_plus(password.reveal())}".encode("ascii")
+        return await self._ask("POST", url, form, {"Authorization": f"Basic {b64encode(words).decode()}"})
 
     async def _ask(
-        self, method: str, url: str, form: Mapping[str, str] | None, auth: aiohttp.BasicAuth | None
+        self, method: str, url: str, form: Mapping[str, str] | None, more: Mapping[str, str]
     ) -> Mapping[str, Any]:
-        headers = {"Accept": "application/json", "User-Agent": "popproxy"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "popproxy", **more}
         try:
             async with (
-                aiohttp.ClientSession(timeout=self._timeout, trust_env=False, raise_for_status=False) as session,
+                aiohttp.ClientSession(timeout=self._timeout, trust_env=False, auto_decompress=False) as session,
                 session.request(
-                    method, url, data=form, auth=auth, headers=headers, ssl=self._context, allow_redirects=False
+                    method, url, data=form, headers=headers, ssl=self._context, allow_redirects=False
                 ) as answer,
             ):
                 if answer.status != 200:
                     raise Unavailable(f"{url} answers with HTTP status {answer.status}")
                 octets = await answer.content.read(MAX_ANSWER + 1)
-                while len(octets) <= MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER + 1 - len(octets))):
-                    octets += more
+                while len(octets) <= MAX_ANSWER and (rest := await answer.content.read(MAX_ANSWER + 1 - len(octets))):
+                    octets += rest
         except TimeoutError:
             raise Unavailable(f"{url} does not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
