@@ -11,6 +11,7 @@ from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.client_certificates import check_client_certificates
 from popproxy.app.checks.control import check_control
+from popproxy.app.checks.delegation import check_delegation
 from popproxy.app.checks.directories import check_directories
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.kdc import check_kdcs
@@ -44,7 +45,7 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
-    network = [] if offline else [check_kdcs(config), check_backends(config)]
+    network = [] if offline else [check_kdcs(config), check_delegation(config), check_backends(config)]
     network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]

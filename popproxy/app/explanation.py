@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,7 @@ from popproxy.backend.pool import Pool
 from popproxy.config.model import Config
 from popproxy.kerberos.mapping import split_principal
 from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.sasl.credentials import Layer
 from popproxy.types import Step
 
 Kind = Literal["principal", "user"]
@@ -82,7 +84,15 @@ def login_in_words(login: Login, pool: Pool) -> str:
         case Plain():
             return f"AUTH PLAIN as {login.authcid} for {login.authzid}"
         case Gssapi():
-            return f"AUTH GSSAPI for {login.authzid}, {_TICKETS[login.strategy]} ({pool.config.kerberos.principal})"
+            how = f"AUTH GSSAPI for {login.authzid}, {_TICKETS[login.strategy]} ({pool.config.kerberos.principal})"
+            return how if pool.config.tls != "none" else f"{how}, {_layers(login.layers)}"
+
+
+def _layers(layers: Sequence[Layer]) -> str:
+    names = ["confidential" if layer is Layer.CONFIDENTIALITY else "signed" for layer in layers if layer != Layer.NONE]
+    if Layer.NONE in layers:
+        names.append("in clear")
+    return f"everything behind it {' or '.join(names)}"
 
 
 _TICKETS = {

@@ -159,6 +159,36 @@ class Delegation:
         realm = self.principal.partition("@")[2]
         return target if "@" in target or not realm else f"{target}@{realm}"
 
+    def rehearse(self, strategy: str, target: str, own: str) -> None:
+        """Would a login at `target` work, as far as the KDC has a say in it? Raises DelegationFailed. Blocks.
+
+        `own` is the principal of ours that clients would show a ticket for. No user is needed: for constrained
+        delegation we show a ticket of our own to ourselves, and S4U2Self gets one in the name of the target.
+        """
+        target = self.in_realm(target)
+        if strategy == TRANSITION:
+            self._rehearse(DELEGATED, target, own)
+            kept = self._by_name(target)
+            assert kept.own is not None
+            if not _is_forwardable(kept.credentials, kept.own):
+                raise no_transition(strategy, self.principal, "users")
+        else:
+            self._rehearse(strategy, target, own)
+
+    def _rehearse(self, strategy: str, target: str, own: str) -> None:
+        source = self.service()
+        if strategy == DELEGATED:
+            mine = self._own.get(self.principal if self._fixed else own, strategy)
+            try:
+                token = _first_token(mine.credentials, mine.principal)
+            except raw.GSSError as error:
+                raise own_failed(number_of(error.min_code), strategy, mine.principal) from None
+            source = self.delegated(mine.principal, Evidence(token or b"", mine.principal), None)
+        try:
+            source.context(target, None).step(None)
+        finally:
+            self._kept.drop((strategy, source.user))
+
     def expire(self) -> None:
         """Give back what has been kept long enough."""
         self._kept.expire()

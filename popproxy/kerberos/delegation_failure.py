@@ -6,6 +6,7 @@ the list of the proxy, or that the user must not be delegated. `popproxy.kerbero
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 from typing import Final
 
@@ -32,13 +33,16 @@ class Obstacle(StrEnum):
 class DelegationFailed(PopproxyError):
     """There is no ticket for the backend. Nothing has been sent there.
 
-    `strategy` is the pool's word for what was tried. The text is for the operational log: it names principals.
+    `strategy` is the pool's word for what was tried; `what` is in the way, `cure` what an administrator can do about
+    it. They name principals, and are for the operational log.
     """
 
-    def __init__(self, obstacle: Obstacle, strategy: str, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, obstacle: Obstacle, strategy: str, what: str, cure: str = "") -> None:
+        super().__init__(f"{what}; {cure}" if cure else what)
         self.obstacle = obstacle
         self.strategy = strategy
+        self.what = what
+        self.cure = cure
 
     @property
     def temporary(self) -> bool:
@@ -47,9 +51,14 @@ class DelegationFailed(PopproxyError):
 
 
 def number_of(min_code: int) -> int:
-    """The number of a GSSError's minor status: as in RFC 4120 for the KDC's errors, the library's own behind that."""
-    minor = min_code - (1 << 32) if min_code & _SIGN else min_code
-    return minor - _BASE if _BASE <= minor < _BASE + 256 else minor
+    """The number of a GSSError's minor status: as in RFC 4120 for the KDC's errors, the library's own behind that.
+
+    An errno comes out negative; what GSSAPI itself has to say is far above.
+    """
+    minor = min_code - (1 << 32) if min_code >= _SIGN else min_code
+    if _BASE <= minor < _BASE + 256:
+        return minor - _BASE
+    return -minor if 0 < minor < 256 else minor
 
 
 REFUSED_BY_POLICY: Final = frozenset({12, 13})  # KDC_ERR_POLICY, KDC_ERR_BADOPTION
@@ -65,21 +74,24 @@ _USER: Final = {
     141: "there is no ticket that could be used",  # KRB5_CC_NOTFOUND
     221: "the ticket is not forwardable",  # KRB5_TKT_NOT_FORWARDABLE
 }
+_EXPORT: Final = "export the key anew: ktadd (MIT, Heimdal), ipa-getkeytab (FreeIPA), ktpass or msktutil (Windows)"
 _OWN: Final = {
-    6: "the KDC does not know it",
-    9: "it has no key at the KDC",  # KDC_ERR_NULL_KEY
-    14: "the KDC and the keytab have no encryption type in common",  # KDC_ERR_ETYPE_NOSUPP
-    18: "the KDC has disabled it",
-    24: "the keytab has another key than the KDC; export it anew",  # KDC_ERR_PREAUTH_FAILED
-    31: "the keytab has another key than the KDC; export it anew",  # KRB_AP_ERR_BAD_INTEGRITY
-    181: "the keytab has no key of it",  # KRB5_KT_NOTFOUND
-    _KEYTAB_NOMATCH: "the keytab has no key of it, or cannot be read",
+    6: ("the KDC does not know it", "create it, or write the account it belongs to as kerberos.client_principal"),
+    9: ("it has no key at the KDC", _EXPORT),  # KDC_ERR_NULL_KEY
+    14: ("the KDC takes no key of the kind in the keytab", _EXPORT),  # KDC_ERR_ETYPE_NOSUPP
+    18: ("the KDC has disabled it", "enable it"),
+    24: ("the keytab has another key than the KDC", _EXPORT),  # KDC_ERR_PREAUTH_FAILED
+    31: ("the keytab has another key than the KDC", _EXPORT),  # KRB_AP_ERR_BAD_INTEGRITY
+    181: ("the keytab has no key of it", _EXPORT),  # KRB5_KT_NOTFOUND
+    -errno.ENOENT: ("there is no keytab", "correct kerberos.keytab"),
+    -errno.EACCES: ("the keytab may not be read", "let popproxy's user read it, and nobody else"),
+    _KEYTAB_NOMATCH: ("the keytab has no key of it, or cannot be read", _EXPORT),
 }
 _KDC: Final = {
-    37: "the clocks of the KDC and of this machine differ too much",  # KRB_AP_ERR_SKEW
-    154: "krb5.conf names no KDC for the realm, nor does DNS",  # KRB5_REALM_UNKNOWN
-    156: "no KDC of the realm answers",  # KRB5_KDC_UNREACH
-    220: "krb5.conf names no KDC for the realm, nor does DNS",  # KRB5_REALM_CANT_RESOLVE
+    37: ("the clocks of the KDC and of this machine differ too much", "keep both by NTP"),  # KRB_AP_ERR_SKEW
+    154: ("nothing says where the KDC of the realm is", "name it in krb5.conf or DNS"),  # KRB5_REALM_UNKNOWN
+    156: ("no KDC of the realm answers", "is it up, and is there a firewall in between?"),  # KRB5_KDC_UNREACH
+    220: ("nothing says where the KDC of the realm is", "name it in krb5.conf or DNS"),  # KRB5_REALM_CANT_RESOLVE
 }
 
 
@@ -93,45 +105,51 @@ def user_failed(number: int, strategy: str, user: str) -> DelegationFailed:
 
 def own_failed(number: int, strategy: str, own: str) -> DelegationFailed:
     """The proxy's own ticket could not be had."""
-    why = _OWN.get(number)
-    if why is None:
+    known = _OWN.get(number)
+    if known is None:
         return kdc_failed(number, strategy)
-    return DelegationFailed(Obstacle.OWN_CREDENTIAL, strategy, f"no ticket for {own} itself: {why}")
+    why, cure = known
+    return DelegationFailed(Obstacle.OWN_CREDENTIAL, strategy, f"no ticket for {own} itself: {why}", cure)
 
 
 def kdc_failed(number: int, strategy: str) -> DelegationFailed:
     """The KDC has not answered, or not finally."""
-    return DelegationFailed(Obstacle.KDC, strategy, f"Kerberos: {_KDC.get(number, f'error {number}')}")
+    why, cure = _KDC.get(number, (f"error {number}", ""))
+    return DelegationFailed(Obstacle.KDC, strategy, f"Kerberos: {why}", cure)
 
 
 def no_target(strategy: str, target: str) -> DelegationFailed:
     """The backend has no principal."""
     cure = "create it, or correct kerberos.principal of the pool"
-    return DelegationFailed(Obstacle.NO_TARGET, strategy, f"the KDC knows no {target}; {cure}")
+    return DelegationFailed(Obstacle.NO_TARGET, strategy, f"the KDC knows no {target}", cure)
 
 
 def not_allowed(strategy: str, own: str, target: str) -> DelegationFailed:
     """The target is not on the proxy's list."""
-    what = (
-        f"the KDC does not let {own} act for users at {target}; put {target} on its list: krbAllowedToDelegateTo (MIT "
-        "with LDAP), msDS-AllowedToDelegateTo (Active Directory), ipa servicedelegationtarget-add-member (FreeIPA), "
-        "kadmin modify --constrained-delegation (Heimdal)"
+    cure = (
+        f"put {target} on its list: krbAllowedToDelegateTo (MIT with LDAP), msDS-AllowedToDelegateTo (Windows), "
+        "ipa servicedelegationtarget-add-member (FreeIPA), kadmin modify --constrained-delegation (Heimdal)"
     )
-    return DelegationFailed(Obstacle.NOT_ALLOWED, strategy, what)
+    what = f"the KDC does not let {own} act for users at {target}"
+    return DelegationFailed(Obstacle.NOT_ALLOWED, strategy, what, cure)
 
 
 def ticket_not_forwardable(strategy: str, user: str) -> DelegationFailed:
     """The client has shown a ticket that cannot be used for delegation."""
-    what = f"the ticket that {user} has shown is not forwardable: the client asked for none, or the KDC gives none"
-    return DelegationFailed(Obstacle.NOT_DELEGATABLE, strategy, what)
+    what = f"the ticket that {user} has shown is not forwardable"
+    cure = "write forwardable = true in the clients' krb5.conf, unless the user must not be delegated"
+    return DelegationFailed(Obstacle.NOT_DELEGATABLE, strategy, what, cure)
 
 
 def no_transition(strategy: str, own: str, user: str) -> DelegationFailed:
     """The ticket that the KDC has made in the user's name cannot be used for delegation."""
     what = (
-        f"the KDC gives {own} no forwardable ticket in the name of {user}: either the user must not be delegated, or "
-        f"{own} may not speak for users that have shown it no ticket; allow it by modprinc +ok_to_auth_as_delegate "
-        "(MIT), ipa service-mod --ok-to-auth-as-delegate=true (FreeIPA), 'use any authentication protocol' (Active "
-        "Directory), kadmin modify --attributes=+trusted-for-delegation (Heimdal)"
+        f"the KDC gives {own} no forwardable ticket in the name of {user}: the user must not be delegated, or {own} "
+        "may not speak for users who have shown it no ticket"
     )
-    return DelegationFailed(Obstacle.NOT_DELEGATABLE, strategy, what)
+    cure = (
+        "to allow that: kadmin modprinc +ok_to_auth_as_delegate (MIT), ipa service-mod --ok-to-auth-as-delegate=true "
+        "(FreeIPA), 'use any authentication protocol' (Windows), kadmin modify "
+        "--attributes=+trusted-for-delegation (Heimdal)"
+    )
+    return DelegationFailed(Obstacle.NOT_DELEGATABLE, strategy, what, cure)

@@ -71,7 +71,7 @@ class OwnCredentials:
         now = time.monotonic()
         with self._lock:
             held = self._held.get(principal)
-            if held is not None:
+            if held is not None and now < held.ends_at:
                 if now < held.renew_at:
                     return held
                 held.renew_at = now + _AGAIN  # one thread asks; the others, and this one in vain, use what there is

@@ -299,17 +299,17 @@ def test_tickets_for_the_server_after_a_ticket(tmp_path: Path) -> None:
         (
             "open",
             "kerberos-forwarded: AUTH GSSAPI for alice, with a ticket got by the one that the client forwards, if it "
-            "forwards one (pop/{host})",
+            "forwards one (pop/{host}), everything behind it confidential or signed",
         ),
         (
             "done",
             "kerberos-delegated: AUTH GSSAPI for alice, if the KDC gives us a ticket in exchange for the client's "
-            "(pop/{host})",
+            "(pop/{host}), everything behind it confidential or signed",
         ),
         (
             "done",
-            "kerberos-service: AUTH GSSAPI for alice, with our own ticket (pop/{host}), "
-            "if what is above cannot be used there",
+            "kerberos-service: AUTH GSSAPI for alice, with our own ticket (pop/{host}), everything behind it "
+            "confidential or signed, if what is above cannot be used there",
         ),
     ]
     assert found.strategy == "kerberos-delegated"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from popproxy.errors import ConfigError
 from popproxy.kerberos.mapping import (
@@ -146,3 +148,58 @@ def test_every_problem_of_a_table_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_table(b"alice@R a\nalice@R b\nbob c\ncarol@R\n\xff@R d\n  # nothing\n", "/etc/table")
     assert [problem.where for problem in caught.value.problems] == [f"/etc/table:{n}" for n in (2, 3, 4, 5)]
+
+
+# ---- backwards ----
+
+
+BOOK = parse_table(
+    b"root/mail@EXAMPLE.ORG postmaster\nrobert@EXAMPLE.ORG Bob\n"
+    b"anna@EXAMPLE.ORG sales\nberta@EXAMPLE.ORG sales\ncarla@GONE.ORG carla2\ndora@EXAMPLE.ORG emil\n",
+    "table",
+)
+BACK = PrincipalMap(
+    [RealmRule("EXAMPLE.ORG"), RealmRule("OTHER.ORG", "other.org"), RealmRule("STRICT.ORG", by_name=False)],
+    [TableRule("table", BOOK.get, lambda: BOOK), regex_rule(r"(s-\w+)@STRICT\.ORG", r"\1")],
+)
+
+
+@pytest.mark.parametrize(
+    ("user", "principal"),
+    [
+        ("alice", "alice@EXAMPLE.ORG"),
+        ("alice@other.org", "alice@OTHER.ORG"),
+        ("bob", "robert@EXAMPLE.ORG"),
+        ("postmaster", "root/mail@EXAMPLE.ORG"),
+        ("s-anna", "s-anna@EXAMPLE.ORG"),
+        ("sales", None),  # a mailbox of two people
+        ("carla2", "carla2@EXAMPLE.ORG"),  # the table's realm is not listed
+        ("robert", None),  # whose principal has the mailbox bob
+        ("emil", "dora@EXAMPLE.ORG"),
+        ("alice@elsewhere.org", None),
+        ("alice/admin", None),
+        ("a@b@other.org", None),
+        ("alice\\", None),
+        ("", None),
+    ],
+)
+def test_backwards(user: str, principal: str | None) -> None:
+    assert BACK.principal_of(user, str.lower) == principal
+
+
+def test_backwards_with_a_default_domain() -> None:
+    def canonical(name: str) -> str:
+        return name.lower() if "@" in name else f"{name.lower()}@example.org"
+
+    assert BACK.principal_of("alice@example.org", canonical) == "alice@EXAMPLE.ORG"
+    assert BACK.principal_of("alice@other.org", canonical) == "alice@OTHER.ORG"
+    assert BACK.principal_of("bob@example.org", canonical) == "robert@EXAMPLE.ORG"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=12))
+def test_forwards_from_backwards_is_the_same_mailbox(user: str) -> None:
+    principal = BACK.principal_of(user, str.lower)
+    if principal is not None:
+        mapped = BACK.map(principal)
+        assert isinstance(mapped, Mapped)
+        assert mapped.mailbox.lower() == user

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +12,8 @@ from tests.peers.certs import CertificateFiles
 from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.popa3d import Popa3d, popa3d
 from tests.peers.process import public_directory
-from tests.peers.proxy import Proxy, proxies, settings
+from tests.peers.proxy import Proxy, StartProxy, proxies, settings
+from tests.real.delegation_rig import Grounds, grounds
 from tests.real.kerberos_rig import MESSAGE, Site, site
 
 pytest.register_assert_rewrite("tests.real.kerberos_clients")
@@ -82,6 +83,23 @@ def maildrop(kerberos: Site) -> Site:
     kerberos.backend.deliver("alice", [MESSAGE])
     kerberos.backend.deliver("bob", [])
     return kerberos
+
+
+@pytest.fixture(scope="session")
+def session_ground(server_certificate: CertificateFiles) -> Iterator[Callable[[StartProxy], Grounds]]:
+    """A realm that allows delegation, and a Dovecot that takes nothing but tickets."""
+    with grounds(server_certificate) as it:
+        yield it
+
+
+@pytest.fixture
+def ground(session_ground: Callable[[StartProxy], Grounds]) -> Iterator[Grounds]:
+    """Alice and bob have one message each."""
+    with proxies() as start:
+        it = session_ground(start)
+        for user in ("alice", "bob"):
+            it.backend.deliver(user, [MESSAGE])
+        yield it
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.peers.certs import CertificateFiles
 from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.kdc_ldap import DirectoryRealm, directory_realm
-from tests.peers.proxy import Proxy, proxies, settings
+from tests.peers.process import require, wait_until
+from tests.peers.proxy import Record, StartProxy, settings
 from tests.real.kerberos_rig import SERVICE, Site, section
 
 BACKEND = "pop/backend.test"
@@ -36,7 +38,7 @@ class Grounds:
     tickets: Mapping[str, Path]
     certificate: CertificateFiles
     keytab: Path
-    start: Callable[..., Proxy]
+    start: StartProxy
 
     def site(
         self,
@@ -47,7 +49,7 @@ class Grounds:
         listener: Mapping[str, Any] | None = None,
         vault: Mapping[str, str] | None = None,
         keytab: Path | None = None,
-        **sections: Any,
+        users: Path | None = None,
     ) -> Site:
         """A proxy that logs in like this, on a link without TLS and without a layer."""
         link = {
@@ -63,7 +65,7 @@ class Grounds:
             pool=link,
             listener={"gssapi": True, "authenticate": ["kerberos"], **(listener or {})},
             kerberos={**section(self.realm, keytab=keytab or self.keytab), **(kerberos or {})},
-            **sections,
+            **({} if users is None else {"users": {"file": str(users)}}),
         )
         complete["listeners"].append({"name": "kpop", "listen": ["127.0.0.1:0"], "protocol": "kpop"})
         proxy = self.start(complete, env=self.realm.environment, vault=vault)
@@ -83,8 +85,8 @@ def gssapi_dovecot(
 
 
 @contextlib.contextmanager
-def grounds(certificate: CertificateFiles) -> Iterator[Grounds]:
-    """Everything, for the length of a with statement. Bob must not be delegated."""
+def grounds(certificate: CertificateFiles) -> Iterator[Callable[[StartProxy], Grounds]]:
+    """Everything but the proxies, for the length of a with statement. Bob must not be delegated."""
     with contextlib.ExitStack() as stack:
         it = stack.enter_context(directory_realm())
         it.user("alice")
@@ -96,4 +98,44 @@ def grounds(certificate: CertificateFiles) -> Iterator[Grounds]:
         backend = stack.enter_context(gssapi_dovecot(it, BACKEND, FORBIDDEN, fields=fields))
         tickets = {user: it.kinit(user) for user in ("alice", "bob")}
         keytab = it.keytab(SERVICE)
-        yield Grounds(it, backend, tickets, certificate, keytab, stack.enter_context(proxies()))
+        yield partial(Grounds, it, backend, tickets, certificate, keytab)
+
+
+# ---- clients with tickets, and what came of them ----
+
+
+def curl(it: Site, home: Path, *options: str, user: str = "alice", path: str = "/1") -> tuple[int, str]:
+    command: list[str | Path] = [
+        require("curl"), "-sS", "--login-options", "AUTH=GSSAPI", "--user", ":", *options,
+        f"pop3://localhost:{it.proxy.port()}{path}",
+    ]  # fmt: skip
+    done = it.run(command, home, user)
+    return done.returncode, done.stdout
+
+
+def login_record(it: Site) -> Record:
+    """Of the session that ended last."""
+    it.proxy.settled()
+    (record,) = [record for record in it.proxy.sessions()[-1] if record["event.action"] == "login"]
+    return record
+
+
+def at_backend(it: Site) -> str:
+    """Whom the Dovecot has let in last, and how."""
+    lines = [line for line in (it.backend.directory / "dovecot.log").read_text().splitlines() if "Login: user" in line]
+    return lines[-1].partition("Login: ")[2].partition(", rip")[0]
+
+
+def refusal(it: Site, home: Path, *options: str, user: str = "alice") -> str:
+    """What a client with a ticket is told, by curl."""
+    status, output = curl(it, home, "-v", *options, user=user)
+    assert status != 0, output
+    answers = [line[2:] for line in output.splitlines() if line.startswith("< -ERR")]
+    assert len(answers) == 1, output + it.proxy.log()
+    return answers[0]
+
+
+def failure(it: Site) -> Record:
+    """The record of the login that has failed last at the backend."""
+    wait_until(lambda: bool(it.proxy.audit("backend_login")), "the record of a failed login")
+    return it.proxy.audit("backend_login")[-1]

@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.peers.certs import CertificateFiles
+from popproxy.auth.hashes import hash_password
+from tests.peers.canaries import canary
 from tests.peers.kpop_client import KpopClient
+from tests.peers.line_client import LineClient
 from tests.peers.messages import wire
-from tests.peers.process import require
-from tests.real.delegation_rig import Grounds, grounds
-from tests.real.kerberos_rig import Site
-
-MESSAGE = b"Subject: delegated\n\nNo password anywhere.\n"
-
-
-@pytest.fixture(scope="module")
-def module_grounds(server_certificate: CertificateFiles) -> Iterator[Grounds]:
-    with grounds(server_certificate) as it:
-        yield it
-
-
-@pytest.fixture
-def ground(module_grounds: Grounds) -> Grounds:
-    module_grounds.backend.deliver("alice", [MESSAGE])
-    module_grounds.backend.deliver("bob", [MESSAGE])
-    return module_grounds
-
-
-def curl(it: Site, home: Path, *options: str, user: str = "alice") -> tuple[int, str]:
-    command: list[str | Path] = [
-        require("curl"), "-sS", "--login-options", "AUTH=GSSAPI", "--user", ":", *options,
-        f"pop3://localhost:{it.proxy.port()}/1",
-    ]  # fmt: skip
-    done = it.run(command, home, user)
-    return done.returncode, done.stdout
-
-
-def login_record(it: Site) -> dict[str, Any]:
-    """Of the session that ended last."""
-    it.proxy.settled()
-    (record,) = [record for record in it.proxy.sessions()[-1] if record["event.action"] == "login"]
-    return record
-
-
-def at_backend(it: Site) -> str:
-    """Whom the Dovecot has let in last, and how."""
-    lines = [line for line in (it.backend.directory / "dovecot.log").read_text().splitlines() if "Login: user" in line]
-    return lines[-1].partition("Login: ")[2].partition(", rip")[0]
+from tests.peers.process import public_directory
+from tests.real.delegation_rig import Grounds, at_backend, curl, login_record
+from tests.real.kerberos_rig import MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -90,4 +54,40 @@ def test_kpop_user_reaches_a_server_that_wants_tickets(ground: Grounds, strategy
         assert client.body() == wire(MESSAGE) + b".\r\n"
         assert client.command("QUIT").startswith(b"+OK")
     assert login_record(it)["popproxy.strategy"] == strategy
+    assert at_backend(it) == "user=<alice>, method=GSSAPI"
+
+
+@pytest.mark.parametrize("judge", ["kerberos", "users", "apop"])
+def test_user_without_a_ticket_reaches_a_server_that_wants_tickets(ground: Grounds, judge: str) -> None:
+    """After a password that the KDC or the users file has judged, and after APOP."""
+    secret = canary("own")
+    with public_directory("users") as directory:
+        users = directory / "users"
+        users.write_text(f"alice:{hash_password(secret.encode())}\n")
+        it = ground.site(
+            ["kerberos-transition"],
+            listener={
+                "gssapi": False,
+                "apop": judge == "apop",
+                "authenticate": ["users" if judge == "users" else "kerberos"],
+            },
+            vault={"alice": secret} if judge == "apop" else None,
+            users=users if judge == "users" else None,
+        )
+        with LineClient(it.proxy.port()) as client:
+            greeting = client.line()
+            if judge == "apop":
+                challenge = greeting[greeting.index(b"<") :] + secret.encode()
+                digest = hashlib.md5(challenge, usedforsecurity=False).hexdigest()
+                answer = client.command(f"APOP alice {digest}")
+            else:
+                client.command("USER alice")
+                answer = client.command(f"PASS {secret if judge == 'users' else it.realm.passwords['alice']}")
+            assert answer == b"+OK Logged in", it.proxy.log()
+            assert client.command("RETR 1").startswith(b"+OK")
+            assert client.body() == wire(MESSAGE) + b".\r\n"
+            client.command("QUIT")
+        record = login_record(it)
+    assert record["popproxy.strategy"] == "kerberos-transition"
+    assert record["auth.mechanism"] == ("APOP" if judge == "apop" else "USER")
     assert at_backend(it) == "user=<alice>, method=GSSAPI"

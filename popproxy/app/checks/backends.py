@@ -13,7 +13,7 @@ from functools import partial
 
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
-from popproxy.config.model import Config, Pool
+from popproxy.config.model import TICKET_STRATEGIES, Config, Pool
 from popproxy.types import Address
 
 PROBE_SECONDS = 12.0
@@ -215,6 +215,7 @@ class _Probe:
             names = {line.upper(): None for line in announced}
             for declared in self.pool.capabilities:
                 self._judge_declared(declared, [*names])
+            self._judge_mechanisms([*names])
         pipelining = announced is not None and any(line.upper() == "PIPELINING" for line in announced)
         if pipelining:
             self.findings.append(ok(self.area, f"{self.address} takes pipelined commands"))
@@ -228,6 +229,19 @@ class _Probe:
             )
         else:
             self.findings.append(ok(self.area, f"{self.address} gets one command at a time (no PIPELINING)"))
+
+    def _judge_mechanisms(self, announced: list[str]) -> None:
+        """What popproxy will log in with, as far as it needs AUTH."""
+        offered = {word for line in announced if line.split()[:1] == ["SASL"] for word in line.split()[1:]}
+        for mechanism, wanted in (
+            ("GSSAPI", TICKET_STRATEGIES.intersection(self.pool.login)),
+            ("PLAIN", "master" in self.pool.login and self.pool.master and self.pool.master.mechanism == "plain"),
+        ):
+            if wanted and mechanism not in offered:
+                cure = "let the server offer it, or write another login: of the pool"
+                self.findings.append(problem(self.area, f"{self.address} does not offer AUTH {mechanism}", cure))
+            elif wanted:
+                self.findings.append(ok(self.area, f"{self.address} offers AUTH {mechanism}"))
 
     def _judge_declared(self, declared: str, announced: list[str]) -> None:
         if declared.upper() in announced:
