@@ -15,6 +15,7 @@ from popproxy.config.model import Config, Listener, Pool
 
 FOLDER = Path(__file__).parents[2] / "config"
 FILES = sorted(FOLDER.rglob("*.yaml"))
+GUIDES = sorted((FOLDER / "kerberos").glob("*.md"))
 ANNOTATED = FOLDER / "popproxy.yaml"
 NEEDS_AN_EXAMPLE = {
     *(
@@ -65,6 +66,26 @@ def test_a_shipped_file_begins_by_saying_what_it_is(path: Path) -> None:
 def test_the_recipes_are_all_in_the_guide() -> None:
     guide = (FOLDER / "README.md").read_text()
     assert [path.name for path in FILES if path.parent.name == "recipes" and f"recipes/{path.name}" not in guide] == []
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=[path.stem for path in GUIDES])
+def test_the_configurations_in_the_guides_load(path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for text in blocks:
+        assert load_bytes(text.encode(), path).warnings == []
+
+
+def test_links_lead_somewhere() -> None:
+    for file in FOLDER.rglob("*.md"):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)]*)?\)", file.read_text()):
+            linked = (file.parent / target) if target else file
+            assert linked.exists(), f"{file.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+                assert anchor[1:] in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    guide = (FOLDER / "README.md").read_text()
+    assert [path.name for path in GUIDES if f"kerberos/{path.name}" not in guide] == []
 
 
 def places(value: Any, place: str = "") -> dict[str, list[Any]]:

@@ -108,6 +108,12 @@ class HeimdalRealm:
         """One query for Heimdal's kadmin, on the database itself."""
         return self._heimdal("usr/bin/kadmin.heimdal", "-l", "-r", self.name, *query)
 
+    @property
+    def kadmin_script(self) -> str:
+        """A line for a shell script that does what `kadmin` does on the KDC's own machine."""
+        inside = " ".join(f"{name}={value}" for name, value in self._inside().items())
+        return f'exec env {inside} {_program("usr/bin/kadmin.heimdal")} -r {self.name} "$@"'
+
     def stop(self) -> None:
         """Ends the KDC."""
         self._process.stop()

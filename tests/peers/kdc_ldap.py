@@ -70,12 +70,25 @@ class DirectoryRealm(Realm):
     def allow_delegation(self, front: str, *targets: str) -> None:
         """Lets `front` act for users at `targets`, if they have shown it a ticket."""
         values = "".join(f"krbAllowedToDelegateTo: {target}@{self.name}\n" for target in targets)
-        entry = f"krbPrincipalName={front}@{self.name},cn={self.name},cn=krb,{_TOP}"
+        entry = f"krbPrincipalName={front}@{self.name},cn={self.name},{self.container}"
         self._ldap("ldapmodify", f"dn: {entry}\nchangetype: modify\nadd: krbAllowedToDelegateTo\n{values}")
 
     def allow_transition(self, front: str, *, allow: bool = True) -> None:
         """Lets `front` act there also for users who have shown it none."""
         self.kadmin("modprinc", f"{'+' if allow else '-'}ok_to_auth_as_delegate", front)
+
+    @property
+    def container(self) -> str:
+        """The entry below which the realm's are."""
+        return f"cn=krb,{_TOP}"
+
+    @property
+    def administrator(self) -> list[str]:
+        """What makes ldapmodify, or another client, the directory's administrator."""
+        password = self.directory / "directory.password"
+        password.touch(mode=0o600)
+        password.write_text(self._password)
+        return ["-x", "-H", self._uri, "-D", _ADMIN, "-y", str(password)]
 
     def close(self) -> None:
         """Ends the KDC and the directory behind it."""
@@ -114,11 +127,7 @@ class DirectoryRealm(Realm):
         return done.returncode == 0
 
     def _ldap(self, program: str, text: str) -> None:
-        password = self.directory / "directory.password"
-        password.touch(mode=0o600)
-        password.write_text(self._password)
-        arguments = ["-x", "-H", self._uri, "-D", _ADMIN, "-y", str(password)]
-        self._run(program, *arguments, stdin=text)
+        self._run(program, *self.administrator, stdin=text)
 
 
 @contextlib.contextmanager
