@@ -15,14 +15,15 @@ def add_penalties(commands: Commands, throttle: Throttle, vet_name: Callable[[st
     """Add the commands. `vet_name` makes a user's name canonical, and raises NameRefused."""
 
     async def listed(*, everything: bool = False) -> object:
-        return {"penalties": [asdict(penalty) for penalty in throttle.penalties(everything=everything)]}
+        penalties, total = await throttle.penalties(everything=everything)
+        return {"penalties": [asdict(penalty) for penalty in penalties], "total": total}
 
     async def clear(*, user: str | None = None, network: str | None = None, everybody: bool = False) -> object:
         if everybody is (user is not None or network is not None):
             raise CommandFailed(Reason.BAD_ARGUMENTS, "name a user, an address or a network, or say everybody")
         try:
             name = None if user is None else vet_name(user)
-            return {"cleared": throttle.forgive(user=name, network=network)}
+            return {"cleared": await throttle.forgive(user=name, network=network)}
         except NameRefused as refused:
             raise CommandFailed(Reason.BAD_ARGUMENTS, f"that is no user name ({refused.reason})") from None
         except ValueError as error:

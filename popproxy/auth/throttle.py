@@ -15,6 +15,8 @@ A login that nothing speaks against costs a look-up for its address and one for 
 
 from __future__ import annotations
 
+import asyncio
+import heapq
 import hmac
 import ipaddress
 import secrets
@@ -32,6 +34,8 @@ KNOWN: Final = "known"
 SEEN: Final = "wrong_password"
 """Kind of mark: this password of this user has been wrong before."""
 SEEN_SECONDS: Final = 86_400.0
+_AT_ONCE: Final = 4
+"""Logins from one address that may be under way without being weighed."""
 _EVERYBODY: Final = "*"  # the key of the total
 _PLACES = 8192  # client addresses of which is remembered what they belong to
 
@@ -104,18 +108,24 @@ class Throttle:
         if not place.allowed:
             self._count_place(place)
 
-    def penalties(self, *, everything: bool = False) -> list[Penalty]:
-        """Who is refused now, the longest first; with `everything` also what is only counted."""
-        found = [
-            self._penalty(scope, key, level)
-            for scope in ThrottleScope
-            for key, level in self.state.levels(scope)
-            if scope is not ThrottleScope.USER_ADDRESS or not key.endswith("/48")  # which refuses nothing by itself
-        ]
-        chosen = (penalty for penalty in found if penalty.seconds or (everything and penalty.level))
-        return sorted(chosen, key=lambda penalty: (-penalty.seconds, -penalty.level, penalty.scope, penalty.user))
+    async def penalties(self, *, everything: bool = False, most: int = 1000) -> tuple[list[Penalty], int]:
+        """Who is refused now, the longest first; with `everything` also what is only counted.
 
-    def forgive(self, *, user: str | None = None, network: str | None = None) -> int:
+        At most `most` of them, and how many there are. Lets others have their turn: a flood fills large tables.
+        """
+        found: list[tuple[float, float, ThrottleScope, str, Level]] = []
+        for scope in ThrottleScope:
+            for key, level in self.state.levels(scope):
+                seconds = max(0.0, level.value + 1 - self._free[scope]) / self._per_second[scope]
+                if scope is ThrottleScope.USER_ADDRESS and key.endswith("/48"):
+                    continue  # which refuses nothing by itself
+                if seconds or (everything and level.value):
+                    found.append((seconds, level.value, scope, key, level))
+            await asyncio.sleep(0)
+        chosen = heapq.nlargest(most, found, key=lambda one: one[:4])
+        return [self._penalty(scope, key, level, seconds) for seconds, _, scope, key, level in chosen], len(found)
+
+    async def forgive(self, *, user: str | None = None, network: str | None = None) -> int:
         """Forget what is counted against a canonical user name, the addresses of a network, or everybody.
 
         With both, only what is counted against that user from there. Returns how many counters there were. Raises
@@ -128,13 +138,19 @@ class Throttle:
                 counted_user, address = _parts(scope, key)
                 if (user is None or user == counted_user) and (wanted is None or _inside(address, wanted)):
                     gone += self.state.clear(scope, key)
+            await asyncio.sleep(0)
         return gone
 
     # ---- rules ----
 
     def _is_quiet(self, user: str, place: Place) -> bool:
-        """Has there been nothing lately, neither from there nor about him? Then there is nothing to weigh."""
+        """Has there been nothing lately, neither from there nor about him? Then there is nothing to weigh.
+
+        But not if several come from there at once, lest they overtake the count.
+        """
         level = self.state.level
+        if self._under_way.get((ThrottleScope.ADDRESS, place.near), 0) >= _AT_ONCE:
+            return False
         if level(ThrottleScope.ADDRESS, place.near) is not None or level(ThrottleScope.ACCOUNT, user) is not None:
             return False
         return place.wide is None or level(ThrottleScope.NETWORK, place.wide) is None
@@ -204,22 +220,22 @@ class Throttle:
         near, wide = (ipaddress.ip_network((address, length), strict=False) for length in (64, 48))
         return Place(str(near), str(wide), allowed)
 
-    def _penalty(self, scope: ThrottleScope, key: str, level: Level) -> Penalty:
+    def _penalty(self, scope: ThrottleScope, key: str, level: Level, seconds: float) -> Penalty:
         user, address = _parts(scope, key)
-        seconds = max(0.0, level.value + 1 - self._free[scope]) / self._per_second[scope]
         return Penalty(scope, user, address, level.value, self._free[scope], level.age, seconds)
 
 
 class Guess:
     """One login, from before its password is looked at until something is known about it; then `close` it."""
 
-    __slots__ = ("_counted", "_place", "_throttle", "_user")
+    __slots__ = ("_counted", "_place", "_throttle", "_user", "_weighed")
 
     def __init__(self, throttle: Throttle, user: str, place: Place) -> None:
         self._throttle = throttle
         self._user = user
         self._place = place
         self._counted: tuple[tuple[ThrottleScope, str], ...] = ()  # where it is under way
+        self._weighed = False  # something may be counted against him
 
     async def refused(self) -> Throttled | None:
         """Why the password is not looked at. If it is, this guess counts as wrong until it is closed."""
@@ -227,20 +243,26 @@ class Guess:
         if place.allowed:
             return None
         if throttle._is_quiet(user, place):
+            self._begin(((ThrottleScope.ADDRESS, place.near),))
             return None
         known = await throttle.state.marked(KNOWN, _pair(user, place.near))
         against = throttle._speaks_against(user, place, known)
         if against is None:
-            self._counted = tuple(_keys(user, place))
-            for key in self._counted:
-                throttle._under_way[key] = throttle._under_way.get(key, 0) + 1
+            self._weighed = True
+            self._begin(tuple(_keys(user, place)))
         return against
+
+    def _begin(self, keys: tuple[tuple[ThrottleScope, str], ...]) -> None:
+        under_way = self._throttle._under_way
+        self._counted = keys
+        for key in keys:
+            under_way[key] = under_way.get(key, 0) + 1
 
     def right(self) -> None:
         """The user has proved who he is."""
         throttle, pair = self._throttle, _pair(self._user, self._place.near)
         throttle.state.mark(KNOWN, pair)
-        if self._counted:
+        if self._weighed:
             throttle.state.clear(ThrottleScope.USER_ADDRESS, pair)
 
     async def wrong(self, password: Secret | None) -> None:

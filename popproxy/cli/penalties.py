@@ -51,6 +51,8 @@ def list_(
     rows = [_row(penalty) for penalty in result["penalties"]]
     if rows:
         print_table(("what", "user", "address", "wrong", "free", "latest", "slowed for"), rows)
+        if result["total"] > len(rows):
+            print(f"and {result['total'] - len(rows)} more")
     else:
         print("nothing is counted" if everything else "nobody is slowed down")
 

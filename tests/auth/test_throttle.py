@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from popproxy.auth.throttle import KNOWN, Throttle, Throttled, leaks, lifetimes
+from popproxy.auth.throttle import KNOWN, Penalty, Throttle, Throttled, leaks, lifetimes
 from popproxy.auth.uniform import UniformDelay
 from popproxy.config.model_abuse import Penalties
 from popproxy.state.local import LocalState
@@ -43,6 +43,9 @@ class World:
             return "wrong"
         finally:
             guess.close()
+
+    async def penalties(self, everything: bool = False) -> list[Penalty]:
+        return (await self.throttle.penalties(everything=everything))[0]
 
     async def taken(self, user: str, host: str, tries: int) -> int:
         """How many of `tries` wrong passwords are looked at."""
@@ -94,6 +97,17 @@ async def test_parallel_logins_cannot_overtake_the_count() -> None:
         guess.close()
         guess.close()
     assert world.throttle._under_way == {}
+
+
+async def test_parallel_logins_from_a_clean_address_cannot_either() -> None:
+    world = World()
+    guesses = [world.throttle.guess("alice", "192.0.2.1") for _ in range(100)]
+    against = await asyncio.gather(*(guess.refused() for guess in guesses))
+    assert against.count(None) == 14  # the ten that are free, and four that were not weighed
+    for guess in guesses:
+        guess.close()
+    assert world.throttle._under_way == {}
+    assert await world.login("alice", "192.0.2.1", right=True) == "right"
 
 
 async def test_what_nobody_has_judged_is_not_counted() -> None:
@@ -222,7 +236,7 @@ async def test_the_same_wrong_password_counts_once_wherever_the_telephone_is() -
     tries = [await world.login("alice", f"192.0.2.{number % 3}", forgotten) for number in range(300)]
     assert set(tries) == {"wrong"}
     assert await world.login("alice", "192.0.2.1", right=True) == "right"
-    assert [penalty.level for penalty in world.throttle.penalties(everything=True)] == [pytest.approx(1.0)] * 4
+    assert [penalty.level for penalty in await world.penalties(True)] == [pytest.approx(1.0)] * 4
 
 
 async def test_the_same_password_for_many_users_counts_each_time() -> None:
@@ -235,7 +249,7 @@ async def test_the_same_password_for_many_users_counts_each_time() -> None:
 async def test_nothing_that_is_kept_holds_the_password() -> None:
     world = World()
     await world.login("alice", "192.0.2.1", Secret("canary-pw-kept"))
-    kept = [*world.state._marks["wrong_password"]._until, *map(str, world.throttle.penalties(everything=True))]
+    kept = [*world.state._marks["wrong_password"]._until, *map(str, await world.penalties(True))]
     assert kept
     assert not any("canary" in text for text in kept)
 
@@ -246,7 +260,7 @@ async def test_challenge_responses_count_each_time() -> None:
         guess = world.throttle.guess("alice", "192.0.2.1")
         await guess.wrong(None)
         guess.close()
-    assert {round(penalty.level) for penalty in world.throttle.penalties(everything=True)} == {3}
+    assert {round(penalty.level) for penalty in await world.penalties(True)} == {3}
 
 
 # ---- total, allow-lists, off ----
@@ -269,14 +283,14 @@ async def test_networks_that_are_allowed_are_neither_counted_nor_refused() -> No
     for host in ("192.0.2.1", "2001:db8::1"):
         assert await world.taken("alice", host, 300) == 300
         world.throttle.misbehaved(host)
-    assert world.throttle.penalties(everything=True) == []
+    assert await world.penalties(True) == []
     assert await world.taken("alice", "198.51.100.1", 300) == 10
 
 
 async def test_penalties_can_be_switched_off() -> None:
     world = World(enabled=False)
     assert await world.taken("alice", "192.0.2.1", 300) == 300
-    assert world.throttle.penalties(everything=True) == []
+    assert await world.penalties(True) == []
 
 
 async def test_forgeries_count_against_the_address_alone() -> None:
@@ -284,7 +298,7 @@ async def test_forgeries_count_against_the_address_alone() -> None:
     for _ in range(20):
         world.throttle.misbehaved("192.0.2.1")
     assert await world.login("alice", "192.0.2.1") == ADDRESS
-    assert {penalty.scope for penalty in world.throttle.penalties(everything=True)} == {ADDRESS, TOTAL}
+    assert {penalty.scope for penalty in await world.penalties(True)} == {ADDRESS, TOTAL}
 
 
 # ---- for operators ----
@@ -294,12 +308,12 @@ async def test_operators_see_who_is_slowed_down_and_for_how_long() -> None:
     world = World()
     await world.taken("alice", "192.0.2.1", 50)
     await world.login("bob", "192.0.2.2")
-    assert [(p.scope, p.user, p.address, p.limit) for p in world.throttle.penalties()] == [
+    assert [(p.scope, p.user, p.address, p.limit) for p in await world.penalties()] == [
         (PAIR, "alice", "192.0.2.1", 10),
         (ACCOUNT, "alice", "", 10),
     ]
-    assert [round(penalty.seconds) for penalty in world.throttle.penalties()] == [60, 10]
-    assert len(world.throttle.penalties(everything=True)) == 7
+    assert [round(penalty.seconds) for penalty in await world.penalties()] == [60, 10]
+    assert len(await world.penalties(True)) == 7
 
 
 @pytest.mark.parametrize(
@@ -320,21 +334,31 @@ async def test_operators_forgive_a_user_an_address_or_both(
     world = World()
     await world.taken("alice", "192.0.2.1", 20)
     await world.login("bob", "192.0.2.1")
-    assert world.throttle.forgive(**what) > 0
-    penalties = world.throttle.penalties(everything=True)
+    assert await world.throttle.forgive(**what) > 0
+    penalties = await world.penalties(True)
     assert {(p.scope, p.user, p.address) for p in penalties} == {*left, (TOTAL, "", "")}
+
+
+async def test_a_flood_is_listed_in_part_and_counted_whole() -> None:
+    world = World()
+    for number in range(3000):
+        await world.login(f"user{number}", f"10.0.{number // 250}.{number % 250}")
+    await world.taken("alice", "192.0.2.1", 10)
+    penalties, total = await world.throttle.penalties(everything=True, most=5)
+    assert (len(penalties), total) == (5, 3 * 3000 + 4)
+    assert {penalty.scope for penalty in penalties} >= {TOTAL, PAIR}
 
 
 async def test_operators_forgive_everybody() -> None:
     world = World()
     await world.taken("alice", "192.0.2.1", 20)
-    assert world.throttle.forgive() == 4
+    assert await world.throttle.forgive() == 4
     assert await world.login("alice", "192.0.2.1", right=True) == "right"
 
 
 async def test_forgiving_no_network_is_an_error() -> None:
     with pytest.raises(ValueError, match="host bits"):
-        World().throttle.forgive(network="192.0.2.1/24")
+        await World().throttle.forgive(network="192.0.2.1/24")
 
 
 # ---- the plain path ----
@@ -343,7 +367,7 @@ async def test_forgiving_no_network_is_an_error() -> None:
 async def test_a_login_that_nothing_speaks_against_leaves_only_the_mark_of_where_it_was() -> None:
     world = World()
     assert await world.login("alice", "192.0.2.1", right=True) == "right"
-    assert world.throttle.penalties(everything=True) == []
+    assert await world.penalties(True) == []
     assert world.throttle._under_way == {}
     assert await world.state.marked(KNOWN, "alice\x00192.0.2.1")
 
