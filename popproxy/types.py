@@ -91,12 +91,27 @@ class Mechanism(Word):
 class Location:
     """Where a directory says that a user's maildrop is; what it does not say is None.
 
-    Either of `pool` and `server` (port 0: whichever) leads there; `backend_user` is the user's name there.
+    Either of `pool` and `server` (port 0: whichever) leads there; `backend_user` is the user's name there, `password`
+    what to log in with there instead of what the client has sent.
     """
 
     pool: str | None = None
     server: Address | None = None
     backend_user: str | None = None
+    password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Where a login comes from, for those who judge by that too. `attempt` counts from 1 in each session.
+
+    `certificate` is the one that TLS has verified, in DER; None if the client has shown none, or there is no TLS.
+    """
+
+    client: Address
+    tls: bool
+    attempt: int
+    certificate: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

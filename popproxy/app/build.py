@@ -172,6 +172,7 @@ class Parts:
             accounts=self._accounts,
             mechanisms=self._mechanisms.mechanisms(listener), verifiers=self._mechanisms.verifiers(listener),
             provers=self._provers[listener.name],
+            visits=any(directory.asks_whence for directory in self.config.directories.values()),
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
@@ -248,7 +249,7 @@ class Parts:
         kdc = None if kerberos is None else kerberos.judge
         authenticators += password_judges(
             checks, self.config.authentication, users=self._users, kdc=kdc, executor=self.executor,
-            directories=self._directories.directories,
+            directories=self._directories.directories, digests=self._directories.digests,
         )  # fmt: skip
         return Chain([Timed(authenticator, self.metrics) for authenticator in authenticators])
 

@@ -13,7 +13,7 @@ from popproxy.auth.passthrough import PassThrough
 from popproxy.auth.result import Authenticator
 from popproxy.auth.users_file import UsersFile, UsersFileAuthenticator
 from popproxy.config.model import Authentication
-from popproxy.directories.entry import Directory
+from popproxy.directories.entry import DigestJudge, Directory
 from popproxy.kerberos.mapping import PrincipalMap, RealmRule
 from popproxy.state.executors import BoundedExecutor
 
@@ -29,7 +29,7 @@ class KdcJudge:
 
 def password_judges(
     checks: Sequence[str], rules: Authentication, *, users: UsersFile | None, kdc: KdcJudge | None,
-    executor: BoundedExecutor, directories: Mapping[str, Directory],
+    executor: BoundedExecutor, directories: Mapping[str, Directory], digests: Mapping[str, DigestJudge],
 ) -> list[Authenticator]:  # fmt: skip
     """Those whom `checks` names, in this order. `executor` verifies hashes."""
     found: list[Authenticator] = []
@@ -47,5 +47,6 @@ def password_judges(
         elif check == "passthrough":
             found.append(PassThrough())
         elif check in directories:
-            found.append(DirectoryAuthenticator(directories[check], vet, decisive=last))
+            judge = digests.get(check)
+            found.append(DirectoryAuthenticator(directories[check], vet, decisive=last, digests=judge))
     return found

@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING
 from popproxy.auth.stored_hash import HashJudge
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
-from popproxy.config.model_directories import Ldap, Sql
+from popproxy.config.model_directories import AuthHttp, Ldap, Sql
+from popproxy.config.model_directories import Directory as DirectorySection
 from popproxy.config.secret import resolve_secret
-from popproxy.directories.entry import Directory
+from popproxy.directories.entry import DigestJudge, Directory
 from popproxy.directories.ldap import WORKER, LdapDirectory, worker_settings
-from popproxy.directories.measured import Measured, MeasuredFinder
+from popproxy.directories.measured import Measured, MeasuredDigests, MeasuredFinder
 from popproxy.errors import ConfigError, PopproxyError, Problem, Unavailable
 from popproxy.observe.metrics import Metrics
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.gate import Gate
 from popproxy.state.helper import Helper, Started, start_helper
+from popproxy.types import Secret
 
 if TYPE_CHECKING:
+    from popproxy.directories.auth_http import AuthHttpDirectory
     from popproxy.directories.sql import Engine, SqlDirectory
+    from popproxy.net.header_http import HeaderHttp
 
 INSTALL_SQL = "pip install 'popproxy[sql]'"
 INSTALL_LDAP = (
@@ -32,11 +36,20 @@ INSTALL_LDAP = (
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A web service that can be asked, and the headers with secrets that it wants."""
+
+    http: HeaderHttp
+    keys: dict[str, Secret]
+
+
+@dataclass(frozen=True, slots=True)
 class StartedDirectories:
     """What root has started and read for the directories, by their names."""
 
     helpers: dict[str, Started] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
 
     def close(self) -> None:
         """End what was started."""
@@ -57,6 +70,8 @@ def start_directories(loaded: Loaded) -> StartedDirectories:
                 started.helpers[name] = start_ldap(loaded.config, name, directory.ldap, directory.connections)
             if directory.sql is not None:
                 started.engines[name] = open_sql(loaded.config, name, directory.sql, directory.connections)
+            if directory.http is not None:
+                started.services[name] = open_service(loaded.config, name, directory.http, directory.connections)
         except ConfigError as error:
             problems += error.problems
         except CannotStart as error:
@@ -104,6 +119,26 @@ def open_sql(config: Config, name: str, sql: Sql, connections: int) -> Engine:
         raise CannotStart(f"{sql.ca} cannot be used: {error.strerror or error}", "correct ca:") from None
 
 
+def open_service(config: Config, name: str, http: AuthHttp, connections: int) -> Service:
+    """The web service of one directory. Raises ConfigError for secrets, and CannotStart."""
+    import popproxy.directories.auth_http  # noqa: F401, PLC0415 - large; what it needs later is imported here
+    from popproxy.net.header_http import HeaderHttp  # noqa: PLC0415
+
+    keys: dict[str, Secret] = {}
+    for header, source in http.headers.items():
+        keys[header] = resolve_secret(source, f"directories.{name}.http.headers.{header}")
+        if any(octet < 32 or octet == 127 for octet in keys[header].reveal()):
+            raise CannotStart(f"the value of the header {header} has control characters", "write it in one line")
+    target = http.target
+    try:
+        context = ssl.create_default_context(cafile=str(http.ca) if http.ca else None) if target.secure else None
+    except OSError as error:  # ssl.SSLError is one
+        raise CannotStart(f"{http.ca} cannot be used: {error.strerror or error}", "correct ca:") from None
+    if context is not None:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return Service(HeaderHttp(target.url, target.socket, context, connections, config.timeouts.connect), keys)
+
+
 def system_authorities() -> str:
     """The file of CA certificates that this machine trusts."""
     return ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
@@ -117,8 +152,9 @@ class DirectoryParts:
         executor: BoundedExecutor,
     ) -> None:  # fmt: skip
         self.directories: dict[str, Directory] = {}
+        self.digests: dict[str, DigestJudge] = {}
         self._helpers: list[Helper] = []
-        self._databases: list[SqlDirectory] = []
+        self._linked: list[SqlDirectory | AuthHttpDirectory] = []  # that have connections of the event loop
         for name, directory in config.directories.items():
             if directory.ldap is not None:
                 helper = Helper(
@@ -131,16 +167,28 @@ class DirectoryParts:
             elif directory.sql is not None:
                 from popproxy.directories.sql import SqlDirectory  # noqa: PLC0415 - an optional library
 
-                gate = Gate(name, directory.connections, directory.queue, directory.deadline)
-                metrics.watch_executor(name, gate)
+                gate = self._gate(name, directory, metrics)
                 database = SqlDirectory(name, directory.sql, started.engines[name], gate)
-                self._databases.append(database)
+                self._linked.append(database)
                 self.directories[name] = HashJudge(MeasuredFinder(database, metrics), executor)
+            elif directory.http is not None:
+                from popproxy.directories.auth_http import AuthHttpDirectory  # noqa: PLC0415 - large
+
+                gate, opened = self._gate(name, directory, metrics), started.services[name]
+                service = AuthHttpDirectory(name, directory.http, opened.keys, opened.http, gate)
+                self._linked.append(service)
+                self.directories[name] = Measured(service, metrics)
+                self.digests[name] = MeasuredDigests(service, service, metrics)
+
+    def _gate(self, name: str, directory: DirectorySection, metrics: Metrics) -> Gate:
+        gate = Gate(name, directory.connections, directory.queue, directory.deadline)
+        metrics.watch_executor(name, gate)
+        return gate
 
     async def hang_up(self) -> None:
         """Give back the connections that only the event loop can close."""
-        for database in self._databases:
-            await database.close()
+        for directory in self._linked:
+            await directory.close()
 
     def close(self) -> None:
         """End helper processes."""

@@ -26,7 +26,7 @@ from popproxy.routing.router import Router
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
 from popproxy.session.tickets import user_of
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import Identity, Mechanism, Secret, Step
+from popproxy.types import Identity, Mechanism, Secret, Step, Visit
 from popproxy.vault.store import Vault
 
 FORWARDED = "kerberos-forwarded"
@@ -137,9 +137,15 @@ class _Explainer:
         if "kerberos" in checks:
             principals, realms = self._mapping(listener)
             kdc = KdcJudge(_NobodyAsked(), principals, realms)
-        directories = {name: _SilentDirectory(name) for name in self._config.directories}
+        directories = {name: _SilentDirectory(name, one.kind) for name, one in self._config.directories.items()}
         judges = password_judges(
-            checks, rules, users=self._users, kdc=kdc, executor=self._executor, directories=directories
+            checks,
+            rules,
+            users=self._users,
+            kdc=kdc,
+            executor=self._executor,
+            directories=directories,
+            digests={},
         )
         for place, prospect in enumerate(Chain(judges).prospects(user)):
             for step in (*prospect.before, prospect.step):
@@ -310,12 +316,11 @@ class _NobodyAsked:
 class _SilentDirectory:
     """In place of what asks a directory."""
 
-    kind = ""
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: str) -> None:
         self.name = name
+        self.kind = kind
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         raise Unavailable("no directory is asked here", "directory")
 
     async def find(self, user: str) -> Answer:

@@ -6,7 +6,7 @@ from popproxy.auth.hashes import UnknownHash, verify
 from popproxy.directories.entry import Answer, Entry, Finder, Refused
 from popproxy.errors import Unavailable
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import AuthFailure, Secret
+from popproxy.types import AuthFailure, Secret, Visit
 
 
 class HashJudge:
@@ -25,7 +25,7 @@ class HashJudge:
         """See Directory."""
         return await self._finder.find(user)
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         """See Directory. A hash behind ``!`` or ``*`` is that of a disabled account, as in /etc/shadow."""
         answer = await self._finder.find(user)
         if not isinstance(answer, Entry):

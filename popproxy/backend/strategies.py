@@ -33,8 +33,7 @@ def logins_for(
     for strategy in pool.config.login:
         login: Login | None = None
         if strategy == "forward":
-            if isinstance(credential, PasswordCredential):
-                login = UserPass(backend_user, credential.password, users_own=not identity.proven)
+            login = _forward(backend_user, identity, credential)
         elif not identity.proven:
             skipped(strategy, "only the server can tell who it is, and this would let anybody in")
             continue
@@ -62,6 +61,15 @@ _LACKING: Final = {
     "kerberos-service": "there is no section kerberos",
 }
 """What a strategy has not got, if it makes no login."""
+
+
+def _forward(backend_user: str, identity: Identity, credential: Credential) -> Login | None:
+    """With the client's password, or the one that a directory has for it there."""
+    if identity.location is not None and identity.location.password is not None:
+        return UserPass(backend_user, identity.location.password)
+    if isinstance(credential, PasswordCredential):
+        return UserPass(backend_user, credential.password, users_own=not identity.proven)
+    return None
 
 
 def _from_vault(strategy: str, backend_user: str, secret: Secret | None) -> Login | None:

@@ -482,6 +482,11 @@ class Config(Model):
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
 
+    def judges_digests(self, listener: Listener) -> bool:
+        """Does a web service that decides there about passwords also decide about APOP and CRAM-MD5?"""
+        names = {name for checks in (listener.authenticate, *self.authentication.domains.values()) for name in checks}
+        return any(name in names and directory.http is not None for name, directory in self.directories.items())
+
     @property
     def effective_default_pool(self) -> str | None:
         """The pool of users that no rule matches: `routing.default`, or the only pool if there are no rules either."""

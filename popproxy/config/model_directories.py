@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from popproxy.config.base import Model
+from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, LocalPath, ServerAddress
+
+_KINDS = ("ldap", "sql", "http")
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class LdapAccount(Model):
@@ -133,19 +139,98 @@ def _target(url: str) -> SqlTarget:
     return SqlTarget("postgresql", database, host, port, unquote(parts.username))
 
 
+class HttpTarget(NamedTuple):
+    """The parts of a URL. `url` is what is asked for; by the Unix socket `socket`, if there is one."""
+
+    url: str
+    secure: bool
+    host: str = ""
+    socket: Path | None = None
+
+
+class AuthHttp(Model):
+    """A web service that is asked as nginx asks its auth_http."""
+
+    url: str = Field(examples=["http://127.0.0.1:9000/auth"])
+    """http:// or https://, as auth_http has it; by a Unix socket http://unix:/run/auth.sock:/auth."""
+    ca: LocalPath | None = None
+    """CA certificates to trust, instead of the system's. The certificate must carry the host's name."""
+    allow_cleartext: bool = False
+    """Say true to send passwords over a link without TLS. Needed with http:// to another machine."""
+    headers: dict[HeaderName, SecretSource] = Field(
+        default={}, examples=[{"X-Auth-Key": {"file": "/etc/popproxy/auth.key"}}]
+    )
+    """More headers to send, as auth_http_header has it; where their values are."""
+    temporary: Regex = r"(?i)\b(temporar|internal|unavailable|out of order)"
+    """Texts in Auth-Status that do not mean a wrong password but trouble of the service: a regular expression."""
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        _http_target(value)
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _names(cls, value: dict[str, SecretSource]) -> dict[str, SecretSource]:
+        for name in value:
+            if re.match(r"(auth|client)-|(host|connection|content-length|transfer-encoding)$", name, re.IGNORECASE):
+                raise ValueError(f"{name} is a header that popproxy sends itself; write for example X-Auth-Key")
+        return value
+
+    @property
+    def target(self) -> HttpTarget:
+        """What the URL says."""
+        return _http_target(self.url)
+
+
+def _http_target(url: str) -> HttpTarget:
+    """Raises ValueError, whose text does not repeat the URL: there may be a password in it."""
+    example = "write for example http://127.0.0.1:9000/auth or http://unix:/run/auth.sock:/auth"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(f"is not a URL; {example}")
+    if url.startswith("http://unix:"):
+        path, _, rest = url.removeprefix("http://unix:").partition(":")
+        if not path.startswith("/") or not (rest or "/").startswith("/"):
+            raise ValueError(f"names no socket; {example}")
+        return HttpTarget(f"http://localhost{rest or '/'}", False, socket=Path(path))
+    try:
+        parts = urlsplit(url)
+        right = bool(parts.hostname) and parts.port != 0 and not parts.fragment
+    except ValueError:
+        right = False
+    if not right or parts.scheme not in ("http", "https"):
+        raise ValueError(f"is not a URL; {example}")
+    if parts.username is not None:
+        raise ValueError("holds a user or a password; write the URL without them, and a secret in headers:")
+    return HttpTarget(url, parts.scheme == "https", parts.hostname or "")
+
+
 class Directory(Model):
-    """A source of users and of routes: exactly one of ldap and sql."""
+    """A source of users and of routes: exactly one of ldap, sql and http."""
 
     ldap: Ldap | None = None
     """LDAP or Active Directory."""
     sql: Sql | None = None
     """PostgreSQL or SQLite."""
+    http: AuthHttp | None = None
+    """A web service, as nginx asks it."""
     connections: int = Field(default=4, ge=1, le=64)
     """Questions at the same time."""
     queue: int = Field(default=200, ge=1)
     """Logins that may wait; more are answered [SYS/TEMP]."""
     deadline: Duration = 10.0
     """Longest wait for an answer, waiting for a free connection included; then the answer is [SYS/TEMP]."""
+
+    @property
+    def kind(self) -> str:
+        """Which of them it is."""
+        return next(name for name in _KINDS if getattr(self, name) is not None)
+
+    @property
+    def asks_whence(self) -> bool:
+        """Does it judge by where a login comes from, too?"""
+        return self.http is not None
 
     @property
     def names_places(self) -> bool:
@@ -163,8 +248,9 @@ class Directory(Model):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Directory:
-        given = [name for name in ("ldap", "sql") if getattr(self, name) is not None]
+        given = [name for name in _KINDS if getattr(self, name) is not None]
         if len(given) != 1:
+            has = " and ".join(given) or "none"
             cure = "make a directory of each" if given else "write for example ldap: {servers: [ldap.example.com], ...}"
-            raise ValueError(f"needs exactly one of ldap, sql, but has {' and '.join(given) or 'neither'}; {cure}")
+            raise ValueError(f"needs exactly one of {', '.join(_KINDS)}, but has {has}; {cure}")
         return self

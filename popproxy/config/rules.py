@@ -118,10 +118,11 @@ def _apop(config: Config) -> Iterator[Finding]:
         path = (*at, "apop")
         if not listener.apop:
             continue
-        if config.vault is None:
+        by_service = config.judges_digests(listener)  # which may also give a password for the server
+        if config.vault is None and not by_service:
             cure = "add the section vault with file and key, or write apop: false"
             yield Finding(path, "APOP needs the vault", cure, because=(("vault",),))
-        if helpless:
+        if helpless and not by_service:
             names = ", ".join(helpless)
             what = f"an APOP client brings nothing that would log it in at {names}"
             cure = f"add stored or apop to the login of {names}, for example login: [forward, stored]"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.model import Config
-from popproxy.config.model_directories import Ldap, Sql
+from popproxy.config.model_directories import AuthHttp, Ldap, Sql
 from popproxy.config.rules_routing import check_placeholders
 
 _FIELDS = ("user", "local", "domain")
@@ -123,4 +124,31 @@ def _database(sql: Sql, at: KeyPath) -> Iterator[Finding]:
         yield Finding((*at, "ca"), what, "remove it", warning=True, because=((*at, "tls"), *because))
 
 
-DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap, _sql)
+def _http(config: Config) -> Iterator[Finding]:
+    for name, directory in config.directories.items():
+        if directory.http is not None:
+            yield from _service(directory.http, ("directories", name, "http"))
+
+
+def _service(http: AuthHttp, at: KeyPath) -> Iterator[Finding]:
+    target = http.target
+    because: tuple[KeyPath, ...] = ((*at, "url"),)
+    linked = not target.secure and target.socket is None and not _is_loopback(target.host)
+    if linked and not http.allow_cleartext:
+        cure = "write https://, or allow_cleartext: true if the network is trusted"
+        yield Finding((*at, "url"), "passwords would go to the service in clear", cure)
+    if http.allow_cleartext and not linked:
+        what = "has no effect with https://" if target.secure else "has no effect: there is no link to protect"
+        yield Finding((*at, "allow_cleartext"), what, "remove it", warning=True, because=because)
+    if http.ca is not None and not target.secure:
+        yield Finding((*at, "ca"), "has no effect without https://", "remove it", warning=True, because=because)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap, _sql, _http)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from popproxy.types import AuthFailure, Location, Secret
+from popproxy.sasl.credentials import ApopCredential, CramMd5Credential
+from popproxy.types import AuthFailure, Location, Secret, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ Answer = Entry | Refused
 
 
 class Finder(Protocol):
-    """A source of users and of routes. `name` is that of the configuration, `kind` one of ldap, sql, http."""
+    """A source of users and of routes. `name` is that of the configuration, `kind` one of ldap, sql, http, pam."""
 
     name: str
     kind: str
@@ -46,6 +47,14 @@ class Finder(Protocol):
 class Directory(Finder, Protocol):
     """A source of users that judges their passwords."""
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         """Judge a password. Raises Unavailable."""
+        ...
+
+
+class DigestJudge(Protocol):
+    """A directory that judges what proves a password without saying it."""
+
+    async def verify_digest(self, user: str, credential: ApopCredential | CramMd5Credential) -> Answer:
+        """Judge a digest. Raises Unavailable."""
         ...

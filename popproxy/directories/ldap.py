@@ -14,7 +14,7 @@ from popproxy.directories.placeholders import can_fill, escape_dn, escape_filter
 from popproxy.errors import Unavailable
 from popproxy.observe.logs import get_logger
 from popproxy.state.helper import Helper
-from popproxy.types import Address, AuthFailure, Location, Secret
+from popproxy.types import Address, AuthFailure, Location, Secret, Visit
 
 WORKER: Final = "popproxy.directories.ldap_worker"
 DEFAULT_PORTS: Final = {"starttls": 389, "implicit": 636, "none": 389}
@@ -52,7 +52,7 @@ class LdapDirectory:
         self._config = config
         self._helper = helper
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         """Bind as the user. See Directory."""
         if not password:
             return Refused(AuthFailure.EMPTY)

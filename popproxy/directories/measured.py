@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from time import monotonic
 
-from popproxy.directories.entry import Answer, Directory, Entry, Finder
+from popproxy.directories.entry import Answer, DigestJudge, Directory, Entry, Finder
 from popproxy.observe.metrics import Metrics
-from popproxy.types import Secret
+from popproxy.sasl.credentials import ApopCredential, CramMd5Credential
+from popproxy.types import Secret, Visit
 
 
 class MeasuredFinder:
@@ -41,6 +42,18 @@ class Measured(MeasuredFinder):
         super().__init__(directory, metrics)
         self._directory = directory
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         """See Directory."""
-        return await self._timed(self._directory.verify(user, password))
+        return await self._timed(self._directory.verify(user, password, visit))
+
+
+class MeasuredDigests(MeasuredFinder):
+    """A judge of digests with a stop-watch."""
+
+    def __init__(self, finder: Finder, judge: DigestJudge, metrics: Metrics) -> None:
+        super().__init__(finder, metrics)
+        self._judge = judge
+
+    async def verify_digest(self, user: str, credential: ApopCredential | CramMd5Credential) -> Answer:
+        """See DigestJudge."""
+        return await self._timed(self._judge.verify_digest(user, credential))

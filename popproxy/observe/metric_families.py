@@ -116,7 +116,7 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             {
                 "authenticator": (
                     *("users", "vault", "scram", "certificate", "oauth", "rpop", "kerberos", "passthrough"),
-                    *("ldap", "sql"),
+                    *("ldap", "sql", "http", "pam"),
                 )
             },
             _LOGIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntFlag
 
-from popproxy.types import Address, AuthFailure, Mechanism, Secret
+from popproxy.types import Address, AuthFailure, Mechanism, Secret, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +13,14 @@ class PasswordCredential:
     """A user name and a password, from USER/PASS, SASL PLAIN (RFC 4616) or SASL LOGIN.
 
     `authcid` is the name as claimed, decoded from UTF-8; `authzid` whom the client wants to act as ("" = itself).
+    `visit` says where it comes from, if somebody wants to know.
     """
 
     mechanism: Mechanism
     authcid: str
     password: Secret
     authzid: str = ""
+    visit: Visit | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class ApopCredential:
     digest: Secret
     mechanism: Mechanism = Mechanism.APOP
     authzid: str = ""
+    visit: Visit | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class CramMd5Credential:
     digest: Secret
     mechanism: Mechanism = Mechanism.CRAM_MD5
     authzid: str = ""
+    visit: Visit | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class ListenerContext:
     mechanisms: Mechanisms | None = None  # beside PLAIN, LOGIN and GSSAPI
     verifiers: ScramVerifiers | None = None
     provers: Mapping[type, Prover] = field(default_factory=dict)  # of credentials that say themselves whose they are
+    visits: bool = False  # somebody who judges wants to know where logins come from
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property

@@ -34,6 +34,7 @@ from popproxy.session.gssapi import start_layer, take_step
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.session.verifiers import find_verifier
+from popproxy.session.visit import with_visit
 from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
@@ -242,6 +243,8 @@ class Session:
                     before = self._suspend_deadline()
                     if self._ticket is not None:
                         credential = replace(self._ticket, authzid=credential.authcid)
+                    elif self._context.visits:
+                        credential = with_visit(credential, self._source, self._channel, self._failures + 1)
                     outcome = await LoginAttempt(self._context, self._trail, self._source.host, credential).run()
                     self._restore_deadline(before)
                     if isinstance(outcome, LoggedIn):

@@ -14,7 +14,7 @@ from popproxy.directories.measured import Measured
 from popproxy.errors import Unavailable
 from popproxy.observe.metrics import Metrics
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
-from popproxy.types import AuthFailure, Identity, Location, Mechanism, Secret
+from popproxy.types import AuthFailure, Identity, Location, Mechanism, Secret, Visit
 
 PASSWORD = PasswordCredential(Mechanism.PLAIN, "Alice", Secret("pw"))
 STRANGER = Refused(stranger=True)
@@ -30,7 +30,7 @@ class Says:
     kind: str = "ldap"
     asked: list[tuple[str, bytes]] = field(default_factory=list)
 
-    async def verify(self, user: str, password: Secret) -> Answer:
+    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
         self.asked.append((user, password.reveal()))
         return await self.find(user)
 

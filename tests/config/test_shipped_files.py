@@ -93,7 +93,7 @@ def places(value: Any, place: str = "") -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     if isinstance(value, dict):
         for key, inner in value.items():
-            inside = "<name>" if place in ("pools", "directories") else key
+            inside = "<name>" if place in ("pools", "directories", "directories.<name>.http.headers") else key
             for where, values in places(inner, f"{place}.{inside}" if place else inside).items():
                 found.setdefault(where, []).extend(values)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -143,12 +143,14 @@ def test_every_key_in_the_annotated_file_has_a_comment_above_it() -> None:
     keys = [n for n, line in enumerate(lines) if re.match(r" *(- )?[a-z_]+:", line)]
     second_listener = next(n for n, line in enumerate(lines) if "name: pop3s" in line)
     bare = [lines[n] for n in keys if "#" not in lines[n - 1] and n not in range(second_listener, second_listener + 3)]
-    assert [line for line in bare if not re.fullmatch(r" +(pool: main|backend_user: .*|main:|corp:|shop:)", line)] == []
+    assert [
+        line for line in bare if not re.fullmatch(r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:)", line)
+    ] == []
 
 
 def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> None:
     text = uncommented(ANNOTATED.read_text()).replace(
-        "authenticate: [passthrough]", "authenticate: [users, corp, shop, passthrough]"
+        "authenticate: [passthrough]", "authenticate: [users, corp, shop, web, passthrough]"
     )
     text = text.replace("login: [forward]", "login: [forward, stored, master]")
     text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")

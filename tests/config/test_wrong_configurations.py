@@ -85,6 +85,11 @@ def sql(lines: str) -> str:
     return listener("authenticate: [shop]") + "directories:\n  shop:\n    sql:\n" + _indented(lines, 6)
 
 
+def web(lines: str) -> str:
+    """A listener that asks a directory, of whose section http `lines` begin in line 8."""
+    return listener("authenticate: [web]") + "directories:\n  web:\n    http:\n" + _indented(lines, 6)
+
+
 class Wrong(NamedTuple):
     """`text` is completed with good sections where it lacks listeners, pools or tls; lines count from its first line."""
 
@@ -405,6 +410,16 @@ WRONG = {
     "no layer towards a server": Wrong(pool("kerberos: {layers: []}"), 4, "pools.main.kerberos.layers", "[confidentiality, integrity]"),
     "an unknown way to be a master user": Wrong(pool("login: [forward, master]\nmaster: {user: a, password: {env: A}, mechanism: login}"), 5, "pools.main.master.mechanism", "user, plain"),
     "a ticket by no known way": Wrong(pool("login: [kerberos]"), 4, "pools.main.login[0]", "kerberos-forwarded"),
+    "a service without a scheme": Wrong(web("url: 127.0.0.1:9000/auth"), 8, "directories.web.http.url", "http://127.0.0.1:9000/auth"),
+    "a service of another scheme": Wrong(web("url: ftp://a.example/auth"), 8, "directories.web.http.url", "http://127.0.0.1:9000/auth"),
+    "a service at no socket": Wrong(web("url: http://unix:auth.sock"), 8, "directories.web.http.url", "http://unix:/run/auth.sock:/auth"),
+    "a password in the URL of a service": Wrong(web("url: https://a:b@auth.example.com/"), 8, "directories.web.http.url", "a secret in headers:"),
+    "a service in clear": Wrong(web("url: http://auth.example.com/"), 8, "directories.web.http.url", "write https://"),
+    "a header's value in the file": Wrong(web("url: http://localhost/\nheaders: {X-Auth-Key: sesame}"), 9, "directories.web.http.headers.X-Auth-Key", "name its place"),
+    "a header with a space": Wrong(web("url: http://localhost/\nheaders: {X Key: {env: A}}"), 9, "directories.web.http.headers.X Key", "it must match"),
+    "a header of popproxy's own": Wrong(web("url: http://localhost/\nheaders: {Auth-User: {env: A}}"), 9, "directories.web.http.headers", "X-Auth-Key"),
+    "trouble in no regular expression": Wrong(web("url: http://localhost/\ntemporary: '('"), 9, "directories.web.http.temporary", "put a backslash"),
+    "APOP where nobody knows secrets": Wrong(proofs("apop: true\nauthenticate: [corp]") + "directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT password FROM a WHERE b = :user'}\n", 4, "listeners[0].apop", "add the section vault"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

@@ -59,6 +59,8 @@ def _readable(config: Config) -> Iterator[Finding]:
         elif directory.sql is not None:
             target = directory.sql.target
             files += [directory.sql.ca, Path(target.database) if target.kind == "sqlite" else None]
+        elif directory.http is not None:
+            files.append(directory.http.target.socket)
     for file in dict.fromkeys(files):
         if file is not None and file.exists() and not may(file, os.R_OK, service, config.process.group):
             user = service.pw_name
