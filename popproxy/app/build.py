@@ -18,6 +18,7 @@ from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, r
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.names import canonical, vet_name
+from popproxy.auth.policy import Policy
 from popproxy.auth.result import Authenticator
 from popproxy.auth.throttle import Throttle, leaks, lifetimes
 from popproxy.auth.timed import Timed
@@ -173,6 +174,7 @@ class Parts:
             mechanisms=self._mechanisms.mechanisms(listener), verifiers=self._mechanisms.verifiers(listener),
             provers=self._provers[listener.name],
             visits=any(directory.asks_whence for directory in self.config.directories.values()),
+            policy=Policy(self.config.policy, listener.name, self._canonical) if self.config.policy else None,
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 

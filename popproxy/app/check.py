@@ -18,6 +18,7 @@ from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.oauth import check_oauth
+from popproxy.app.checks.policy import check_policy
 from popproxy.app.checks.system import check_system
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.config.loader import Loaded
@@ -32,6 +33,7 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "client certificates": check_client_certificates,
     "accounts": check_accounts,
     "kerberos": check_kerberos,
+    "policy": check_policy,
     "process and audit": check_system,
     "control socket": check_control,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from functools import cached_property, partial
 
 from popproxy.app.chain import KdcJudge, password_judges
@@ -11,6 +12,7 @@ from popproxy.app.kerberos import mapping_rules, principal_map, realm_rules
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import Chain
 from popproxy.auth.names import NameRefused, canonical, vet, vet_name
+from popproxy.auth.policy import Policy
 from popproxy.auth.users_file import UsersFile
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
@@ -71,6 +73,7 @@ class _Explainer:
             who, credential = self._ticket(listener) if found.kind == "principal" else self._password(number, listener)
             found.mailbox = who.user
             self._say("mailbox", Step(who.user))
+            self._policy(listener, who)
             self._account(who)
             self._backend(listener, who, credential)
             found.verdict = "let in"
@@ -155,6 +158,19 @@ class _Explainer:
             if prospect.step.outcome == "refused":
                 raise self._refused()
         raise self._ended("password", "nobody is left to decide about the password", key)
+
+    def _policy(self, listener: Listener, who: Identity) -> None:
+        """As for a client that uses USER and PASS, or a ticket; its address is not known here."""
+        for number, rule in enumerate(self._config.policy):
+            key, today = ("policy", number), date.today()
+            if not Policy([rule], listener.name, self._canonical).concerns(who.mechanism, who.user):
+                continue
+            if not rule.ended(today):
+                self._say("policy", Step(f"{who.mechanism} can be used until {rule.until}", key))
+            elif rule.except_networks:
+                self._say("policy", Step(f"{who.mechanism} can be used from the networks that it names", key, "open"))
+            else:
+                raise self._ended("policy", f"{who.mechanism} cannot be used any more", key)
 
     def _account(self, who: Identity) -> None:
         section = self._config.users

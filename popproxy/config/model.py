@@ -12,6 +12,7 @@ from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
 from popproxy.config.model_oauth import OAuth
+from popproxy.config.model_policy import PolicyRule
 from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
@@ -463,6 +464,8 @@ class Config(Model):
     """Where RPOP is taken from."""
     kerberos: Kerberos | None = None
     """Kerberos 5: tickets and passwords."""
+    policy: list[PolicyRule] = []
+    """Mechanisms that are given up."""
     authentication: Authentication = Authentication()
     """What holds for every login."""
     penalties: Penalties = Penalties()

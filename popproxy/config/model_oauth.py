@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from popproxy.config.base import Model
+from popproxy.config.patterns import HttpsUrl
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, HttpsUrl, LocalPath
+from popproxy.config.units import Duration, LocalPath
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 

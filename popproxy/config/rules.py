@@ -18,6 +18,7 @@ from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_mechanisms import MECHANISM_RULES
+from popproxy.config.rules_policy import POLICY_RULES
 from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
 from popproxy.config.units import format_duration, format_server
 from popproxy.types import Address
@@ -232,6 +233,7 @@ _RULES: tuple[Rule, ...] = (
     *KERBEROS_RULES,
     *DELEGATION_RULES,
     *MECHANISM_RULES,
+    *POLICY_RULES,
     _pool_servers,
     _pool_links,
     check_routing,

@@ -10,7 +10,6 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
@@ -176,23 +175,6 @@ def parse_network(value: Any) -> Network:
         ) from None
 
 
-def parse_https_url(value: str) -> str:
-    """``https://host[:port]/path``, kept as it is written. Raises ValueError."""
-    example = "write for example https://login.example.com/realms/mail"
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"{quote(value)} is not a URL; {example}") from None
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a name or password may not stand in a URL; remove what stands before the @")
-    if parts.scheme != "https" or not parts.hostname:
-        raise ValueError(f"{quote(value)} is not a URL with https; {example}")
-    if parts.fragment or not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError(f"{quote(value)} is not a URL without fragment and spaces; {example}")
-    return value
-
-
 def parse_path(value: Path, info: ValidationInfo) -> Path:
     """A file name; a relative one starts at ``context["directory"]``, the configuration file's. Raises ValueError."""
     text = str(value)
@@ -243,4 +225,3 @@ IpNetwork = Annotated[
     _schema(r"^[0-9A-Fa-f:./]+$", "192.0.2.0/24"),
 ]
 LocalPath = Annotated[Path, AfterValidator(parse_path)]
-HttpsUrl = Annotated[str, AfterValidator(parse_https_url), _schema(r"^https://\S+$", "https://login.example.com")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import date
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -88,8 +89,14 @@ class AuditTrail:
             + self._log.user_field(user, known or outcome is Outcome.SUCCESS)
         )
 
-    def login(self, identity: Identity, mailbox: str, pool: str, backend: Address, strategy: str = "forward") -> None:
-        """The maildrop is open by `strategy`. User and backend stand in every record from here on."""
+    def login(
+        self, identity: Identity, mailbox: str, pool: str, backend: Address, strategy: str = "forward",
+        ends: date | None = None,
+    ) -> None:  # fmt: skip
+        """The maildrop is open by `strategy`. User and backend stand in every record from here on.
+
+        `ends`: the last day on which the mechanism can be used, if the policy gives it up.
+        """
         self._session += (
             f'"user.name":{json_string(identity.user)},"popproxy.pool":{json_string(pool)},'
             f"{_endpoint('destination.address', 'destination.port', backend)}"
@@ -97,6 +104,8 @@ class AuditTrail:
         claimed = "" if identity.authcid == identity.user else f'"user.authcid":{json_string(identity.authcid)},'
         if identity.principal:
             claimed += f'"krb5.principal":{json_string(identity.principal)},'
+        if ends is not None:
+            claimed += f'"popproxy.mechanism_until":"{ends}",'
         self._log.record(
             f'"event.action":"login","event.category":["authentication"],"event.type":["start"],"event.outcome":"success",'
             f"{self._session}{self._tls}{claimed}{_MECHANISM[identity.mechanism]}"

@@ -329,8 +329,9 @@ class ServerConnection:
 
     def _require_passwords(self) -> None:
         if not self.offer.passwords:
-            hint = "use STLS first" if self.offer.stls else "use another way to log in"
-            raise BadCommand(f"passwords are not taken without TLS here, {hint}")
+            if self.offer.stls:
+                raise BadCommand("passwords are not taken without TLS here, use STLS first")
+            raise BadCommand("passwords are not taken here, use another way to log in")
 
     def _stls(self) -> None:
         if not self.offer.stls:

@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
+from popproxy.auth.policy import Policy
 from popproxy.auth.proof import Prover
 from popproxy.auth.result import Authenticator
 from popproxy.auth.scram import ScramVerifiers
@@ -71,6 +72,7 @@ class ListenerContext:
     verifiers: ScramVerifiers | None = None
     provers: Mapping[type, Prover] = field(default_factory=dict)  # of credentials that say themselves whose they are
     visits: bool = False  # somebody who judges wants to know where logins come from
+    policy: Policy | None = None  # on mechanisms that are given up
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property
@@ -100,11 +102,17 @@ class ListenerContext:
             mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
         if self.mechanisms is not None:
             mechanisms = {**self.mechanisms.offer(channel, self.tls), **mechanisms}
+        rpop = source if self.listener.rpop != "off" and self._takes_rpop(source) else None
+        if self.policy is not None and (gone := self.policy.withdrawn(source.host)):
+            mechanisms = {name: factory for name, factory in mechanisms.items() if name not in gone}
+            passwords = passwords and "USER" not in gone
+            timestamp = None if "APOP" in gone else timestamp
+            rpop = None if "RPOP" in gone else rpop
         return Offer(
             passwords=passwords or kpop,  # behind KPOP's handshake PASS carries none
             mechanisms=mechanisms,
             timestamp=timestamp,
-            rpop=source if self.listener.rpop != "off" and self._takes_rpop(source) else None,
+            rpop=rpop,
             stls=self.listener.tls == "stls" and not encrypted,
             backend=self.promised,
         )

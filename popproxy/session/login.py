@@ -118,6 +118,8 @@ class LoginAttempt:
         throttled = await self._begin_guess(user)
         if throttled is not None:
             return throttled
+        if self._forbidden(user):
+            return await self._not_looked_at()
         return await self._judged(await context.authenticator.authenticate(self._credential, user))
 
     async def _prove(self, prover: Prover) -> LoggedIn | LoginFailed:
@@ -166,8 +168,22 @@ class LoginAttempt:
         """The client has broken the rules of an exchange: it has been told, this is the record."""
         self._failed(WRONG, Outcome.FAILURE, AuthFailure.MALFORMED)
 
+    def _forbidden(self, user: str) -> bool:
+        """Has the policy given up the mechanism for this user?"""
+        policy = self._context.policy
+        return policy is not None and policy.forbids(self._credential.mechanism, user, self._host)
+
+    async def _not_looked_at(self) -> LoginFailed:
+        """Refused whether the password is right or not; so it counts against nobody, as old telephones go on asking."""
+        assert self._guess is not None
+        self._guess.close()
+        self._guess = None
+        return await self._wrong(AuthFailure.MECHANISM_ENDED)
+
     async def _open(self, identity: Identity) -> LoggedIn | LoginFailed:
         context = self._context
+        if self._forbidden(identity.user):  # whose certificate, token or entry in a directory says so only now
+            return await self._wrong(AuthFailure.MECHANISM_ENDED)
         refused = await self._account_refused(identity)
         if refused is not None:
             return refused
@@ -230,7 +246,10 @@ class LoginAttempt:
                 return self._too_many_sessions()
             assert self._lease is not None
             self._success()
-            self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy)
+            ends = None
+            if context.policy is not None:
+                ends = context.policy.ends(identity.mechanism, identity.user, self._host)
+            self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy, ends)
             await context.relay.audit.commit()
         except AuditError:
             opened.channel.abort()

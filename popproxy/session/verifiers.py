@@ -26,6 +26,8 @@ async def find_verifier(
             user = context.vet_name(authcid)
         except NameRefused:
             return verifiers.made_up(mechanism, authcid)
+        if context.policy is not None and context.policy.forbids(mechanism, user, host):
+            return verifiers.made_up(mechanism, user)  # or the exchange would tell whether the password is right
         return await verifiers.find(mechanism, user)
     except Unavailable as error:
         return LoginAttempt(context, trail, host, ScramCredential(mechanism, authcid)).cannot_judge(str(error))

@@ -329,3 +329,29 @@ def test_tickets_for_the_server_after_a_password(tmp_path: Path) -> None:
     assert found.strategy == "kerberos-transition"
     found = explain(with_tickets(tmp_path, "kerberos-delegated"), "alice")
     assert found.verdict == "not set up"
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "told"),
+    [
+        ("{mechanisms: [USER], domains: [a.test]}", "known", ("refused", "refused: USER cannot be used any more")),
+        (
+            "{mechanisms: [GSSAPI], until: 2001-01-01}",
+            "al@A.TEST",
+            ("refused", "refused: GSSAPI cannot be used any more"),
+        ),
+        ("{mechanisms: [USER], until: 2999-12-31}", "known", ("done", "USER can be used until 2999-12-31")),
+        (
+            "{mechanisms: [USER], except_networks: [10.0.0.0/8]}",
+            "known",
+            ("open", "USER can be used from the networks that it names"),
+        ),
+        ("{mechanisms: [USER], users: [boss]}", "known", None),
+    ],
+)
+def test_a_mechanism_that_is_given_up(site: Loaded, rule: str, name: str, told: tuple[str, str] | None) -> None:
+    loaded = load_bytes(f"{FILE}policy:\n  - {rule}\n".encode(), site.path)
+    found = explain(loaded, name)
+    assert steps(found, "policy") == ([] if told is None else [told])
+    assert (found.verdict == "refused") is (told is not None and told[0] == "refused")
+    assert lines(loaded, found, "policy") == ([] if told is None else [FILE.count("\n") + 2])
