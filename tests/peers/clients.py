@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from tests.peers.certs import CertificateFiles
 from tests.peers.messages import wire
 from tests.peers.programs import ClientFailedError, run, run_on_terminal
 
@@ -21,12 +22,18 @@ from tests.peers.programs import ClientFailedError, run, run_on_terminal
 _ADDED_BY_MUTT = re.compile(rb"\r\nContent-Length: \d+\r\nLines: \d+\r\n\r\n")
 
 Transport = Literal["plain", "stls", "tls"]
-Auth = Literal["user", "apop", "plain", "login"]
+Auth = Literal[
+    "user", "apop", "rpop", "plain", "login", "cram-md5", "scram-sha-1", "scram-sha-256", "external", "oauthbearer",
+    "xoauth2",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where and how to log in. `user` is USER and PASS; `plain` and `login` are SASL mechanisms."""
+    """Where and how to log in. `user` is USER and PASS; `apop` and `rpop` are commands, the others SASL mechanisms.
+
+    `password` is what the mechanism takes: also an id for RPOP, or a token. `certificate` is the client's own.
+    """
 
     port: int
     user: str
@@ -35,6 +42,7 @@ class Account:
     transport: Transport = "plain"
     auth: Auth = "user"
     host: str = "localhost"
+    certificate: CertificateFiles | None = None
 
 
 class Client(abc.ABC):
@@ -127,7 +135,14 @@ class Curl(Client):
 
     @staticmethod
     def _login(account: Account, directory: Path) -> list[str]:
-        text = f'user = "{account.user}:{account.password}"\ncacert = "{account.ca}"\nsilent\nshow-error\nfail\n'
+        bearer = account.auth in ("oauthbearer", "xoauth2")  # of which it prefers the first, whatever it is told
+        without = bearer or account.certificate is not None
+        text = f'user = "{account.user}:{"" if without else account.password}"\n'
+        text += f'cacert = "{account.ca}"\nsilent\nshow-error\nfail\n'
+        if bearer:
+            text += f'oauth2-bearer = "{account.password}"\n'
+        if account.certificate is not None:
+            text += f'cert = "{account.certificate.cert}"\nkey = "{account.certificate.key}"\n'
         if account.transport == "stls":
             text += "ssl-reqd\n"
         if account.auth != "user":
@@ -158,11 +173,12 @@ class Fetchmail(Client):
 
     def _poll(self, account: Account, directory: Path, options: str) -> list[bytes]:
         inbox, deliver = _delivery_agent(directory)
-        protocol = "apop" if account.auth == "apop" else "pop3"
+        protocol = account.auth if account.auth in ("apop", "rpop") else "pop3"
+        how = account.auth if account.auth == "cram-md5" else "password"
         _private(
             directory / "fetchmailrc",
             f"set invisible\nset idfile {directory}/ids\n"
-            f"poll {account.host} service {account.port} protocol {protocol} auth password\n"
+            f"poll {account.host} service {account.port} protocol {protocol} auth {how}\n"
             f"  user '{account.user}' password '{account.password}' fetchall no rewrite pass8bits no mimedecode\n"
             f"  {self._tls[account.transport]} sslcertfile {account.ca} mda '{deliver}' {options}\n",
         )
@@ -187,6 +203,8 @@ class Mpop(Client):
     def _poll(self, account: Account, directory: Path, options: str) -> list[bytes]:
         inbox = _maildir(directory / "inbox")
         tls = "tls off" if account.transport == "plain" else f"tls on\ntls_trust_file {account.ca}"
+        if account.certificate is not None:
+            tls += f"\ntls_cert_file {account.certificate.cert}\ntls_key_file {account.certificate.key}"
         _private(
             directory / "mpoprc",
             f"account default\nhost {account.host}\nport {account.port}\n"
@@ -314,6 +332,9 @@ class Poplib(Client):
             session.stls(context)
         if account.auth == "apop":
             session.apop(account.user, account.password)
+        elif account.auth == "rpop":
+            session.user(account.user)
+            session.rpop(account.password)
         else:
             session.user(account.user)
             session.pass_(account.password)

@@ -7,19 +7,32 @@ import ssl
 from pathlib import Path
 from typing import Self
 
+from tests.peers.certs import CertificateFiles
+
 
 class RawClient:
     """An asynchronous context manager around one connection. Nothing is read or sent unasked, not even the greeting."""
 
-    def __init__(self, port: int, *, ca: Path | None = None, host: str = "127.0.0.1", seconds: float = 20) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        ca: Path | None = None,
+        host: str = "127.0.0.1",
+        seconds: float = 20,
+        certificate: CertificateFiles | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._ca = ca
+        self._certificate = certificate  # the client's own
         self._seconds = seconds
         self._received = bytearray()
 
     async def __aenter__(self) -> Self:
         context = None if self._ca is None else ssl.create_default_context(cafile=str(self._ca))
+        if context is not None and self._certificate is not None:
+            context.load_cert_chain(self._certificate.cert, self._certificate.key)
         self._reader, self.writer = await asyncio.open_connection(self._host, self._port, ssl=context)
         return self
 

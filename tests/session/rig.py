@@ -478,11 +478,12 @@ def plain(user: bytes | str, password: bytes | str, authzid: bytes | str = b"") 
 def users_file(directory: Path, **passwords: str) -> dict[str, str]:
     """A users file with fast hashes; returns the section of the configuration."""
     path = directory / "users"
-    path.write_text("".join(f"{user}:{_ssha512(password)}\n" for user, password in passwords.items()))
+    path.write_text("".join(f"{user}:{ssha512(password)}\n" for user, password in passwords.items()))
     return {"file": str(path)}
 
 
-def _ssha512(password: str) -> str:
+def ssha512(password: str) -> str:
+    """A fast hash of a password, as it stands in a users file."""
     salt = b"saltsalt"
     digest = hashlib.sha512(password.encode() + salt).digest()
     return "{SSHA512}" + base64.b64encode(digest + salt).decode()
