@@ -20,13 +20,13 @@ def main(arguments: list[str]) -> int:
     if not host or not port.isdecimal():
         print("usage: python -m popproxy.demo.kpop HOST:PORT USER", file=sys.stderr)
         return 64
-    from popproxy.kerberos.ticket_cache import TicketCache  # noqa: PLC0415 - an optional library
+    from popproxy.kerberos.ticket_cache import ap_exchange  # noqa: PLC0415 - an optional library
 
-    context = TicketCache(os.environ.get("KRB5CCNAME", "")).context(f"pop/{host}")
+    ticket = ap_exchange(os.environ.get("KRB5CCNAME", ""), host)
     transcript: list[str] = []
     try:
         with Client(
-            Address(host, int(port)), None, first=lambda it: shake_hands(it, context), transcript=transcript
+            Address(host, int(port)), None, first=lambda it: shake_hands(it, ticket), transcript=transcript
         ) as client:
             client.log_in(arguments[1], Secret("not looked at"))
             client.ask("LIST")

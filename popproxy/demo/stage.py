@@ -46,13 +46,13 @@ async def staged(ports: Ports, failure_delay: str = "2s") -> AsyncIterator[Stage
     realm = make_realm()
     backend = MaildirServer(realm.accounts())
     tickets, left_out = None, missing() or ""
-    before = dict(os.environ)
+    outside = os.environ.get("KRB5_CONFIG")
     try:
         if not left_out:
             try:
                 tickets = realm.bring_up_tickets()
                 os.environ.update(tickets.environment)
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 left_out = str(error)
         realm.configure(await backend.start(), ports, failure_delay, tickets)
         loaded = load_file(realm.config)
@@ -72,8 +72,10 @@ async def staged(ports: Ports, failure_delay: str = "2s") -> AsyncIterator[Stage
         await backend.stop()
         if tickets is not None:
             tickets.stop()
-            os.environ.pop("KRB5_CONFIG", None)
-            os.environ.update(before)
+            if outside is None:
+                del os.environ["KRB5_CONFIG"]
+            else:
+                os.environ["KRB5_CONFIG"] = outside
         realm.remove()
 
 

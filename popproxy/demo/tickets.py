@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from popproxy.demo.client import Client, MismatchError
@@ -14,16 +15,25 @@ from popproxy.sasl.gssapi import GssSecurity
 from popproxy.sasl.gssapi_client import OUR_MAX_SIZE, GssapiClient
 from popproxy.wire.kpop import APPLICATION_VERSION, SENDAUTH_VERSION
 
-_MECHANISM = bytes.fromhex("06092a864886f712010202")
-"""The object identifier of Kerberos in DER (RFC 4121 section 4.1)."""
-_AP_REQ, _AP_REP = b"\x01\x00", b"\x02\x00"
-
 
 class Ticket(GssSecurity, Protocol):
     """An Initiator, whose libraries need not be there."""
 
     def step(self, token: bytes | None) -> bytes | None:
         """The next token. Raises PopproxyError."""
+        ...
+
+
+class BareTicket(Protocol):
+    """An ApExchange, whose libraries need not be there."""
+
+    @property
+    def request(self) -> bytes:
+        """The AP-REQ, in DER."""
+        ...
+
+    def prove(self, reply: bytes) -> None:
+        """Take the AP-REP. Raises PopproxyError."""
         ...
 
 
@@ -53,38 +63,24 @@ def authenticate(client: Client, context: Ticket, user: str, layers: tuple[Layer
     return protection.layer
 
 
-def shake_hands(client: Client, context: Ticket) -> None:
+def shake_hands(client: Client, ticket: AbstractContextManager[BareTicket]) -> None:
     """KPOP before its greeting: two versions and an AP-REQ; the proxy must prove itself, too. Must succeed."""
     try:
-        token = context.step(None) or b""
-        client.send_octets(_framed(SENDAUTH_VERSION) + _framed(APPLICATION_VERSION) + _framed(_inner(token, _AP_REQ)))
-        client.transcript.append(f"C: KRB5_SENDAUTH_V1.0, KPOPV1.0, AP-REQ  ({len(token)} octets)")
-        if client.take(1) != b"\0":
-            raise MismatchError("the versions are refused")
-        error = client.take(int.from_bytes(client.take(4), "big"))
-        if error:
-            raise MismatchError(f"the ticket is refused: KRB-ERROR of {len(error)} octets")
-        proof = client.take(int.from_bytes(client.take(4), "big"))
-        context.step(_outer(proof, _AP_REP))
-        client.transcript.append(f"S: AP-REP  ({len(proof)} octets, verified)")
+        with ticket as exchange:
+            request = exchange.request
+            client.send_octets(_framed(SENDAUTH_VERSION) + _framed(APPLICATION_VERSION) + _framed(request))
+            client.transcript.append(f"C: KRB5_SENDAUTH_V1.0, KPOPV1.0, AP-REQ  ({len(request)} octets)")
+            if client.take(1) != b"\0":
+                raise MismatchError("the versions are refused")
+            error = client.take(int.from_bytes(client.take(4), "big"))
+            if error:
+                raise MismatchError(f"the ticket is refused: KRB-ERROR of {len(error)} octets")
+            proof = client.take(int.from_bytes(client.take(4), "big"))
+            exchange.prove(proof)
+            client.transcript.append(f"S: AP-REP  ({len(proof)} octets, verified)")
     except PopproxyError as error:
         raise MismatchError(f"KPOP: {error}") from None
 
 
 def _framed(message: bytes) -> bytes:
     return len(message).to_bytes(4, "big") + message
-
-
-def _inner(token: bytes, kind: bytes) -> bytes:
-    """The message of Kerberos inside a GSSAPI token, which KPOP sends bare."""
-    _, found, message = token.partition(_MECHANISM + kind)
-    if not found:
-        raise MismatchError("the library has made another token than an AP-REQ")
-    return message
-
-
-def _outer(message: bytes, kind: bytes) -> bytes:
-    """The other way round: a message as a GSSAPI token, behind its length in DER."""
-    inner = _MECHANISM + kind + message
-    length = bytes([len(inner)]) if len(inner) < 0x80 else b"\x82" + len(inner).to_bytes(2, "big")
-    return b"\x60" + length + inner

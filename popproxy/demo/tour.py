@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -132,6 +133,7 @@ def _append(text: Text, line: str, values: dict[str, str]) -> None:
     style = ""
     if line.startswith("{command:"):
         style, line = "cyan", "  " + line[len("{command:") :].rstrip()[:-1] + "\n"
+        values = {name: shlex.quote(value) for name, value in values.items()}
     elif line.startswith("{heading:"):
         heading, _, line = line[len("{heading:") :].partition("}")
         text.append(heading, "bold")

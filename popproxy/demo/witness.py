@@ -48,14 +48,21 @@ class Witness:
 
         tickets = self.stage.tickets
         assert tickets is not None
-        return TicketCache(f"FILE:{tickets.tickets[LOCAL_USER]}").context(tickets.principal)
+        return TicketCache(self._cache()).context(tickets.principal)
 
     def knock(self) -> Client:
         """A new client at the KPOP listener, its ticket shown."""
+        from popproxy.kerberos.ticket_cache import ap_exchange  # noqa: PLC0415 - an optional library
+
         assert self.stage.kpop is not None
-        client = Client(self.stage.kpop, self.stage.realm.ca, first=lambda it: shake_hands(it, self.ticket()))
+        ticket = ap_exchange(self._cache(), "localhost")
+        client = Client(self.stage.kpop, self.stage.realm.ca, first=lambda it: shake_hands(it, ticket))
         self.clients.append(client)
         return client
+
+    def _cache(self) -> str:
+        assert self.stage.tickets is not None
+        return f"FILE:{self.stage.tickets.tickets[LOCAL_USER]}"
 
     def maildrop(self, name: str) -> list[Message]:
         """What the backend has on disk for a user, now."""

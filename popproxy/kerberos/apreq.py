@@ -13,6 +13,7 @@ from typing import Final
 from popproxy.errors import Unavailable
 from popproxy.kerberos.libkrb5 import (
     AP_OPTS_MUTUAL_REQUIRED,
+    AuthenticatorHead,
     Context,
     Data,
     Error,
@@ -28,6 +29,8 @@ from popproxy.state.executors import BoundedExecutor
 
 _TEXT: Final = b"authentication failed"
 """e-text of a KRB-ERROR: the library's own names principals and key versions."""
+_GSSAPI_CHECKSUM: Final = 0x8003
+"""The checksum in the authenticator of a GSSAPI token, which holds the channel bindings (RFC 4121 section 4.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,9 @@ class ApReqVerifier:
         refusal = self.principals.refuse(server)
         if refusal is not None:
             raise KerberosRefused(refusal)
+        if _made_for_gssapi(context, auth_context):
+            # Whoever sits between a GSSAPI client and us could bring its token here, where no channel is bound.
+            raise KerberosRefused(Refusal.GARBAGE)
         reply: bytes | None = None
         if options & AP_OPTS_MUTUAL_REQUIRED:
             data = Data()
@@ -154,3 +160,13 @@ class ApReqVerifier:
         except Krb5Failure:
             return None
         return context.take(data)
+
+
+def _made_for_gssapi(context: Context, auth_context: c_void_p) -> bool:
+    authenticator = POINTER(AuthenticatorHead)()
+    context.call("krb5_auth_con_getauthenticator", context.handle, auth_context, byref(authenticator))
+    try:
+        checksum = authenticator.contents.checksum
+        return bool(checksum) and checksum.contents.checksum_type == _GSSAPI_CHECKSUM
+    finally:
+        context.free("krb5_free_authenticator", authenticator)

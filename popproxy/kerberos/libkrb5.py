@@ -101,6 +101,18 @@ class Error(ctypes.Structure):
     )
 
 
+class Checksum(ctypes.Structure):
+    """krb5_checksum."""
+
+    _fields_ = (("magic", c_int32), ("checksum_type", c_int32), ("length", c_uint), ("contents", c_void_p))
+
+
+class AuthenticatorHead(ctypes.Structure):
+    """The beginning of krb5_authenticator."""
+
+    _fields_ = (("magic", c_int32), ("client", c_void_p), ("checksum", POINTER(Checksum)))
+
+
 class CredsHead(ctypes.Structure):
     """The beginning of krb5_creds."""
 
@@ -112,6 +124,8 @@ _CHECKED: Final[dict[str, tuple[Any, ...]]] = {
     "krb5_init_context": (_PP,),
     "krb5_kt_resolve": (c_void_p, c_char_p, _PP),
     "krb5_cc_resolve": (c_void_p, c_char_p, _PP),
+    "krb5_cc_default": (c_void_p, _PP),
+    "krb5_cc_close": (c_void_p, c_void_p),
     "krb5_cc_destroy": (c_void_p, c_void_p),
     "krb5_parse_name": (c_void_p, c_char_p, _PP),
     "krb5_sname_to_principal": (c_void_p, c_char_p, c_char_p, c_int32, _PP),
@@ -120,7 +134,19 @@ _CHECKED: Final[dict[str, tuple[Any, ...]]] = {
     "krb5_auth_con_setrcache": (c_void_p, c_void_p, c_void_p),
     "k5_rc_resolve": (c_void_p, c_char_p, _PP),
     "krb5_rd_req": (c_void_p, _PP, POINTER(Data), c_void_p, c_void_p, POINTER(c_int32), POINTER(POINTER(Ticket))),
+    "krb5_auth_con_getauthenticator": (c_void_p, c_void_p, POINTER(POINTER(AuthenticatorHead))),
     "krb5_mk_rep": (c_void_p, c_void_p, POINTER(Data)),
+    "krb5_mk_req": (
+        c_void_p,
+        _PP,
+        c_int32,
+        c_char_p,
+        c_char_p,
+        c_void_p,
+        c_void_p,
+        POINTER(Data),
+    ),
+    "krb5_rd_rep": (c_void_p, c_void_p, POINTER(Data), _PP),
     "krb5_mk_error": (c_void_p, POINTER(Error), POINTER(Data)),
     "krb5_us_timeofday": (c_void_p, POINTER(c_int32), POINTER(c_int32)),
     "krb5_enctype_to_name": (c_int32, c_uint, POINTER(c_char), c_size_t),
@@ -149,6 +175,8 @@ _VOID: Final[dict[str, tuple[Any, ...]]] = {
     "krb5_free_ticket": (c_void_p, POINTER(Ticket)),
     "krb5_free_data_contents": (c_void_p, POINTER(Data)),
     "krb5_auth_con_free": (c_void_p, c_void_p),
+    "krb5_free_authenticator": (c_void_p, POINTER(AuthenticatorHead)),
+    "krb5_free_ap_rep_enc_part": (c_void_p, c_void_p),
     "krb5_kt_close": (c_void_p, c_void_p),
     "krb5_free_cred_contents": (c_void_p, c_void_p),
     "krb5_get_init_creds_opt_free": (c_void_p, c_void_p),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import selectors
@@ -18,9 +19,11 @@ from pathlib import Path
 import pytest
 
 from popproxy.demo import kdc
+from popproxy.demo.check import check_demo
 from popproxy.demo.client import Client
-from popproxy.demo.realm import SAMPLE, Ports
-from popproxy.demo.scenarios import scenarios
+from popproxy.demo.kdc import REALM
+from popproxy.demo.realm import LOCAL_USER, SAMPLE, Ports
+from popproxy.demo.scenarios import KERBEROS_SCENARIOS, scenarios
 from popproxy.demo.stage import staged
 from popproxy.demo.tour import tour
 from popproxy.types import Address, Secret
@@ -157,9 +160,11 @@ def test_printed_commands_work(room: Path) -> None:
 
 @pytest.mark.real
 def test_printed_commands_for_tickets_work(room: Path) -> None:
-    with running(room, *FREE_PORTS) as demo:
+    directory = room / "a b"
+    directory.mkdir()
+    with running(directory, *FREE_PORTS) as demo:
         demo.until("Ctrl-C ends the demo")
-        export = demo.until(r"  (export KRB5_CONFIG=\S+ KRB5CCNAME=\S+)")[1]
+        export = demo.until(r"  (export KRB5_CONFIG=.* KRB5CCNAME=.*)")[1]
         curl = demo.until(r"  (curl .*GSSAPI.*)")[1]
         run = subprocess.run(["/bin/sh", "-c", f"{export}\n{curl}"], capture_output=True, timeout=60, check=False)
         assert run.returncode == 0, run.stderr
@@ -172,7 +177,7 @@ def test_printed_commands_for_tickets_work(room: Path) -> None:
         assert run.stdout.endswith(b"S: +OK 0 messages deleted\n")
         demo.until(r"alice@POPPROXY.DEMO auth +success +KPOP")
         assert demo.stop() == 0
-    assert list(room.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def kdcs(directory: Path) -> list[int]:
@@ -211,6 +216,30 @@ async def test_without_a_kdc_the_demo_says_how_to_get_one_and_goes_on(
         text = tour(stage).plain
     assert "Kerberos is left out: there is no KDC on this machine" in text
     assert "KRB5_CONFIG" not in text
+
+
+@pytest.mark.long
+async def test_check_without_a_kdc_plays_the_rest_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kdc, "_PACKAGES", {"no-such-program": "krb5-kdc"})
+    stream = io.StringIO()
+    assert await check_demo(stream) == 0
+    text = stream.getvalue()
+    assert "Kerberos is left out: there is no KDC on this machine; install it with make demo" in text
+    assert text.count("    ok\n") == len(scenarios(kerberos=False))
+    assert "A ticket by" not in text
+
+
+@pytest.mark.real
+async def test_check_plays_tickets_by_gssapi_and_kpop() -> None:
+    stream = io.StringIO()
+    assert await check_demo(stream) == 0
+    text = stream.getvalue()
+    assert len(KERBEROS_SCENARIOS) == 3
+    for scenario in KERBEROS_SCENARIOS:
+        session, ok, _ = text.partition(f". {scenario.title}\n")[2].partition("    ok\n")
+        assert ok
+        assert f"    - the audit log names {LOCAL_USER}@{REALM}: no password anywhere" in session
+    assert "left out" not in text
 
 
 @pytest.mark.real

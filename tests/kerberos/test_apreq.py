@@ -17,7 +17,7 @@ from popproxy.state.executors import BoundedExecutor
 from tests.kerberos.conftest import ALICE, POP
 from tests.peers.kdc import REALM, Realm
 from tests.peers.kpop_client import error_code
-from tests.peers.krb5_client import ApReqClient, resident_octets
+from tests.peers.krb5_client import KRB5_OID, ApReqClient, initiator, resident_octets
 from tests.peers.process import REPOSITORY
 
 
@@ -251,6 +251,15 @@ def test_mutated_requests_are_refused(verifier: ApReqVerifier, tickets: Path) ->
             assert verdict.client == ALICE
             accepted += 1
     assert accepted <= 1, "the second of two requests with one authenticator is a replay"
+
+
+@pytest.mark.parametrize("binding", [None, b"tls-server-end-point:" + bytes(32)])
+def test_request_made_for_gssapi_is_refused(verifier: ApReqVerifier, tickets: Path, binding: bytes | None) -> None:
+    """Nothing here looks at the channel that it is bound to: whoever has caught it could come in by KPOP."""
+    token = initiator(tickets, channel_binding=binding).step() or b""
+    ap_req = token.partition(KRB5_OID + b"\x01\x00")[2]
+    assert refused(verifier, ap_req).reason is Refusal.GARBAGE
+    assert refused(verifier, ap_req).reason is Refusal.REPLAY
 
 
 @pytest.mark.parametrize("octets", [b"", b"\x6e", b"\x00" * 600, b"\x6e\x82\xff\xff" + b"A" * 500, b"KPOPV1.0\0"])

@@ -17,7 +17,7 @@ from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.clock import HOUR, shifted
 from tests.peers.kdc import Realm, realm
 from tests.peers.kpop_client import KpopClient, KpopRefusedError
-from tests.peers.krb5_client import ApReqClient, gss_framed, initiator
+from tests.peers.krb5_client import KRB5_OID, ApReqClient, gss_framed, initiator
 from tests.peers.line_client import LineClient
 from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, proxies
@@ -101,6 +101,17 @@ def test_what_was_sent_once_is_refused_for_ever(
         with refused(other, way, "kerberos_replay", WRONG_TICKET_ENDS[way]):
             assert WAYS[way](other, token) == answer(way, REPLAY)
     next_session_is_fine(it, other)
+
+
+def test_token_of_a_gssapi_client_does_not_open_kpop(maildrop: Site) -> None:
+    """Where it would not be bound to its channel any more."""
+    it = maildrop
+    token = initiator(it.tickets["alice"]).step() or b""
+    with refused(it.proxy, "KPOP", "kerberos_garbage", WRONG_TICKET_ENDS["KPOP"]):
+        assert WAYS["KPOP"](it.proxy, token.partition(KRB5_OID + b"\x01\x00")[2]) == GENERIC
+    with refused(it.proxy, "GSSAPI", "kerberos_replay", WRONG_TICKET_ENDS["GSSAPI"]):
+        assert by_token(it.proxy.port(), token) == WRONG
+    next_session_is_fine(it)
 
 
 @pytest.mark.parametrize("mutual", [True, False])
