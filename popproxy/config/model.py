@@ -183,8 +183,8 @@ class Kerberos(Model):
     """Realms whose users may come. Names without a realm belong to the first one."""
     rules: list[KerberosRule] = []
     """Mailboxes of principals that are not called like them."""
-    layers: list[GssLayer] = Field(default=["none", "integrity", "confidentiality"], min_length=1)
-    """What GSSAPI clients may choose to protect the session with, when there is no TLS."""
+    layers: list[GssLayer] = Field(default=["integrity", "confidentiality"], min_length=1)
+    """What GSSAPI clients may choose to protect the session with, when there is no TLS. Under TLS it is always none."""
     client_principal: str | None = Field(default=None, min_length=1)
     """Who popproxy itself is when it asks for tickets for servers; its key must be in the keytab. null: the principal
     that the client's ticket was for, or the first one. For Active Directory the account: POPPROXY$@EXAMPLE.COM."""

@@ -129,6 +129,16 @@ def _binding(config: Config) -> Iterator[Finding]:
             yield Finding(("listeners", number, "gssapi"), what, cure, because=because)
 
 
+def _layers(config: Config) -> Iterator[Finding]:
+    plain = [number for number, it in enumerate(config.listeners) if it.gssapi and it.tls != "implicit"]
+    if config.kerberos is None or "none" not in config.kerberos.layers or not plain:
+        return
+    what = "without TLS, clients that choose none get their mail in clear, and whoever is on the way can change it"
+    cure = "take none out of the list; clients that know no other layer can use TLS"
+    because = tuple(("listeners", number, "tls") for number in plain)
+    yield Finding(("kerberos", "layers"), what, cure, warning=True, because=because)
+
+
 KERBEROS_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _tickets,
     _unused,
@@ -136,4 +146,5 @@ KERBEROS_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _principals,
     _groups,
     _binding,
+    _layers,
 )

@@ -322,6 +322,7 @@ tls: {certificates: [{cert: mail.pem}]}
     [
         (b"gssapi: true", b"gssapi: false", "pools.main.login[1]", "no listener takes tickets"),
         (b"old.example.com", b"192.0.2.1", "pools.main.servers[0]", "hardly knows a pop/192.0.2.1"),
+        (b"realms: [{realm: A}]", b"realms: [{realm: A}], layers: [none, integrity]", "kerberos.layers", "in clear"),
         (b"kerberos-delegated]", b"kerberos-delegated], kerberos: {layers: [none]}",
          "pools.main.kerberos.layers", "tls: stls"),
         (b"[forward, kerberos-delegated]", b"[kerberos-service], tls: none, kerberos: {layers: [none]}",

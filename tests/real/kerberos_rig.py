@@ -90,6 +90,7 @@ def section(it: Realm, *, keytab: Path | None = None, **more: Any) -> dict[str, 
         "principals": [f"{SERVICE}@{it.name}"],
         "replay_cache": str(cache),
         "realms": [{"realm": it.name}],
+        "layers": ["none", "integrity", "confidentiality"],
         **more,
     }
 

@@ -6,6 +6,8 @@ import base64
 import contextlib
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, proxies
 from tests.peers.tickets import LAYERED, Flag, Initiator
 from tests.real.kerberos_clients import IN, at_choice, b64, next_session_is_fine, refused, watched
-from tests.real.kerberos_rig import MESSAGE, Site, configuration
+from tests.real.kerberos_rig import MESSAGE, Site, configuration, curl, pop3test
 
 SIZE = b"\0\xff\xff"
 CHOOSE = b"-ERR choose one of the security layers that are offered"
@@ -162,6 +164,29 @@ def test_layer_that_the_configuration_does_not_offer(
                 assert (offer[1:] == b"\0\0\0") == (mask == 1)
                 assert client.command(b64(gss.wrap(bytes([layer]) + SIZE, confidential=False))) == CHOOSE
                 leave(client)
+
+
+def test_without_tls_every_session_is_protected_unless_somebody_insists(
+    maildrop: Site, home: Path, server_certificate: CertificateFiles, authority: Authority
+) -> None:
+    """Curl, which knows no layer, gets in under TLS; Cyrus's client without."""
+    it = maildrop
+    with proxies() as start, public_directory("secrets") as directory:
+        complete = configuration(it.realm, it.backend, server_certificate, directory, password="x")
+        del complete["kerberos"]["layers"]
+        complete["pools"] = it.proxy.configuration["pools"]
+        site = replace(it, proxy=start(complete, env=it.realm.environment))
+        with LineClient(site.proxy.port()) as client:
+            assert at_choice(site, client).offer[0] == 2 | 4
+        status, output = curl(site, home)
+        assert status != 0, output
+        trust = ["--cacert", str(authority.ca)]
+        for options, listener in ((["--ssl-reqd"], "pop3"), ([], "pop3s")):
+            status, output = curl(site, home, *trust, *options, listener=listener)
+            assert status == 0, output
+        for layer in (2, 4):
+            assert "+OK Logged in" in pop3test(site, home, layer, "QUIT\r\n")
+        assert "+OK Logged in" not in pop3test(site, home, 1, "QUIT\r\n")
 
 
 def test_client_that_can_have_none_of_the_layers(maildrop: Site, server_certificate: CertificateFiles) -> None:
