@@ -203,7 +203,7 @@ class Delegation:
             lifetime = float(kept.credentials.lifetime or 0)
             if kept.own is not None:
                 lifetime = min(lifetime, kept.own.ends_at - time.monotonic())
-            if key[0] != SERVICE:
+            if key[0] not in (SERVICE, FORWARDED):  # what a client forwards is gone with its login
                 self._kept.put(key, kept, lifetime)
         return kept
 

@@ -96,6 +96,7 @@ class PrincipalMap:
         self._realms = {rule.realm: rule for rule in realms}
         self._rules = tuple(rules)
         self._case = case
+        self._backwards: dict[str, tuple[Mapping[str, str], Callable[[str], str], dict[str, list[str]]]] = {}
 
     def map(self, principal: str) -> Mapped | NotMapped:
         r"""The maildrop of ``alice@REALM``, as libkrb5 prints it (with ``\@`` for an @ in the name)."""
@@ -141,13 +142,8 @@ class PrincipalMap:
         forwards, give it this very mailbox. `canonical` brings mailboxes into the form of `user`.
         """
         local = user.rpartition("@")[0] or user
-        listed = [
-            principal
-            for rule in self._rules
-            if isinstance(rule, TableRule)
-            for principal, mailbox in rule.table().items()
-            if canonical(mailbox) == user
-        ]
+        tables = (rule for rule in self._rules if isinstance(rule, TableRule))
+        listed = [principal for rule in tables for principal in self._owners(rule, canonical).get(user, ())]
         if len(listed) > 1:
             return None  # a mailbox of several people
         for principal in (*listed, *(f"{local}@{realm}" for realm in self._realms)):
@@ -155,6 +151,17 @@ class PrincipalMap:
             if isinstance(mapped, Mapped) and canonical(mapped.mailbox) == user:
                 return principal
         return None
+
+    def _owners(self, rule: TableRule, canonical: Callable[[str], str]) -> Mapping[str, Sequence[str]]:
+        """The principals of each mailbox in a table; made once for each version of it, since it may have many lines."""
+        table = rule.table()
+        kept = self._backwards.get(rule.name)
+        if kept is None or kept[0] is not table or kept[1] != canonical:
+            owners: dict[str, list[str]] = {}
+            for principal, mailbox in table.items():
+                owners.setdefault(canonical(mailbox), []).append(principal)
+            kept = self._backwards[rule.name] = (table, canonical, owners)
+        return kept[2]
 
     def _in_tables(self, principal: str, steps: list[Step]) -> str | None:
         for rule in self._rules:

@@ -141,10 +141,12 @@ async def test_what_was_forwarded_is_used_only_by_that_name(
     forwarded = delegation.forwarded(ALICE, context.delegated)
     _, theirs = await introduce(forwarded, backend)
     assert theirs.initiator == ALICE
+    assert len(delegation._kept) == 0, "it is gone with its login"
     assert await forwarded.context("pop/forbidden.test", None).advance(None)
     constrained = delegation.delegated(ALICE, context.evidence, context.delegated)
     _, theirs = await introduce(constrained, backend)
     assert theirs.initiator == ALICE
+    assert len(delegation._kept) == 1
     with pytest.raises(DelegationFailed) as caught:
         await constrained.context("pop/forbidden.test", None).advance(None)
     assert caught.value.obstacle is Obstacle.NOT_ALLOWED

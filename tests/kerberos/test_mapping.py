@@ -187,6 +187,27 @@ def test_backwards(user: str, principal: str | None) -> None:
     assert BACK.principal_of(user, str.lower) == principal
 
 
+def test_backwards_through_a_long_table_which_changes() -> None:
+    """Nobody's login waits until each of its lines has been looked at, except the first after a change."""
+    tables = [{f"{n}@EXAMPLE.ORG": f"box-{n}" for n in range(1000)}]
+    asked: list[str] = []
+
+    def canonical(name: str) -> str:
+        asked.append(name)
+        return name.lower()
+
+    def find(name: str) -> str | None:
+        return tables[-1].get(name)
+
+    rules = PrincipalMap([RealmRule("EXAMPLE.ORG")], [TableRule("t", find, lambda: tables[-1])])
+    for n in range(100):
+        assert rules.principal_of(f"box-{n}", canonical) == f"{n}@EXAMPLE.ORG"
+    assert len(asked) < 1300
+    tables.append({"other@EXAMPLE.ORG": "box-1"})
+    assert rules.principal_of("box-1", canonical) == "other@EXAMPLE.ORG"
+    assert rules.principal_of("box-2", canonical) == "box-2@EXAMPLE.ORG"
+
+
 def test_backwards_with_a_default_domain() -> None:
     def canonical(name: str) -> str:
         return name.lower() if "@" in name else f"{name.lower()}@example.org"
