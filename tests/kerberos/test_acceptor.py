@@ -347,6 +347,34 @@ def test_binding_to_another_channel_is_refused(acceptor: Acceptor, tickets: Path
     assert refused(acceptor, token, BINDING).reason is Refusal.CHANNEL_BINDING
 
 
+def test_client_that_knows_of_bindings_and_sends_none_is_refused(
+    kdc: Realm, acceptor: Acceptor, tickets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KERB_AP_OPTIONS_CBT (MS-KILE section 3.2.5.8), which the clients of Windows send."""
+    aware = tmp_path / "krb5.conf"
+    text = kdc.config.read_text()
+    aware.write_text(text.replace("[libdefaults]", "[libdefaults]\n    client_aware_channel_bindings = true"))
+    monkeypatch.setenv("KRB5_CONFIG", str(aware))
+    token = first_token(initiator(tickets))
+    monkeypatch.setenv("KRB5_CONFIG", str(kdc.config))
+    assert refused(acceptor, token, BINDING).reason is Refusal.CHANNEL_BINDING
+
+
+def test_ticket_of_a_kind_of_encryption_that_the_keytab_lacks(
+    kdc: Realm, rcache_dir: Path, pool: BoundedExecutor
+) -> None:
+    """The same version of the same principal's key: what happens in Active Directory with RC4."""
+    principal = f"pop/kinds.test@{REALM}"
+    kdc.kadmin("addprinc", "-e", "aes128-cts:normal", "-randkey", principal)
+    keytab = kdc.keytab(principal)
+    kdc.kadmin("delprinc", "-force", principal)
+    kdc.service(principal)
+    ccache = kdc.kinit("alice")
+    kdc.kvno(ccache, principal)
+    other = Acceptor(keytab, [principal], rcache_dir=rcache_dir, executor=pool)
+    assert refused(other, gss_framed(ApReqClient(ccache, principal).ap_req)).reason is Refusal.KEYTAB
+
+
 def test_channel_binding_required(keytab: Path, tickets: Path, rcache_dir: Path, pool: BoundedExecutor) -> None:
     strict = Acceptor(keytab, [POP], rcache_dir=rcache_dir, executor=pool, require_channel_binding=True)
     context = strict.new_context(BINDING)
