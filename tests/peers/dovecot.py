@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -116,14 +117,19 @@ class Dovecot:
 
     def deliver(self, user: str, messages: Iterable[bytes]) -> None:
         """Replaces the user's maildrop by `messages`, byte for byte."""
-        maildir = self.directory / "mail" / user
-        shutil.rmtree(maildir, ignore_errors=True)
+        maildir, workshop = self.directory / "mail" / user, Path(tempfile.mkdtemp(dir=self.directory))
+        fresh = workshop / "fresh"
         for part in ("new", "tmp", "cur"):
-            (maildir / part).mkdir(parents=True)
+            (fresh / part).mkdir(parents=True)
         for number, message in enumerate(messages, 1):
-            (maildir / "cur" / f"{1_700_000_000 + number}.M{number}.test:2,").write_bytes(message)
-        for path in (maildir, *maildir.rglob("*")):
+            (fresh / "cur" / f"{1_700_000_000 + number}.M{number}.test:2,").write_bytes(message)
+        for path in (fresh, *fresh.rglob("*")):
             os.chown(path, *self._owner)
+        # Moved as a whole: the session before may still be writing into what it had.
+        if maildir.exists():
+            maildir.rename(workshop / "old")
+        fresh.rename(maildir)
+        shutil.rmtree(workshop, ignore_errors=True)
 
     def maildrop(self, user: str) -> list[bytes]:
         """The messages that are still there, in the order of delivery."""
