@@ -157,7 +157,7 @@ def _table(path: Path, key: Key) -> TableRule:
             file.refresh()
         return file.value
 
-    return TableRule(str(path), lambda principal: table().get(principal), table, key)
+    return TableRule(str(path), table, key)
 
 
 def _layers(kerberos: Kerberos) -> LayerOffer:

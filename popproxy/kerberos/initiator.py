@@ -60,7 +60,7 @@ class Initiator:
         self, source: Credentials, target: str, channel_binding: bytes | None, executor: BoundedExecutor
     ) -> None:
         """`target` is a principal; `channel_binding` as in `Acceptor.new_context`."""
-        self._source = source
+        self._source: Credentials | None = source
         self._target = target
         self._bindings = None if channel_binding is None else raw.ChannelBindings(application_data=channel_binding)
         self._executor = executor
@@ -117,11 +117,13 @@ class Initiator:
         return raw.wrap_size_limit(self._established(), token_size, confidential)
 
     def _first(self) -> bytes | None:
-        credentials = self._source.acquire()
+        source, self._source = self._source, None  # the context may live as long as the session: tickets need not
+        assert source is not None
+        credentials = source.acquire()
         try:
             return self._initiate(credentials, None)
         except raw.GSSError as error:
-            failure = self._source.failed(error, self._target)
+            failure = source.failed(error, self._target)
         raise failure
 
     def _next(self, token: bytes) -> bytes | None:

@@ -75,14 +75,13 @@ class RegexRule:
 
 @dataclass(frozen=True, slots=True)
 class TableRule:
-    """Principals by name, instances included. `find` returns the mailbox or None; `name` is the file, for steps.
+    """Mailboxes of principals by their names, instances included; `name` is the file, for steps.
 
-    `table` is all of it, for looking from a mailbox to its principals.
+    `table` gives what it holds just now: the same mapping as before, unless it has changed.
     """
 
     name: str
-    find: Callable[[str], str | None]
-    table: Callable[[], Mapping[str, str]] = dict
+    table: Callable[[], Mapping[str, str]]
     key: Key = ()
 
 
@@ -90,13 +89,20 @@ Rule = RegexRule | TableRule
 
 
 class PrincipalMap:
-    """The rules of a configuration: listed realms, then tables, regular expressions, and the name itself."""
+    """The rules of a configuration: listed realms, then tables, regular expressions, and the name itself.
+
+    With `case` fold ALICE is alice for all of them. To the KDC of Active Directory they are one, and it writes into the
+    ticket what was asked for: in capitals somebody would get past the line of a table, and on by the name.
+    """
 
     def __init__(self, realms: Sequence[RealmRule], rules: Sequence[Rule] = (), *, case: Case = "fold") -> None:
         self._realms = {rule.realm: rule for rule in realms}
-        self._rules = tuple(rules)
         self._case = case
-        self._backwards: dict[str, tuple[Mapping[str, str], Callable[[str], str], dict[str, list[str]]]] = {}
+        self._tables = [_Table(rule, fold=case == "fold") for rule in rules if isinstance(rule, TableRule)]
+        flags = re.IGNORECASE if case == "fold" else re.NOFLAG
+        self._patterns = [
+            (re.compile(rule.pattern.pattern, flags), rule) for rule in rules if isinstance(rule, RegexRule)
+        ]
 
     def map(self, principal: str) -> Mapped | NotMapped:
         r"""The maildrop of ``alice@REALM``, as libkrb5 prints it (with ``\@`` for an @ in the name)."""
@@ -142,8 +148,7 @@ class PrincipalMap:
         forwards, give it this very mailbox. `canonical` brings mailboxes into the form of `user`.
         """
         local = user.rpartition("@")[0] or user
-        tables = (rule for rule in self._rules if isinstance(rule, TableRule))
-        listed = [principal for rule in tables for principal in self._owners(rule, canonical).get(user, ())]
+        listed = [principal for table in self._tables for principal in table.owners(user, canonical)]
         if len(listed) > 1:
             return None  # a mailbox of several people
         for principal in (*listed, *(f"{local}@{realm}" for realm in self._realms)):
@@ -152,37 +157,62 @@ class PrincipalMap:
                 return principal
         return None
 
-    def _owners(self, rule: TableRule, canonical: Callable[[str], str]) -> Mapping[str, Sequence[str]]:
-        """The principals of each mailbox in a table; made once for each version of it, since it may have many lines."""
-        table = rule.table()
-        kept = self._backwards.get(rule.name)
+    def _in_tables(self, principal: str, steps: list[Step]) -> str | None:
+        for table in self._tables:
+            mailbox = table.find(principal)
+            if mailbox is not None:
+                steps.append(Step(f"table {table.rule.name}: {mailbox}", table.rule.key))
+                return mailbox
+            steps.append(Step(f"table {table.rule.name}: no entry", table.rule.key, "passed"))
+        return None
+
+    def _by_regex(self, principal: str, steps: list[Step]) -> str | None:
+        for pattern, rule in self._patterns:
+            match = pattern.fullmatch(principal)
+            if match is not None:
+                mailbox = match.expand(rule.mailbox)
+                steps.append(Step(f"regex {pattern.pattern}: {mailbox}", rule.key))
+                return mailbox
+            steps.append(Step(f"regex {pattern.pattern}: no match", rule.key, "passed"))
+        return None
+
+
+class _Table:
+    """A table that may be long, and may change: what is looked for in it is made once for each version of it."""
+
+    def __init__(self, rule: TableRule, *, fold: bool) -> None:
+        self.rule = rule
+        self._fold = fold
+        self._folded: tuple[Mapping[str, str], dict[str, str]] | None = None  # the version, and its mailboxes
+        self._owners: tuple[Mapping[str, str], Callable[[str], str], dict[str, list[str]]] | None = None
+
+    def find(self, principal: str) -> str | None:
+        """The mailbox of a principal: that of its very name, before that of one in other capitals."""
+        table = self.rule.table()
+        mailbox = table.get(principal)
+        if mailbox is not None or not self._fold:
+            return mailbox
+        if self._folded is None or self._folded[0] is not table:
+            lines = reversed(list(table.items()))  # the first one counts
+            self._folded = (table, {_folded(name): mailbox for name, mailbox in lines})
+        return self._folded[1].get(_folded(principal))
+
+    def owners(self, user: str, canonical: Callable[[str], str]) -> Sequence[str]:
+        """The principals whose mailbox is `user`, which is in the form that `canonical` gives."""
+        table = self.rule.table()
+        kept = self._owners
         if kept is None or kept[0] is not table or kept[1] != canonical:
             owners: dict[str, list[str]] = {}
             for principal, mailbox in table.items():
                 owners.setdefault(canonical(mailbox), []).append(principal)
-            kept = self._backwards[rule.name] = (table, canonical, owners)
-        return kept[2]
+            kept = self._owners = (table, canonical, owners)
+        return kept[2].get(user, ())
 
-    def _in_tables(self, principal: str, steps: list[Step]) -> str | None:
-        for rule in self._rules:
-            if isinstance(rule, TableRule):
-                mailbox = rule.find(principal)
-                if mailbox is not None:
-                    steps.append(Step(f"table {rule.name}: {mailbox}", rule.key))
-                    return mailbox
-                steps.append(Step(f"table {rule.name}: no entry", rule.key, "passed"))
-        return None
 
-    def _by_regex(self, principal: str, steps: list[Step]) -> str | None:
-        for rule in self._rules:
-            if isinstance(rule, RegexRule):
-                match = rule.pattern.fullmatch(principal)
-                if match is not None:
-                    mailbox = match.expand(rule.mailbox)
-                    steps.append(Step(f"regex {rule.pattern.pattern}: {mailbox}", rule.key))
-                    return mailbox
-                steps.append(Step(f"regex {rule.pattern.pattern}: no match", rule.key, "passed"))
-        return None
+def _folded(principal: str) -> str:
+    """In lower case, but for the realm."""
+    name, at, realm = principal.rpartition("@")
+    return f"{unicodedata.normalize('NFC', name.lower())}{at}{realm}"
 
 
 def regex_rule(pattern: str, mailbox: str, key: Key = ()) -> RegexRule:

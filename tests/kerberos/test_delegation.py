@@ -139,9 +139,10 @@ async def test_what_was_forwarded_is_used_only_by_that_name(
     assert context.delegated is not None
     assert context.evidence is not None
     forwarded = delegation.forwarded(ALICE, context.delegated)
-    _, theirs = await introduce(forwarded, backend)
+    ours, theirs = await introduce(forwarded, backend)
     assert theirs.initiator == ALICE
     assert len(delegation._kept) == 0, "it is gone with its login"
+    assert ours._source is None, "also if the session goes on in a layer"
     assert await forwarded.context("pop/forbidden.test", None).advance(None)
     constrained = delegation.delegated(ALICE, context.evidence, context.delegated)
     _, theirs = await introduce(constrained, backend)

@@ -13,6 +13,7 @@ from popproxy.kerberos.mapping import (
     NotMapped,
     PrincipalMap,
     RealmRule,
+    Rule,
     TableRule,
     parse_table,
     regex_rule,
@@ -29,7 +30,7 @@ RULES = PrincipalMap(
     ],
     [
         regex_rule(r"u(\d+)@EXAMPLE\.ORG", r"user\1@example.org", ("rules", 0)),
-        TableRule("table", TABLE.get, key=("rules", 1)),
+        TableRule("table", lambda: TABLE, ("rules", 1)),
         regex_rule(r"(?P<who>s-\w+)@STRICT\.ORG", r"\g<who>", ("rules", 2)),
     ],
 )
@@ -46,6 +47,9 @@ RULES = PrincipalMap(
         ("u17/mail@EXAMPLE.ORG", "user17@example.org"),
         ("root/mail@EXAMPLE.ORG", "postmaster@example.org"),
         ("Bob@EXAMPLE.ORG", "robert"),
+        ("BOB@EXAMPLE.ORG", "robert"),  # one and the same to Active Directory, and its ticket says what was asked for
+        ("ROOT/Mail@EXAMPLE.ORG", "postmaster@example.org"),
+        ("U17@EXAMPLE.ORG", "user17@example.org"),
         ("s-anna@STRICT.ORG", "s-anna"),
         ("j\u00f6rg@PLAIN.ORG", "j\u00f6rg"),
         ("jo\u0308rg@PLAIN.ORG", "j\u00f6rg"),
@@ -125,6 +129,19 @@ def test_case_can_be_kept() -> None:
     assert keep.map("Alice@EXAMPLE.ORG") == Mapped("Alice@Example.org", keep.map("Alice@EXAMPLE.ORG").steps)
 
 
+def test_capitals_are_a_line_of_their_own_if_there_is_one() -> None:
+    book = {"Bob@R": "first", "bob@R": "second"}
+    rules: list[Rule] = [TableRule("t", lambda: book), regex_rule(r"(u\d)@R", r"regex-\1")]
+    for case, principal, mailbox in (
+        ("fold", "Bob@R", "first"), ("fold", "bob@R", "second"), ("fold", "BOB@R", "first"),
+        ("fold", "U1@R", "regex-u1"),
+        ("keep", "Bob@R", "first"), ("keep", "BOB@R", "BOB"), ("keep", "U1@R", "U1"),
+    ):  # fmt: skip
+        mapped = PrincipalMap([RealmRule("R")], rules, case="fold" if case == "fold" else "keep").map(principal)
+        assert isinstance(mapped, Mapped)
+        assert mapped.mailbox == mailbox, (case, principal)
+
+
 def test_nobody_comes_when_no_realm_is_listed() -> None:
     result = PrincipalMap([]).map("alice@EXAMPLE.ORG")
     assert isinstance(result, NotMapped)
@@ -160,7 +177,7 @@ BOOK = parse_table(
 )
 BACK = PrincipalMap(
     [RealmRule("EXAMPLE.ORG"), RealmRule("OTHER.ORG", "other.org"), RealmRule("STRICT.ORG", by_name=False)],
-    [TableRule("table", BOOK.get, lambda: BOOK), regex_rule(r"(s-\w+)@STRICT\.ORG", r"\1")],
+    [TableRule("table", lambda: BOOK), regex_rule(r"(s-\w+)@STRICT\.ORG", r"\1")],
 )
 
 
@@ -196,10 +213,7 @@ def test_backwards_through_a_long_table_which_changes() -> None:
         asked.append(name)
         return name.lower()
 
-    def find(name: str) -> str | None:
-        return tables[-1].get(name)
-
-    rules = PrincipalMap([RealmRule("EXAMPLE.ORG")], [TableRule("t", find, lambda: tables[-1])])
+    rules = PrincipalMap([RealmRule("EXAMPLE.ORG")], [TableRule("t", lambda: tables[-1])])
     for n in range(100):
         assert rules.principal_of(f"box-{n}", canonical) == f"{n}@EXAMPLE.ORG"
     assert len(asked) < 1300

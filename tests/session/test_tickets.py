@@ -10,7 +10,8 @@ from popproxy.sasl.credentials import GssapiCredential
 from popproxy.session.tickets import user_of
 from popproxy.types import AuthFailure
 
-TABLE = TableRule("table", {"asmith@A.TEST": "anna"}.get)
+BOOK = {"asmith@A.TEST": "anna"}
+TABLE = TableRule("table", lambda: BOOK)
 
 
 def user(principal: str, authzid: str, *, domain: str | None = None, default: str | None = None) -> str:
