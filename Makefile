@@ -6,7 +6,7 @@ BIN    := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench profile runtime kerberos development peers
+.PHONY: help setup demo test check bench profile fuzz runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   style, types, layers and the unit tests; under a minute"
 	@echo "make test    make check, then the tests with real mail servers and clients; needs root"
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
+	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make profile show what the proxy under load does with its CPU time (ARGS=--help); needs root"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
@@ -28,6 +29,9 @@ peers:
 	@tests/setup/debian.sh
 
 setup: development peers
+
+fuzz: development
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: setup
 	@tests/setup/bench.sh
