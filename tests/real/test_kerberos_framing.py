@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from popproxy.pop3.server import GSSAPI_LINE_LIMIT
 from popproxy.wire.kpop import APPLICATION_VERSION, SENDAUTH_VERSION
-from tests.peers.kpop_client import error_code, framed, hello
+from tests.peers.certs import CertificateFiles
+from tests.peers.kpop_client import KpopClient, error_code, framed, hello
 from tests.peers.krb5_client import ApReqClient, gss_framed
 from tests.peers.line_client import LineClient
+from tests.peers.process import public_directory
+from tests.peers.proxy import proxies
 from tests.real.kerberos_clients import (
+    IN,
     WRONG,
     b64,
     complaints,
@@ -23,7 +27,7 @@ from tests.real.kerberos_clients import (
     refused,
     watched,
 )
-from tests.real.kerberos_rig import Site
+from tests.real.kerberos_rig import Site, configuration
 
 FUZZ = settings(
     max_examples=int(os.environ.get("POPPROXY_EXAMPLES", "150")),
@@ -143,6 +147,32 @@ def test_client_that_goes_away_in_the_handshake(maildrop: Site, octets: bytes, a
         client.send(octets)
         client.socket.shutdown(socket.SHUT_WR)
         assert client.rest() == answer
+
+
+def test_kpop_client_that_does_not_go_on(maildrop: Site, server_certificate: CertificateFiles) -> None:
+    """One that waits for a greeting is told why there is none; the time for a handshake is not that for a login."""
+    it = maildrop
+    with proxies() as start, public_directory("secrets") as directory:
+        complete = configuration(it.realm, it.backend, server_certificate, directory, password="x")
+        complete["pools"] = it.proxy.configuration["pools"]
+        complete["timeouts"] = {**complete.get("timeouts", {}), "handshake": "1s"}
+        proxy = start(complete, env=it.realm.environment)
+        with KpopClient(proxy.port("kpop")) as patient:
+            patient.authenticate(it.realm.config, it.tickets["alice"], it.service)
+            patient.line()
+            for octets, answer in ((b"", USE_KPOP), (b"\0\0", b""), (VERSIONS, b"\0"), (VERSIONS + b"\0\0\2", b"\0")):
+                with LineClient(proxy.port("kpop")) as client:
+                    client.send(octets)
+                    assert client.rest() == answer
+            assert patient.command("USER alice").startswith(b"+OK")
+            assert patient.command("PASS x") == IN
+            assert patient.command("QUIT").startswith(b"+OK")
+        proxy.settled()
+        reasons = [record["event.reason"] for record in proxy.audit("session_end")]
+        assert sorted(reasons) == ["login_timeout"] * 4 + ["logout"]
+        metrics = proxy.metrics()
+        for reason, count in (("silent", 1), ("timeout", 3), ("none", 1)):
+            assert metrics[f'popproxy_kpop_handshakes_total{{listener="kpop",reason="{reason}"}}'] == count
 
 
 def test_mutated_kpop_handshakes(maildrop: Site) -> None:

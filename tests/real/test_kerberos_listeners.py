@@ -12,8 +12,10 @@ import pytest
 from tests.peers.certs import CertificateFiles
 from tests.peers.kdc import Realm, realm
 from tests.peers.kpop_client import KpopClient, KpopRefusedError
+from tests.peers.krb5_client import ApReqClient
 from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, proxies
+from tests.real.kerberos_clients import IN, by_gssapi, by_kpop, password_login
 from tests.real.kerberos_rig import SERVICE, configuration, give_to_service, master_dovecot
 
 INSIDE = "pop/inside.test"
@@ -104,6 +106,32 @@ def test_each_listener_lets_in_its_own_realms(home_realm: Realm, server_certific
             assert refused == "-ERR [AUTH] authentication failed"
             proxy.settled()
             assert proxy.audit("auth")[-1]["event.reason"] == "not_mapped"
+
+
+def test_new_key_needs_no_restart(home_realm: Realm, server_certificate: CertificateFiles) -> None:
+    """By GSSAPI, by KPOP, and for the proof of the KDC when it checks passwords; tickets of the old key stay good."""
+    it, ours = home_realm, f"{SERVICE}@{home_realm.name}"
+
+    def ticket() -> Path:
+        ccache = it.kinit("alice")
+        it.kvno(ccache, SERVICE)
+        return ccache
+
+    def gets_in(ccache: Path) -> list[bool]:
+        ways = [way(proxy, ApReqClient(ccache, ours).ap_req) is None for way in (by_gssapi, by_kpop)]
+        return [*ways, password_login(proxy, "alice", it.passwords["alice"]) == IN]
+
+    with two_listeners(it, server_certificate) as proxy:
+        old = ticket()
+        assert gets_in(old) == [True, True, True]
+        it.rotate(SERVICE)
+        new = ticket()
+        assert gets_in(new) == [False, False, False]
+        assert gets_in(old) == [True, True, False], "the KDC cannot prove itself any more"
+        assert {record.get("event.reason") for record in proxy.audit("auth")} >= {"kerberos_keytab", "kdc_not_proven"}
+        it.add_to_keytab(Path(proxy.configuration["kerberos"]["keytab"]), SERVICE)
+        assert gets_in(new) == [True, True, True]
+        assert gets_in(old) == [True, True, True]
 
 
 def test_metrics_say_which_keytab_cannot_be_used(home_realm: Realm, server_certificate: CertificateFiles) -> None:
