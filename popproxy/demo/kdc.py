@@ -131,7 +131,7 @@ class ThrowAwayRealm:
 
     def _start(self, port: int) -> None:
         with (self.directory / "kdc.log").open("ab") as log:
-            self._kdc = subprocess.Popen(  # noqa: S603 - found on a fixed path
+            self._kdc = subprocess.Popen(  # noqa: S603 - a program of Kerberos, on the PATH
                 [_program("krb5kdc"), "-n", "-r", REALM], cwd=self.directory, env=self._inside(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -143,7 +143,7 @@ class ThrowAwayRealm:
 
     def _run(self, program: str, *arguments: str, typed: str = "") -> None:
         try:
-            done = subprocess.run(  # noqa: S603 - found on a fixed path
+            done = subprocess.run(  # noqa: S603 - a program of Kerberos, on the PATH
                 [_program(program), *arguments], cwd=self.directory, env=self._inside(), input=typed,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_SECONDS, check=False,
             )  # fmt: skip
