@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 from popproxy.auth.stored_hash import HashJudge
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
-from popproxy.config.model_directories import AuthHttp, Ldap, Sql
+from popproxy.config.model_directories import AuthHttp, Ldap, Pam, Sql
 from popproxy.config.model_directories import Directory as DirectorySection
 from popproxy.config.secret import resolve_secret
-from popproxy.directories.entry import DigestJudge, Directory
+from popproxy.directories import pam as pam_client
+from popproxy.directories.cached import CachedDirectory
+from popproxy.directories.entry import DigestJudge, Directory, Entry
 from popproxy.directories.ldap import WORKER, LdapDirectory, worker_settings
 from popproxy.directories.measured import Measured, MeasuredDigests, MeasuredFinder
+from popproxy.directories.pam_worker import DIRECTORIES
 from popproxy.errors import ConfigError, PopproxyError, Problem, Unavailable
 from popproxy.observe.metrics import Metrics
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.gate import Gate
 from popproxy.state.helper import Helper, Started, start_helper
+from popproxy.state.remembered import Remembered
 from popproxy.types import Secret
 
 if TYPE_CHECKING:
@@ -68,6 +72,8 @@ def start_directories(loaded: Loaded) -> StartedDirectories:
         try:
             if directory.ldap is not None:
                 started.helpers[name] = start_ldap(loaded.config, name, directory.ldap, directory.connections)
+            if directory.pam is not None:
+                started.helpers[name] = start_pam(directory.pam, directory.connections)
             if directory.sql is not None:
                 started.engines[name] = open_sql(loaded.config, name, directory.sql, directory.connections)
             if directory.http is not None:
@@ -100,6 +106,18 @@ def start_ldap(config: Config, name: str, ldap: Ldap, workers: int) -> Started:
         return start_helper(WORKER, settings, workers=workers, user=user, group=config.process.group)
     except Unavailable as error:
         raise CannotStart(f"the LDAP client does not start: {error}", INSTALL_LDAP) from None
+
+
+def start_pam(pam: Pam, workers: int) -> Started:
+    """The helper for PAM. It keeps the rights that we have: only root may judge other people's passwords.
+
+    Raises CannotStart.
+    """
+    try:
+        return start_helper(pam_client.WORKER, pam_client.worker_settings(pam), workers=workers)
+    except Unavailable as error:
+        cure = f"describe the service in {DIRECTORIES[0]}/{pam.service}, as config/README.md has it"
+        raise CannotStart(f"PAM does not start: {error}", cure) from None
 
 
 def open_sql(config: Config, name: str, sql: Sql, connections: int) -> Engine:
@@ -156,14 +174,17 @@ class DirectoryParts:
         self._helpers: list[Helper] = []
         self._linked: list[SqlDirectory | AuthHttpDirectory] = []  # that have connections of the event loop
         for name, directory in config.directories.items():
-            if directory.ldap is not None:
+            if directory.ldap is not None or directory.pam is not None:
                 helper = Helper(
                     name, started.helpers[name], loop, workers=directory.connections, queue_limit=directory.queue,
                     deadline=directory.deadline,
                 )  # fmt: skip
                 self._helpers.append(helper)
                 metrics.watch_executor(name, helper)
-                self.directories[name] = Measured(LdapDirectory(name, directory.ldap, helper), metrics)
+                if directory.ldap is not None:
+                    self.directories[name] = Measured(LdapDirectory(name, directory.ldap, helper), metrics)
+                elif directory.pam is not None:
+                    self.directories[name] = Measured(pam_client.PamDirectory(name, directory.pam, helper), metrics)
             elif directory.sql is not None:
                 from popproxy.directories.sql import SqlDirectory  # noqa: PLC0415 - an optional library
 
@@ -179,6 +200,15 @@ class DirectoryParts:
                 self._linked.append(service)
                 self.directories[name] = Measured(service, metrics)
                 self.digests[name] = MeasuredDigests(service, service, metrics)
+        self._cache(config, metrics)
+
+    def _cache(self, config: Config, metrics: Metrics) -> None:
+        """Those that the configuration wants to be asked less."""
+        for name, directory in config.directories.items():
+            if directory.cache and name in self.directories:
+                asked, remembered = self.directories[name], Remembered[Entry](directory.cache)
+                whence = directory.asks_whence
+                self.directories[name] = CachedDirectory(asked, remembered, metrics.directory_cache, whence=whence)
 
     def _gate(self, name: str, directory: DirectorySection, metrics: Metrics) -> Gate:
         gate = Gate(name, directory.connections, directory.queue, directory.deadline)

@@ -14,7 +14,8 @@ from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, LocalPath, ServerAddress
 
-_KINDS = ("ldap", "sql", "http")
+_KINDS = ("ldap", "sql", "http", "pam")
+PAM_SERVICE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -206,8 +207,17 @@ def _http_target(url: str) -> HttpTarget:
     return HttpTarget(url, parts.scheme == "https", parts.hostname or "")
 
 
+class Pam(Model):
+    """The machine's own users, and whatever else its PAM knows."""
+
+    service: str = Field(default="popproxy", pattern=PAM_SERVICE_PATTERN)
+    """The service, which is described in /etc/pam.d."""
+    user: str = Field(default="{user}", min_length=1)
+    """What PAM calls the user: text with {user}, {local} or {domain}."""
+
+
 class Directory(Model):
-    """A source of users and of routes: exactly one of ldap, sql and http."""
+    """A source of users and of routes: exactly one of ldap, sql, http and pam."""
 
     ldap: Ldap | None = None
     """LDAP or Active Directory."""
@@ -215,12 +225,17 @@ class Directory(Model):
     """PostgreSQL or SQLite."""
     http: AuthHttp | None = None
     """A web service, as nginx asks it."""
+    pam: Pam | None = None
+    """PAM."""
     connections: int = Field(default=4, ge=1, le=64)
     """Questions at the same time."""
     queue: int = Field(default=200, ge=1)
     """Logins that may wait; more are answered [SYS/TEMP]."""
     deadline: Duration = 10.0
     """Longest wait for an answer, waiting for a free connection included; then the answer is [SYS/TEMP]."""
+    cache: Duration = 0.0
+    """How long a password that was right is not asked about again. A changed password or a closed account takes effect
+    after it."""
 
     @property
     def kind(self) -> str:
@@ -230,14 +245,14 @@ class Directory(Model):
     @property
     def asks_whence(self) -> bool:
         """Does it judge by where a login comes from, too?"""
-        return self.http is not None
+        return self.http is not None or self.pam is not None
 
     @property
     def names_places(self) -> bool:
         """May it say in which pool a user's mail is?"""
         if self.ldap is not None:
             return self.ldap.attributes.server is not None or self.ldap.attributes.pool is not None
-        return True
+        return self.pam is None
 
     @field_validator("deadline")
     @classmethod

@@ -10,6 +10,10 @@ from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.model import Config
 from popproxy.config.model_directories import AuthHttp, Ldap, Sql
 from popproxy.config.rules_routing import check_placeholders
+from popproxy.config.units import format_duration
+
+LONG_CACHE = 600.0
+"""Seconds. Beyond it somebody should think again."""
 
 _FIELDS = ("user", "local", "domain")
 _QUERY = "SELECT password, mailbox FROM users WHERE login = :user"
@@ -144,6 +148,23 @@ def _service(http: AuthHttp, at: KeyPath) -> Iterator[Finding]:
         yield Finding((*at, "ca"), "has no effect without https://", "remove it", warning=True, because=because)
 
 
+def _pam(config: Config) -> Iterator[Finding]:
+    for name, directory in config.directories.items():
+        if directory.pam is None:
+            continue
+        path: KeyPath = ("directories", name, "pam", "user")
+        yield from check_placeholders(directory.pam.user, path)
+        if not re.search(r"\{(user|local)\}", directory.pam.user):
+            yield Finding(path, "is the same for every user", "put {user} or {local} where the user's name belongs")
+
+
+def _cache(config: Config) -> Iterator[Finding]:
+    for name, directory in config.directories.items():
+        if directory.cache > LONG_CACHE:
+            what = f"an account that is closed stays open for {format_duration(directory.cache)}"
+            yield Finding(("directories", name, "cache"), what, "write for example 30s", warning=True)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -151,4 +172,4 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap, _sql, _http)
+DIRECTORY_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_ldap, _sql, _http, _pam, _cache)

@@ -237,6 +237,13 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             {"directory": tuple(directories), "outcome": ("found", "unknown", "refused", "unavailable")},
             _LOGIN,
         ),
+        Family(
+            "directory_cache",
+            "directory_cache",
+            "counter",
+            "Passwords looked for among those that were right a moment ago.",
+            {"directory": tuple(directories), "outcome": ("hit", "miss")},
+        ),
         Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
         Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),
         Family(

@@ -215,6 +215,22 @@ def metrics_scrape() -> Operation:
     return lambda: metrics.render("text/plain")
 
 
+def auth_cache_hit() -> Operation:
+    from popproxy.state.remembered import Remembered
+    from popproxy.types import Secret
+
+    remembered: Any = Remembered(3600)
+    password = Secret("correct horse battery staple")
+    for number in range(10_000):
+        digest = remembered.digest(f"user{number}@example.com", password)
+        remembered.remember(digest, "somebody", remembered.now())
+
+    def operation() -> None:
+        assert remembered.recall(remembered.digest("user5000@example.com", password)) == "somebody"
+
+    return operation
+
+
 CORES = {
     "splitter": Core(splitter, "line"),
     "parser": Core(parser, "command parsed and written anew"),
@@ -226,6 +242,7 @@ CORES = {
     "audit, login": Core(audit_login, "auth and login, written"),
     "audit, retr": Core(audit_retr, "record", _PIPELINED),
     "audit, session": Core(audit_session, "session with 3 RETR, written twice"),
+    "auth cache": Core(auth_cache_hit, "right password of 10,000 known, recalled"),
     "metrics": Core(metrics_scrape, "scrape"),
 }
 

@@ -144,13 +144,15 @@ def test_every_key_in_the_annotated_file_has_a_comment_above_it() -> None:
     second_listener = next(n for n, line in enumerate(lines) if "name: pop3s" in line)
     bare = [lines[n] for n in keys if "#" not in lines[n - 1] and n not in range(second_listener, second_listener + 3)]
     assert [
-        line for line in bare if not re.fullmatch(r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:)", line)
+        line
+        for line in bare
+        if not re.fullmatch(r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:|system:)", line)
     ] == []
 
 
 def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> None:
     text = uncommented(ANNOTATED.read_text()).replace(
-        "authenticate: [passthrough]", "authenticate: [users, corp, shop, web, passthrough]"
+        "authenticate: [passthrough]", "authenticate: [users, corp, shop, web, system, passthrough]"
     )
     text = text.replace("login: [forward]", "login: [forward, stored, master]")
     text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")

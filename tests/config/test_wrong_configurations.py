@@ -427,6 +427,10 @@ WRONG = {
     "a header of popproxy's own": Wrong(web("url: http://localhost/\nheaders: {Auth-User: {env: A}}"), 9, "directories.web.http.headers", "X-Auth-Key"),
     "trouble in no regular expression": Wrong(web("url: http://localhost/\ntemporary: '('"), 9, "directories.web.http.temporary", "put a backslash"),
     "APOP where nobody knows secrets": Wrong(proofs("apop: true\nauthenticate: [corp]") + "directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT password FROM a WHERE b = :user'}\n", 4, "listeners[0].apop", "add the section vault"),
+    "a service of PAM that is a path": Wrong("directories:\n  system:\n    pam: {service: ../login}\n", 3, "directories.system.pam.service", "for example login"),
+    "PAM for one user": Wrong("directories:\n  system:\n    pam: {user: alice}\n", 3, "directories.system.pam.user", "put {user} or {local}"),
+    "a user of PAM with an unknown part": Wrong("directories:\n  system:\n    pam: {user: '{local}{realm}'}\n", 3, "directories.system.pam.user", "{user}, {local}"),
+    "a cache without a unit": Wrong("directories:\n  system:\n    pam: {}\n    cache: 30\n", 4, "directories.system.cache", "30s"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

@@ -92,9 +92,11 @@ def _settings(service: Responder, first: Dovecot, second: Dovecot, certificate: 
     listener = complete["listeners"][0]
     plain = {"apop": False, "sasl": []}
     complete["listeners"].append({**listener, **plain, "name": "direct", "authenticate": ["passthrough"]})
+    complete["listeners"].append({**listener, **plain, "name": "cached", "authenticate": ["remembered"]})
     complete["pools"]["second"] = {"servers": [f"127.0.0.1:{second.port}"], "tls": "none", "allow_cleartext": True}
     complete["routing"] = {"default": "main"}
     complete["directories"] = {"web": {"http": {"url": service.url}, "deadline": f"{DEADLINE}s", "connections": 2}}
+    complete["directories"]["remembered"] = {**complete["directories"]["web"], "cache": "1h"}
     return complete
 
 
@@ -169,6 +171,23 @@ async def test_a_server_that_no_pool_has_is_our_mistake(site: Site) -> None:
     assert tried.reply.startswith(b"-ERR [SYS/PERM]")
     await reasons(site.proxy, "no_route")
     assert "192.0.2.1:110" in site.proxy.log()
+
+
+async def test_who_was_let_in_a_moment_ago_gets_in_while_the_service_is_down(site: Site) -> None:
+    password = site.first.users["alice"]
+    assert (await attempt(site.proxy, "alice", password, "cached")).reply.startswith(b"+OK")
+    site.service.stop()
+    try:
+        for _ in range(2):
+            tried = await attempt(site.proxy, "alice", password, "cached")
+            assert (tried.reply[:3], tried.messages) == (b"+OK", 1)
+        assert await wrong(site.proxy, "alice", "cached") == LATER
+        assert (await attempt(site.proxy, "alice", password)).reply == LATER  # a directory without a cache
+    finally:
+        site.service.start()
+    metrics = await asyncio.to_thread(site.proxy.metrics)
+    assert metrics['popproxy_directory_cache_total{directory="remembered",outcome="hit"}'] == 2
+    assert metrics['popproxy_directory_cache_total{directory="web",outcome="hit"}'] == 0
 
 
 @pytest.mark.parametrize("trouble", ["down", "silent"])

@@ -11,6 +11,7 @@ from functools import partial
 
 from popproxy.app.checks.databases import check_sql
 from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.pam import check_pam
 from popproxy.app.checks.permissions import account
 from popproxy.app.checks.services import check_service
 from popproxy.app.checks.threads import in_daemon_thread
@@ -59,6 +60,8 @@ async def check_directories(config: Config, *, offline: bool) -> list[Finding]:
             checks.append(check_sql(config, name, directory.sql, offline=offline))
         elif directory.http is not None:
             checks.append(check_service(config, name, directory.http, offline=offline))
+        elif directory.pam is not None:
+            checks.append(check_pam(name, directory.pam, offline=offline))
     return [finding for findings in await asyncio.gather(*checks) for finding in findings]
 
 
