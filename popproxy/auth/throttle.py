@@ -228,18 +228,18 @@ class Throttle:
 class Guess:
     """One login, from before its password is looked at until something is known about it; then `close` it."""
 
-    __slots__ = ("_counted", "_place", "_throttle", "_user", "_weighed")
+    __slots__ = ("_counted", "_place", "_throttle", "_weighed", "user")
 
     def __init__(self, throttle: Throttle, user: str, place: Place) -> None:
         self._throttle = throttle
-        self._user = user
+        self.user = user
         self._place = place
         self._counted: tuple[tuple[ThrottleScope, str], ...] = ()  # where it is under way
         self._weighed = False  # something may be counted against him
 
     async def refused(self) -> Throttled | None:
         """Why the password is not looked at. If it is, this guess counts as wrong until it is closed."""
-        throttle, user, place = self._throttle, self._user, self._place
+        throttle, user, place = self._throttle, self.user, self._place
         if place.allowed:
             return None
         if throttle._is_quiet(user, place):
@@ -260,14 +260,14 @@ class Guess:
 
     def right(self) -> None:
         """The user has proved who he is."""
-        throttle, pair = self._throttle, _pair(self._user, self._place.near)
+        throttle, pair = self._throttle, _pair(self.user, self._place.near)
         throttle.state.mark(KNOWN, pair)
         if self._weighed:
             throttle.state.clear(ThrottleScope.USER_ADDRESS, pair)
 
     async def wrong(self, password: Secret | None) -> None:
         """He has not. `password` is what was sent, if it was a password."""
-        throttle, user, place = self._throttle, self._user, self._place
+        throttle, user, place = self._throttle, self.user, self._place
         if place.allowed or (password is not None and await throttle._seen_before(user, password)):
             return
         throttle._count(user, place)

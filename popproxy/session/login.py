@@ -76,16 +76,21 @@ _BY_CODE = {
 
 
 class LoginAttempt:
-    """One credential's way through vetting, authentication, routing and the backend."""
+    """One credential's way through vetting, authentication, routing and the backend.
+
+    `guess` is what was begun when its exchange was, if that has a say of its own in whether a password is right.
+    """
 
     __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail")
 
-    def __init__(self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential) -> None:
+    def __init__(
+        self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential, guess: Guess | None = None
+    ) -> None:
         self._context = context
         self._trail = trail
         self._host = host  # the client's
         self._credential = credential
-        self._guess: Guess | None = None
+        self._guess = guess
         self._lease: Lease | None = None
         self._started = context.reactor.loop.time()
 
@@ -135,6 +140,10 @@ class LoginAttempt:
         return await self._judged(await prover.prove(credential))
 
     async def _begin_guess(self, user: str) -> LoginFailed | None:
+        if self._guess is not None:
+            if self._guess.user == user:
+                return None
+            self._guess.close()
         self._guess = self._context.throttle.guess(user, self._host)
         against = await self._guess.refused()
         return None if against is None else await self._throttled(against)
@@ -152,6 +161,16 @@ class LoginAttempt:
                 if isinstance(credential, CertificateCredential | TokenCredential) and not credential.authzid:
                     self._credential = replace(credential, authzid=identity.user)  # for the records
                 return await self._open(identity)
+
+    async def begin_exchange(self, user: str) -> Guess | LoginFailed:
+        """An exchange for the canonical `user` is about to begin that tells the client itself if it knows the password.
+
+        So it is now that it may be refused; the guess is for the attempt that the exchange ends in, or to be closed.
+        """
+        throttled = await self._begin_guess(user)
+        guess, self._guess = self._guess, None
+        assert guess is not None
+        return guess if throttled is None else throttled
 
     async def ticket_refused(self, error: KerberosRefused | Unavailable) -> LoginFailed:
         """A ticket was not accepted: there is nobody to judge."""

@@ -11,6 +11,7 @@ import secrets
 import socket
 from dataclasses import replace
 
+from popproxy.auth.throttle import Guess
 from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
 from popproxy.net.channel import Channel
 from popproxy.net.relay import Relay
@@ -27,7 +28,7 @@ from popproxy.pop3.server import (
     TlsRequested,
     VerifierNeeded,
 )
-from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
+from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, ScramCredential
 from popproxy.session.client_certificate import record_certificate
 from popproxy.session.context import ListenerContext
 from popproxy.session.gssapi import start_layer, take_step
@@ -59,8 +60,8 @@ class Session:
 
     __slots__ = (
         "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
-        "_failures", "_header", "_kpop", "_lease", "_over", "_relay", "_sessions", "_source", "_started", "_task",
-        "_ticket", "_trail", "_waiter", "deadline", "id",
+        "_failures", "_guess", "_header", "_kpop", "_lease", "_over", "_relay", "_sessions", "_source", "_started",
+        "_task", "_ticket", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -83,6 +84,7 @@ class Session:
         self._over: CloseReason | None = None  # why the task is being cancelled
         self._admitted: str | None = None
         self._lease: Lease | None = None  # of an open maildrop
+        self._guess: Guess | None = None  # begun with a SCRAM exchange
         self._failures = 0
         self._bytes_in = self._bytes_out = 0
         self._sessions = sessions
@@ -245,7 +247,10 @@ class Session:
                         credential = replace(self._ticket, authzid=credential.authcid)
                     elif self._context.visits:
                         credential = with_visit(credential, self._source, self._channel, self._failures + 1)
-                    outcome = await LoginAttempt(self._context, self._trail, self._source.host, credential).run()
+                    attempt = LoginAttempt(
+                        self._context, self._trail, self._source.host, credential, self._take_guess(credential)
+                    )
+                    outcome = await attempt.run()
                     self._restore_deadline(before)
                     if isinstance(outcome, LoggedIn):
                         self._credential, self._lease = credential, outcome.lease
@@ -273,12 +278,22 @@ class Session:
     async def _find_verifier(self, mechanism: Mechanism, authcid: str) -> LoginFailed | None:
         core = self._core
         assert core is not None
+        self._take_guess()
         found = await find_verifier(self._context, self._trail, self._source.host, mechanism, authcid)
         if isinstance(found, LoginFailed):
             return found
-        core.verifier_found(found)
+        verifier, self._guess = found
+        core.verifier_found(verifier)
         self._after_core()
         return None
+
+    def _take_guess(self, credential: Credential | None = None) -> Guess | None:
+        """For the credential that its exchange has ended in; any other closes it, for the exchange was given up."""
+        guess, self._guess = self._guess, None
+        if guess is not None and not isinstance(credential, ScramCredential):
+            guess.close()
+            return None
+        return guess
 
     async def _take_ticket(self) -> None:
         """KPOP's handshake. Whoever does not end it has no session."""
@@ -483,6 +498,7 @@ class Session:
         if self._admitted is not None:
             context.admission.leave(self._admitted)
             self._admitted = None
+        self._take_guess()
         if self._lease is not None:
             self._lease.release()
         if context.talkative:

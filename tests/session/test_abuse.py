@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from popproxy.auth.hashes import scram_verifier
+from popproxy.types import Mechanism
+from tests.peers.scram_client import HandMadeClient
 from tests.session.rig import Peer, Rig, answer_login, plain, running, until, users_file
+from tests.session.sasl_client import b64, challenge, scram
 
 WRONG = b"-ERR [AUTH] authentication failed"
 SLOWED = b"-ERR [SYS/TEMP] too many wrong passwords, try again later"
@@ -92,32 +95,56 @@ async def test_a_forgotten_telephone_harms_nobody(tmp_path: Path) -> None:
         await log_in(rig, await rig.greeted())
 
 
-async def test_guessing_by_scram_is_slowed_down_too(tmp_path: Path) -> None:
-    key, master = tmp_path / "scram.key", tmp_path / "master"
+async def test_guessing_by_scram_is_slowed_down_too_and_learns_nothing_then(tmp_path: Path) -> None:
+    async with running(tmp_path, **scram_sections(tmp_path)) as rig:
+        client = await rig.greeted()
+        answers = []
+        for number in range(5):
+            answers.append(await scram(client, "SCRAM-SHA-256", "alice", f"canary-pw-{number}", seen=[]))
+        assert [answer.rstrip() for answer in answers] == [WRONG] * 3 + [SLOWED] * 2
+        seen: list[bytes] = []
+        answer = await scram(client, "SCRAM-SHA-256", "alice", "canary-pw-right", seen=seen)
+        assert answer.rstrip() == SLOWED
+        assert seen == []  # not even the server's signature, which tells that the password is right
+        assert rig.metrics.auth_throttled["user_address"] == 3
+
+
+async def test_a_scram_exchange_that_began_in_time_counts_when_it_turns_out_wrong(tmp_path: Path) -> None:
+    """Or many could be begun while there is room for one, and all of them be ended."""
+    async with running(tmp_path, **scram_sections(tmp_path)) as rig:
+        clients = [await rig.greeted() for _ in range(10)]
+        exchanges = [HandMadeClient(user=b"alice") for _ in clients]
+        firsts = [
+            await client.command(b"AUTH SCRAM-SHA-256 " + b64(exchange.first))
+            for client, exchange in zip(clients, exchanges, strict=True)
+        ]
+        begun = [number for number, answer in enumerate(firsts) if answer.startswith(b"+ ")]
+        assert 3 <= len(begun) < 8
+        assert {firsts[number].rstrip() for number in range(10) if number not in begun} == {SLOWED}
+        for number in begun[1:]:
+            final = exchanges[number].final(challenge(firsts[number]), b"canary-pw-wrong")
+            assert (await clients[number].command(b64(final))).rstrip() == WRONG
+        clients[begun[0]].close()
+        await until(lambda: rig.parts.throttle._under_way == {}, "the end of what was begun")
+        answer = await clients[begun[1]].command(b"AUTH SCRAM-SHA-256 " + b64(exchanges[0].first))
+        assert answer.rstrip() == SLOWED  # all that turned out wrong were counted
+
+
+def scram_sections(tmp_path: Path) -> dict[str, Any]:
+    """Alice has a SCRAM verifier in the users file."""
+    key, master, users = tmp_path / "scram.key", tmp_path / "master", tmp_path / "verifiers"
     for file in (key, master):
         file.write_text("canary-pw-0123456789abcdef0123456789abcdef\n")
         file.chmod(0o600)
-    more = sections(
+    users.write_text(f"alice:{scram_verifier(b'canary-pw-right', Mechanism.SCRAM_SHA_256, 4096)}\n")
+    users.chmod(0o600)
+    return sections(
         tmp_path,
         listener={"authenticate": ["users"], "sasl": ["SCRAM-SHA-256"]},
+        users={"file": str(users)},
         scram={"decoy_key": {"file": str(key)}},
         pool={"login": ["forward", "master"], "master": {"user": "popproxy", "password": {"file": str(master)}}},
     )
-    async with running(tmp_path, **more) as rig:
-        client = await rig.greeted()
-
-        async def wrong() -> bytes:
-            first = base64.b64encode(b"n,,n=nobody,r=" + b"x" * 20)
-            challenge = await client.command(b"AUTH SCRAM-SHA-256 " + first)
-            nonce = base64.b64decode(challenge[2:]).split(b",")[0]
-            proof = base64.b64encode(b"\0" * 32)
-            return await client.command(base64.b64encode(b"c=biws," + nonce + b",p=" + proof))
-
-        answers = []
-        for _ in range(5):
-            answer = await wrong()
-            answers.append(await client.command(b"") if answer.startswith(b"+ ") else answer)
-        assert answers == [WRONG] * 3 + [SLOWED] * 2
 
 
 async def test_passwords_that_only_the_backend_judges_are_counted_too(tmp_path: Path) -> None:
