@@ -79,4 +79,7 @@ def _listed(value: Any) -> set[str]:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenRefused(AuthFailure.TOKEN_INVALID, "a time that is no number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise TokenRefused(AuthFailure.TOKEN_INVALID, "a time that no clock can show") from None

@@ -58,7 +58,8 @@ def parse_lists(
     for number, block in enumerate(blocks, start=1):
         try:
             one = x509.load_pem_x509_crl(block)
-        except ValueError:
+            one.issuer.public_bytes()  # read only now
+        except (ValueError, x509.InvalidVersion):
             raise ConfigError([Problem(source, "", f"revocation list {number} is damaged", "fetch it again")]) from None
         issuer = one.issuer.rfc4514_string()
         signers = [authority for authority in authorities if authority.subject == one.issuer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,6 +212,14 @@ async def test_a_list_that_says_nothing_any_more_is_not_a_rejection(
         assert isinstance(result, CannotTell)
 
 
+def changed(pem: bytes, old: bytes, new: bytes) -> bytes:
+    """PEM with other octets in it."""
+    begin, *lines, end, _ = pem.split(b"\n")
+    der = base64.b64decode(b"".join(lines))
+    assert old in der
+    return b"\n".join((begin, base64.b64encode(der.replace(old, new, 1)), end, b""))
+
+
 def test_lists_that_cannot_be_used_are_told(issuer: Authority, tmp_path: Path, executor: BoundedExecutor) -> None:
     other, path = Authority(tmp_path, "others"), tmp_path / "crl"
     forged = Authority(tmp_path / "..", "clients")  # of the same name, with another key
@@ -220,6 +229,8 @@ def test_lists_that_cannot_be_used_are_told(issuer: Authority, tmp_path: Path, e
         (None, "cannot be read"),
         (b"", "no revocation list"),
         (good.replace(b"M", b"N", 1), "damaged"),
+        (changed(good, b"\x02\x01\x01", b"\x02\x01\x41"), "damaged"),  # its version
+        (changed(good, b"\x06\x03\x55\x04\x03", b"\x05\x03\x55\x04\x03"), "damaged"),  # inside the issuer's name
         (good + other.revocation_list(), "of no authority in client_ca"),
         (forged.revocation_list(), "not signed by it"),
     ]:

@@ -310,6 +310,7 @@ async def test_issuer_is_asked_about_an_opaque_token_once(issuer: Issuer, tmp_pa
         ({"aud": "popproxy", "iss": "https://elsewhere.example"}, AuthFailure.TOKEN_INVALID),
         ({"aud": "popproxy", "exp": 5}, AuthFailure.TOKEN_EXPIRED),
         ({"aud": "popproxy", "exp": True}, AuthFailure.TOKEN_INVALID),
+        ({"aud": "popproxy", "exp": 10**400}, AuthFailure.TOKEN_INVALID),
         ({"aud": "popproxy", "nbf": 9999999999}, AuthFailure.TOKEN_EXPIRED),
         ({"aud": "popproxy", "active": "true"}, AuthFailure.TOKEN_INVALID),
         ({"aud": "popproxy", "email": ""}, AuthFailure.NOT_MAPPED),
