@@ -108,6 +108,26 @@ def _require_free(path: Path, uid: int) -> None:
         raise ConnectFailed(f"{path} belongs to a running process (pid {peer_of(probe).pid})", "taken")
 
 
+def _give(temporary: Path, uid: int, gid: int) -> None:
+    """Owner and mode, by a descriptor of what is certainly our socket.
+
+    The directory belongs to the user that popproxy runs as. By its name, root could be led to give him any file: he
+    need only put a link in the place of the socket.
+    """
+    descriptor = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            raise ConnectFailed(f"somebody has replaced {temporary} while it was made", "bind")
+        itself = f"/proc/self/fd/{descriptor}"
+        os.chmod(itself, 0o600)
+        if os.geteuid() == 0 or gid not in (-1, os.getegid()):
+            os.chown(itself, uid if os.geteuid() == 0 else -1, gid)
+        os.chmod(itself, MODE)
+    finally:
+        os.close(descriptor)
+
+
 def _bind(path: Path, uid: int, gid: int) -> ControlSocket:
     """Under a name of its own first: nobody can connect before owner and mode are right."""
     sock = socket.socket(socket.AF_UNIX)
@@ -115,10 +135,7 @@ def _bind(path: Path, uid: int, gid: int) -> ControlSocket:
     try:
         sock.bind(str(temporary))
         try:
-            os.chmod(temporary, 0o600)
-            if os.geteuid() == 0 or gid not in (-1, os.getegid()):
-                os.chown(temporary, uid if os.geteuid() == 0 else -1, gid)
-            os.chmod(temporary, MODE)
+            _give(temporary, uid, gid)
             sock.listen(_BACKLOG)
             os.rename(temporary, path)
         except BaseException:

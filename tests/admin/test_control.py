@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +262,33 @@ def test_owner_group_and_mode(directory: Path) -> None:
     assert os.stat(directory / "made").st_uid == NOBODY.pw_uid
     bound.close()
     assert list((directory / "made").iterdir()) == []
+
+
+@pytest.mark.parametrize("instead", [os.symlink, os.link])
+def test_a_file_put_in_its_place_is_not_given_away(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, instead: Callable[[str, str], None]
+) -> None:
+    """The user that popproxy runs as owns the directory: whoever has taken him over must not become root that way."""
+    secret = directory.parent / f"{directory.name}.secret"
+    secret.write_text("root's own\n")
+    secret.chmod(0o600)
+    before = secret.stat()
+    real = socket.socket.bind
+
+    def bind(sock: socket.socket, path: str) -> None:
+        real(sock, path)
+        os.unlink(path)
+        instead(str(secret), path)
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    try:
+        with pytest.raises(ConnectFailed, match="replaced"):
+            bind_control(directory / "control.sock", "nobody" if os.geteuid() == 0 else None, None)
+        after = secret.stat()
+        assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+        assert list(directory.iterdir()) == []
+    finally:
+        secret.unlink()
 
 
 def test_what_a_killed_one_left_is_replaced(directory: Path) -> None:
