@@ -11,6 +11,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from popproxy.config.model_oauth import discovery_url
+from popproxy.config.patterns import check_https_url
 from popproxy.errors import Unavailable
 from popproxy.net.json_http import JsonHttp
 from popproxy.observe.logs import get_logger
@@ -140,9 +141,10 @@ class KeySet:
         url = document.get("jwks_uri")
         if document.get("issuer") != self._issuer:
             raise Unavailable(f"{place} is of another issuer")
-        if not isinstance(url, str) or not url.startswith("https://"):
-            raise Unavailable(f"{place} names no jwks_uri with https")
-        return url
+        try:
+            return check_https_url(url if isinstance(url, str) else "")
+        except ValueError:
+            raise Unavailable(f"{place} names no jwks_uri with https") from None
 
     def _usable(self, document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Those that can verify a signature we accept. Raises Unavailable if there is none at all."""

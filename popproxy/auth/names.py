@@ -53,9 +53,10 @@ def check_name(raw: bytes) -> str:
 def canonical(name: str, default_domain: str | None, case: Case) -> str:
     """The one spelling of a checked name: Unicode NFC, with a domain if there is a default, in lower case if `fold`.
 
+    Spaces around it are dropped, as some servers do: what is counted and limited by user would be so for each spelling.
     NFC and not NFKC: compatibility forms are different names to a backend, and folding them would join two accounts.
     """
-    name = unicodedata.normalize("NFC", name)
+    name = unicodedata.normalize("NFC", name).strip()
     if default_domain and "@" not in name:
         name = f"{name}@{default_domain}"
     if case == "fold":
@@ -85,7 +86,10 @@ def vet_name(name: str, default_domain: str | None, case: Case) -> str:
         raw = name.encode()
     except UnicodeEncodeError:
         raise NameRefused(AuthFailure.MALFORMED) from None
-    user = canonical(check_name(raw), default_domain, case)
+    checked = check_name(raw)
+    if checked.isspace():
+        raise NameRefused(AuthFailure.EMPTY)
+    user = canonical(checked, default_domain, case)
     if len(user.encode()) > MAX_NAME:
         raise NameRefused(AuthFailure.MALFORMED)
     return user

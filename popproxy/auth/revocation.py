@@ -68,8 +68,27 @@ def parse_lists(
             raise ConfigError([Problem(source, "", f"the list of {issuer} is of no authority in client_ca", cure)])
         if not any(_signed(one, authority) for authority in signers):
             raise ConfigError([Problem(source, "", f"the list of {issuer} is not signed by it", "fetch it again")])
-        found[one.issuer.public_bytes()] = one
+        if not _whole(one):
+            what = f"the list of {issuer} is only a part: a delta list, or one for some certificates"
+            raise ConfigError([Problem(source, "", what, "fetch the whole one (the base list)")])
+        earlier = found.get(one.issuer.public_bytes())
+        if earlier is None or earlier.last_update_utc <= one.last_update_utc:
+            found[one.issuer.public_bytes()] = one
     return found
+
+
+def _whole(one: x509.CertificateRevocationList) -> bool:
+    """Does it have all certificates of its issuer that clients may have? RFC 5280 section 5.2: critical extensions."""
+    for extension in one.extensions:
+        value = extension.value
+        if isinstance(value, x509.IssuingDistributionPoint):
+            if value.only_contains_ca_certs or value.only_contains_attribute_certs or value.only_some_reasons:
+                return False
+            if value.indirect_crl or value.full_name or value.relative_name:
+                return False
+        elif extension.critical:
+            return False
+    return True
 
 
 def _signed(one: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

@@ -22,13 +22,14 @@ def _compiles(value: str) -> str:
     return value
 
 
-def _https(value: str) -> str:
+def check_https_url(value: str) -> str:
+    """`value`, if it is a URL with https, in printable ASCII and without a password. Raises ValueError."""
     try:
         parts = urlsplit(value)
         port_is_right = parts.port is None or parts.port > 0
     except ValueError:
         parts, port_is_right = urlsplit(""), False
-    if not (parts.hostname and port_is_right) or parts.fragment or not value.isascii() or not value.isprintable():
+    if not (parts.hostname and port_is_right) or parts.fragment or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"{quote(value)} is not a URL; write for example https://login.example.com/keys")
     if parts.scheme != "https":
         raise ValueError(f"{quote(value)} is not protected by TLS; write a URL that begins with https://")
@@ -51,7 +52,7 @@ def parse_day(value: Any) -> date:
 
 
 Regex = Annotated[str, AfterValidator(_compiles)]
-HttpsUrl = Annotated[str, AfterValidator(_https)]
+HttpsUrl = Annotated[str, AfterValidator(check_https_url)]
 Day = Annotated[
     date,
     BeforeValidator(parse_day),

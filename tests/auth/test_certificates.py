@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -220,6 +221,24 @@ def changed(pem: bytes, old: bytes, new: bytes) -> bytes:
     return b"\n".join((begin, base64.b64encode(der.replace(old, new, 1)), end, b""))
 
 
+def partition(**changes: Any) -> x509.IssuingDistributionPoint:
+    names = (
+        *("full_name", "relative_name", "only_contains_user_certs", "only_contains_ca_certs", "only_some_reasons"),
+        *("indirect_crl", "only_contains_attribute_certs"),
+    )
+    none = {name: None if name.endswith(("name", "reasons")) else False for name in names}
+    return x509.IssuingDistributionPoint(**{**none, **changes})
+
+
+async def test_of_several_lists_the_newest_counts(issuer: Authority, tmp_path: Path, executor: BoundedExecutor) -> None:
+    bad, path = issuer.client(email=["bad@example.com"]), tmp_path / "crl"
+    new = issuer.revocation_list(bad, age=1, critical=partition(only_contains_user_certs=True))
+    for order in ((new, issuer.revocation_list()), (issuer.revocation_list(), new)):
+        path.write_bytes(b"".join(order))
+        lists = RevocationLists(path, [x509.load_pem_x509_certificate(issuer.ca.read_bytes())], executor)
+        assert await judged(CertificateProver([anything("email")], vet, lists), bad) is AuthFailure.CERTIFICATE
+
+
 def test_lists_that_cannot_be_used_are_told(issuer: Authority, tmp_path: Path, executor: BoundedExecutor) -> None:
     other, path = Authority(tmp_path, "others"), tmp_path / "crl"
     forged = Authority(tmp_path / "..", "clients")  # of the same name, with another key
@@ -233,6 +252,12 @@ def test_lists_that_cannot_be_used_are_told(issuer: Authority, tmp_path: Path, e
         (changed(good, b"\x06\x03\x55\x04\x03", b"\x05\x03\x55\x04\x03"), "damaged"),  # inside the issuer's name
         (good + other.revocation_list(), "of no authority in client_ca"),
         (forged.revocation_list(), "not signed by it"),
+        (good + issuer.revocation_list(critical=x509.DeltaCRLIndicator(1)), "only a part"),
+        (issuer.revocation_list(critical=partition(only_contains_ca_certs=True)), "only a part"),
+        (
+            issuer.revocation_list(critical=partition(full_name=[x509.UniformResourceIdentifier("http://a/1")])),
+            "a part",
+        ),
     ]:
         path.unlink(missing_ok=True)
         if text is not None:

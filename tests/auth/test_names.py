@@ -45,7 +45,8 @@ def test_invisible_and_bidirectional_characters_are_refused(character: str) -> N
 
 
 def test_empty_name_and_empty_password() -> None:
-    assert refusal(plain("")) is AuthFailure.EMPTY
+    for nothing in ("", " ", "\u00a0\u3000"):
+        assert refusal(plain(nothing)) is AuthFailure.EMPTY
     assert refusal(plain(password=b"")) is AuthFailure.EMPTY
 
 
@@ -73,6 +74,8 @@ def test_password_keeps_its_octets() -> None:
         ("Alice", "Example.COM", "fold", "alice@example.com"),
         ("Alice", "Example.COM", "keep", "Alice@Example.COM"),
         ("alice@other.org", "example.com", "fold", "alice@other.org"),
+        (" Alice \u00a0", "example.com", "fold", "alice@example.com"),
+        ("two words", None, "fold", "two words"),
         ("JOSE\u0301", None, "fold", "jos\u00e9"),
         ("\uff41lice", None, "fold", "\uff41lice"),
     ],

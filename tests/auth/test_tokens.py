@@ -204,6 +204,15 @@ async def test_discovery_document_of_another_issuer(issuer: Issuer) -> None:
     assert "of another issuer" in result.detail
 
 
+@pytest.mark.parametrize("place", ["http://localhost/keys", "https://me:pw@localhost/", "https://a/\x1b[2J", 7, None])
+async def test_discovery_document_that_leads_astray(issuer: Issuer, place: Any) -> None:
+    issuer.document = lambda path, form: {"issuer": issuer.name, "jwks_uri": place}  # type: ignore[method-assign]
+    result = await judged(prover(issuer), issuer.token())
+    assert isinstance(result, CannotTell)
+    assert "names no jwks_uri with https" in result.detail
+    assert len(issuer.asked) == 1
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0

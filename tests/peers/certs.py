@@ -110,10 +110,14 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return self._write(f"client-{secrets.token_hex(4)}", builder.sign(self._key, hashes.SHA256()), key)
 
-    def revocation_list(self, *revoked: CertificateFiles, days: float = 7) -> bytes:
-        """In PEM, good for so many days."""
+    def revocation_list(
+        self, *revoked: CertificateFiles, days: float = 7, age: float = 10, critical: x509.ExtensionType | None = None
+    ) -> bytes:
+        """In PEM, good for so many days, made so many days ago; with a critical extension."""
         now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateRevocationListBuilder(self._name, now - 10 * _DAY, now + days * _DAY)
+        builder = x509.CertificateRevocationListBuilder(self._name, now - age * _DAY, now + days * _DAY)
+        if critical is not None:
+            builder = builder.add_extension(critical, critical=True)
         for files in revoked:
             serial = x509.load_pem_x509_certificate(files.cert.read_bytes()).serial_number
             builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, now - _DAY).build())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.peers.line_client import LineClient
 from tests.peers.messages import SAMPLES, unstuffed, wire
 from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, Record, proxies, settings
-from tests.real.kerberos_rig import MASTER, give_to_service, master_dovecot
+from tests.real.kerberos_rig import MASTER, POP3TEST, ROOT, give_to_service, master_dovecot
 from tests.session.rig import ssha512
 
 SASL = [
@@ -175,6 +176,40 @@ def test_scramp_logs_in_bound_to_tls(
         assert unstuffed(client.body()) == wire(SAMPLES[0])
         client.command("QUIT")
     assert login_of(running.settled(before)) == ("alice", mechanism, expected(strategy, mechanism))
+
+
+@pytest.mark.parametrize("proxy", ["stored"], indirect=True)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"])
+def test_cyrus_sasl_logs_in(stage: Stage, proxy: tuple[str, Proxy], home: Path, mechanism: str) -> None:
+    _, running = proxy
+    stage.backend.deliver("alice", SAMPLES[:2])
+    before = len(running.settled())
+    output = cyrus(
+        home, running.port(), "-m", mechanism, "-u", "alice", "-a", "alice", "-w", stage.backend.users["alice"]
+    )
+    assert f"+OK 2 {sum(len(wire(message)) for message in SAMPLES[:2])}" in output.splitlines(), output
+    assert login_of(running.settled(before)) == ("alice", mechanism, "stored")
+
+
+@pytest.mark.parametrize("proxy", ["stored"], indirect=True)
+@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256"])
+def test_cyrus_sasl_with_a_wrong_password_does_not(
+    stage: Stage, proxy: tuple[str, Proxy], home: Path, mechanism: str
+) -> None:
+    output = cyrus(home, proxy[1].port(), "-m", mechanism, "-u", "alice", "-a", "alice", "-w", canary())
+    assert "-ERR [AUTH]" in output, output
+
+
+def cyrus(directory: Path, port: int, *options: str) -> str:
+    """What Cyrus's pop3test prints: a client by Cyrus SASL, which shares no code with ours."""
+    assert POP3TEST.exists(), "pop3test is missing, run: make setup"
+    libraries = {str(path.parent) for path in (ROOT / ".venv/peers/cyrus").rglob("*.so.*")}
+    done = subprocess.run(
+        [POP3TEST, "-p", str(port), *options, "localhost"], cwd=directory, input="STAT\r\nQUIT\r\n", text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(directory), "LD_LIBRARY_PATH": ":".join(sorted(libraries))},
+    )  # fmt: skip
+    return done.stdout
 
 
 Refusal = Callable[[Stage, Account], Account]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from popproxy.sasl.credentials import CertificateCredential
 from popproxy.sasl.external import External
 from popproxy.sasl.mechanism import Challenge, SaslError, Verify
+from tests.peers.gnu_sasl import GnuSaslClient
 
 DER = b"0\x82a certificate"
 
@@ -45,3 +46,11 @@ def test_the_certificate_is_not_printed() -> None:
 def test_any_octets_are_a_credential_or_an_error(response: bytes) -> None:
     with contextlib.suppress(SaslError):
         assert isinstance(External(DER).step(response), Verify)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("authzid", ["", "b\u00fccher@example.com"])
+def test_gnu_sasl_speaks_external_to_us(authzid: str) -> None:
+    client = GnuSaslClient("EXTERNAL", authzid=authzid)
+    assert External(DER).step(client.step(b"")) == Verify(CertificateCredential(DER, authzid))
+    client.close()

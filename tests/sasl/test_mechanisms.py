@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from popproxy.sasl.client import PlainClient
 from popproxy.sasl.credentials import PasswordCredential
 from popproxy.sasl.login import Login
 from popproxy.sasl.mechanism import Challenge, SaslError, Verify
 from popproxy.sasl.plain import Plain
 from popproxy.types import Mechanism, Secret
+from tests.peers.gnu_sasl import GnuSaslClient, GnuSaslError, GnuSaslServer
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,40 @@ def test_a_credential_does_not_print_its_secret() -> None:
     step = Plain().step(b"\0alice\0hunter2")
     assert "hunter2" not in repr(step)
     assert "hunter2" not in str(step)
+
+
+NAMES = [("tim", ""), ("b\u00fccher@example.com", ""), ("popproxy", "alice")]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("authid", "authzid"), NAMES)
+def test_gnu_sasl_speaks_plain_to_us(authid: str, authzid: str) -> None:
+    client = GnuSaslClient("PLAIN", authid=authid, password="pa\u00dfwort", **({"authzid": authzid} if authzid else {}))
+    secret = Secret("pa\u00dfwort")
+    assert Plain().step(client.step(b"")) == Verify(PasswordCredential(Mechanism.PLAIN, authid, secret, authzid))
+    client.close()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("authid", "authzid"), NAMES)
+def test_we_speak_plain_to_gnu_sasl(authid: str, authzid: str) -> None:
+    server = GnuSaslServer("PLAIN", "secret")
+    server.step(PlainClient(authzid.encode(), authid.encode(), Secret("secret")).start().data)
+    assert server.seen == (authid, authzid or authid, "secret")
+    server.close()
+    wary = GnuSaslServer("PLAIN", "another")
+    with pytest.raises(GnuSaslError):
+        wary.step(PlainClient(authzid.encode(), authid.encode(), Secret("secret")).start().data)
+    wary.close()
+
+
+@pytest.mark.real
+def test_gnu_sasl_speaks_login_to_us() -> None:
+    client, server = GnuSaslClient("LOGIN", authid="tim", password="tanstaaf"), Login()
+    asked = server.step(None)
+    assert isinstance(asked, Challenge)
+    asked = server.step(client.step(asked.data))
+    assert isinstance(asked, Challenge)
+    step = server.step(client.step(asked.data))
+    assert step == Verify(PasswordCredential(Mechanism.LOGIN, "tim", Secret("tanstaaf")))
+    client.close()
