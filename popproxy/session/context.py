@@ -42,6 +42,7 @@ from popproxy.types import Address, Secret
 
 RESERVED_PORTS = 1024
 """Ports below are root's, where the client's system keeps to that."""
+_NOTHING: frozenset[str] = frozenset()
 _MECHANISMS: dict[str, Callable[[], SaslMechanism]] = {"PLAIN": Plain, "LOGIN": Login}
 
 
@@ -100,10 +101,11 @@ class ListenerContext:
         mechanisms = dict(_MECHANISMS) if passwords and not kpop else {}
         if self.listener.gssapi and self.tickets is not None and self.tickets.usable(encrypted=encrypted):
             mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
+        gone = _NOTHING if self.policy is None else self.policy.withdrawn(source.host)
         if self.mechanisms is not None:
-            mechanisms = {**self.mechanisms.offer(channel, self.tls), **mechanisms}
+            mechanisms = {**self.mechanisms.offer(channel, self.tls, gone), **mechanisms}
         rpop = source if self.listener.rpop != "off" and self._takes_rpop(source) else None
-        if self.policy is not None and (gone := self.policy.withdrawn(source.host)):
+        if gone:
             mechanisms = {name: factory for name, factory in mechanisms.items() if name not in gone}
             passwords = passwords and "USER" not in gone
             timestamp = None if "APOP" in gone else timestamp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from popproxy.net.channel import Channel
@@ -33,12 +33,13 @@ class Mechanisms:
         self._host = host
         self._refusals = refusals
 
-    def offer(self, channel: Channel, tls: ServerTls | None) -> Factories:
-        """What can be used on a connection as it is now, in the order of the configuration."""
+    def offer(self, channel: Channel, tls: ServerTls | None, gone: Collection[str] = ()) -> Factories:
+        """What can be used on a connection as it is now, in the order of the configuration, without what is `gone`."""
+        names = [name for name in self._names if name not in gone]
         end_point = None if tls is None else tls.end_point(channel.tls_context)
-        plus = end_point is not None and any(name.endswith("-PLUS") for name in self._names)
+        plus = end_point is not None and any(name.endswith("-PLUS") for name in names)
         found: dict[str, Callable[[], SaslMechanism]] = {}
-        for name in self._names:
+        for name in names:
             if name is Mechanism.CRAM_MD5:
                 found[name] = self._cram_md5
             elif name is Mechanism.EXTERNAL:

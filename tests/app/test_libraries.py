@@ -19,7 +19,7 @@ from tests.peers.process import REPOSITORY
 
 pytestmark = pytest.mark.long
 
-LARGE = ("aiohttp", "cryptography", "gssapi")
+LARGE = ("aiohttp", "cryptography", "gssapi", "jwt")
 START = f"""
 import asyncio, json, sys
 from pathlib import Path
@@ -81,3 +81,21 @@ def test_the_vault_takes_cryptography(tmp_path: Path) -> None:
     Vault.create(tmp_path / "vault", Secret(key))
     vault = {"file": str(tmp_path / "vault"), "key": {"file": str(tmp_path / "key")}}
     assert imported(tmp_path, vault=vault) == ["cryptography"]
+
+
+def test_tokens_take_jwt_and_aiohttp(tmp_path: Path, server_certificate: CertificateFiles) -> None:
+    pair = {"cert": str(server_certificate.cert), "key": str(server_certificate.key)}
+    listener = {"name": "pop3s", "listen": ["127.0.0.1:0"], "tls": "implicit", "sasl": ["XOAUTH2"]}
+    (tmp_path / "master").write_text("canary-pw-master")
+    (tmp_path / "master").chmod(0o600)
+    pool = {
+        "servers": ["127.0.0.1:9"], "tls": "none", "allow_cleartext": True, "login": ["master"],
+        "master": {"user": "m", "password": {"file": str(tmp_path / "master")}},
+    }  # fmt: skip
+    oauth = {"issuers": [{"issuer": "https://login.example.com", "audience": ["popproxy"]}]}
+    sections = {
+        "listeners": [{**listener, "authenticate": ["users"]}], "tls": {"certificates": [pair]},
+        "pools": {"main": pool}, "oauth": oauth, "users": {"file": str(tmp_path / "users")},
+    }  # fmt: skip
+    (tmp_path / "users").write_text("")
+    assert imported(tmp_path, **sections) == ["aiohttp", "cryptography", "jwt"]

@@ -13,8 +13,9 @@ from typing import Any
 from popproxy.sasl.scram_verifier import make_verifier
 from popproxy.types import Mechanism
 from tests.peers.canaries import canary
-from tests.session.rig import Peer, Rig, answer_login, plain, running
-from tests.session.sasl_client import capabilities, scram
+from tests.peers.certs import CertificateFiles
+from tests.session.rig import Peer, Rig, answer_login, client_context, plain, running
+from tests.session.sasl_client import b64, capabilities, challenge, scram
 
 WRONG = b"-ERR [AUTH] authentication failed"
 PASSWORD = canary("policy")
@@ -127,3 +128,18 @@ async def test_before_the_day_the_log_names_who_still_uses_it(tmp_path: Path) ->
         assert [(line["user"], line["mechanism"], line["until"], line["level"]) for line in lines] == [
             ("alice", "PLAIN", SOON, "warning"), ("bob", "PLAIN", SOON, "warning"),
         ]  # fmt: skip
+
+
+async def test_client_that_could_bind_may_come_where_binding_was_withdrawn(
+    tmp_path: Path, server_certificate: CertificateFiles
+) -> None:
+    pair = {"cert": str(server_certificate.cert), "key": str(server_certificate.key)}
+    rule = {"mechanisms": ["SCRAM-SHA-256-PLUS"], "until": PAST}
+    some = sections(tmp_path, rule, sasl=["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"], tls="stls")
+    async with running(tmp_path, **some, tls={"certificates": [pair]}) as rig:
+        client = await rig.greeted()
+        await client.command("STLS")
+        await client.handshake(client_context())
+        assert (await capabilities(client))["SASL"] == ["SCRAM-SHA-256", "PLAIN", "LOGIN"]
+        first = await client.command(b"AUTH SCRAM-SHA-256 " + b64("y,,n=alice,r=abc"))
+        assert challenge(first).startswith(b"r=abc"), first
