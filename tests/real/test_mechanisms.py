@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 import socket
 import ssl
 import subprocess
@@ -73,8 +74,8 @@ def stage(authority: Authority) -> Iterator[Stage]:
 
 
 def low_port() -> int:
-    """fetchmail speaks RPOP to ports below 1024 only."""
-    for port in range(1023, 600, -1):
+    """fetchmail speaks RPOP to ports below 1024 only. By chance: other runs look for one at the same time."""
+    for port in random.sample(range(640, 1023), 100):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
