@@ -79,7 +79,11 @@ def parse_lists(
 
 def _whole(one: x509.CertificateRevocationList) -> bool:
     """Does it have all certificates of its issuer that clients may have? RFC 5280 section 5.2: critical extensions."""
-    for extension in one.extensions:
+    try:
+        extensions = list(one.extensions)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return False
+    for extension in extensions:
         value = extension.value
         if isinstance(value, x509.IssuingDistributionPoint):
             if value.only_contains_ca_certs or value.only_contains_attribute_certs or value.only_some_reasons:
