@@ -20,6 +20,8 @@ from popproxy.admin.control_socket import ControlSocket, bind_control
 from popproxy.admin.penalties import add_penalties
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
+from popproxy.app.checks.finding import counted
+from popproxy.app.systemd import Notifier, passed_sockets
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config, Listener
 from popproxy.errors import AuditError, ConfigError, ConnectFailed, Problem
@@ -36,6 +38,8 @@ _IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
 """What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
 LAST_WORDS = 2.0
 """Seconds for sessions that were told to end, and for what they say last to get to their clients."""
+STOPPING_MARGIN = 5.0
+"""Seconds for closing the books, after that."""
 
 ACCEPT_COMPLAINTS = 10.0
 """Seconds between two log lines about connections that cannot be accepted."""
@@ -127,12 +131,23 @@ class Service:
         except AuditError as error:
             log.error("the audit log could not be reopened", why=str(error))
 
+    def status(self) -> str:
+        """One line for who looks at the service."""
+        ready, reasons = self._ready()
+        return f"{counted(len(self.sessions), 'session')}, {'serving' if ready else '; '.join(reasons)}"
+
     # ---- pieces ----
 
     def _bind(self) -> list[tuple[Listener, socket.socket]]:
         bound: list[tuple[Listener, socket.socket]] = []
         problems: list[Problem] = []
-        for number, listener in enumerate(self._loaded.config.listeners):
+        listeners = self._loaded.config.listeners
+        passed = passed_sockets([listener.name for listener in listeners], str(self._loaded.path))
+        for number, listener in enumerate(listeners):
+            if listener.name in passed:
+                bound += [(listener, sock) for sock in passed[listener.name]]
+                log.info("takes the sockets of systemd", listener=listener.name)
+                continue
             for place, address in enumerate(listener.listen):
                 try:
                     bound += [(listener, sock) for sock in bind(address)]
@@ -224,6 +239,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
     logs.configure(config.logging.level, config.logging.format)
     _raise_descriptor_limit(config.limits.connections)
     service = Service(loaded)
+    systemd = Notifier.from_environment()
     await service.start()
     _settle_memory()
     loop = asyncio.get_running_loop()
@@ -233,8 +249,10 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
     loop.add_signal_handler(signal.SIGHUP, service.rotated)
     if ready is not None:
         ready(service)
+    systemd.ready(service.status)
     await told.wait()
     told.clear()
+    systemd.stopping(config.timeouts.drain + LAST_WORDS + STOPPING_MARGIN)
     log.info("draining", sessions=len(service.sessions), seconds=config.timeouts.drain)
     stopping = asyncio.ensure_future(service.stop(config.timeouts.drain))
     impatient = asyncio.ensure_future(told.wait())
@@ -245,6 +263,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
         await service.stop()
+    systemd.close()
     return 0
 
 

@@ -18,6 +18,8 @@ _PRIVILEGES = (
     "(systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
 )
 
+_SYSTEMD = {"systemd", "init", "systemd-socket-activate"}
+
 
 def check_listeners(config: Config) -> list[Finding]:
     """Findings about every address that `popproxy serve` would bind. Binds and releases them; sends nothing."""
@@ -89,6 +91,9 @@ def _explain(area: str, address: Address, error_number: int) -> Finding:
     pid, command = holder
     if _is_popproxy(command):
         return ok(area, f"{address} is held by a running popproxy (pid {pid})")
+    if command and Path(command[0]).name in _SYSTEMD and area.startswith("listener "):
+        name = area.removeprefix("listener ")
+        return ok(area, f"{address} is held by systemd: its socket unit must say FileDescriptorName={name}")
     return problem(
         area,
         f"{address} is taken by {command[0] if command else 'a process'} (pid {pid})",
