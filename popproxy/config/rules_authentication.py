@@ -26,6 +26,7 @@ def _who_decides(config: Config) -> Iterator[Finding]:
         yield from twice(names, at)
         for number, name in enumerate(names):
             yield from _can_decide(config, name, (*at, number))
+        yield from _order(names, at)
     used = {name for _, names in _lists(config) for name in names}
     listed = tuple(at for at, _ in _lists(config))
     # at least for the accounts that it disables
@@ -37,6 +38,16 @@ def _who_decides(config: Config) -> Iterator[Finding]:
         if name not in used and name not in _BUILT_IN:
             cure = f"add {name} to a listener's authenticate, or remove it"
             yield Finding(("directories", name), "nobody asks this directory", cure, warning=True, because=listed)
+
+
+def _order(names: list[str], at: KeyPath) -> Iterator[Finding]:
+    """Passthrough takes every password, for the server to decide: also that of an account which others disable."""
+    behind = names[names.index("passthrough") + 1 :] if "passthrough" in names else []
+    if behind:
+        before = [name for name in names if name != "passthrough"]
+        what = f"takes every password, so {', '.join(behind)} behind it is asked about none"
+        cure = f"write it last: [{', '.join([*before, 'passthrough'])}]"
+        yield Finding((*at, names.index("passthrough")), what, cure, warning=True)
 
 
 def _can_decide(config: Config, name: str, path: KeyPath) -> Iterator[Finding]:

@@ -354,6 +354,14 @@ def test_a_pool_that_needs_tickets_is_use_enough_for_the_section() -> None:
     assert load_bytes(raw + b"users: {file: u}\n", Path("p")).warnings == []
 
 
+def test_who_is_behind_passthrough_is_asked_about_no_password() -> None:
+    raw = GOOD + b"users: {file: u}\nauthentication: {domains: {a.example: [passthrough, users]}}\n"
+    (warning,) = load_bytes(raw, Path("p")).warnings
+    assert warning.key == "authentication.domains.a.example[0]"
+    assert warning.cure == "write it last: [users, passthrough]"
+    assert load_bytes(raw.replace(b"[passthrough, users]", b"[users, passthrough]"), Path("p")).warnings == []
+
+
 def test_a_pool_that_nobody_is_sent_to_is_warned_about() -> None:
     raw = GOOD.replace(b"main: {", b"spare: {servers: [b]}, main: {") + b"routing: {default: main}\n"
     assert [warning.key for warning in load_bytes(raw, Path("p")).warnings] == ["pools.spare"]
