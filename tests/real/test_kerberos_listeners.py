@@ -21,12 +21,25 @@ from tests.real.kerberos_rig import SERVICE, configuration, give_to_service, mas
 INSIDE = "pop/inside.test"
 
 
-@pytest.fixture(scope="module")
-def home_realm() -> Iterator[Realm]:
-    """The realm of alice and of two services."""
+@contextlib.contextmanager
+def populated() -> Iterator[Realm]:
     with realm() as it:
         it.user("alice")
         it.service(SERVICE, INSIDE)
+        yield it
+
+
+@pytest.fixture(scope="module")
+def home_realm() -> Iterator[Realm]:
+    """The realm of alice and of two services."""
+    with populated() as it:
+        yield it
+
+
+@pytest.fixture
+def own_realm() -> Iterator[Realm]:
+    """The same for a test that gives services other keys."""
+    with populated() as it:
         yield it
 
 
@@ -108,9 +121,9 @@ def test_each_listener_lets_in_its_own_realms(home_realm: Realm, server_certific
             assert proxy.audit("auth")[-1]["event.reason"] == "not_mapped"
 
 
-def test_new_key_needs_no_restart(home_realm: Realm, server_certificate: CertificateFiles) -> None:
+def test_new_key_needs_no_restart(own_realm: Realm, server_certificate: CertificateFiles) -> None:
     """By GSSAPI, by KPOP, and for the proof of the KDC when it checks passwords; tickets of the old key stay good."""
-    it, ours = home_realm, f"{SERVICE}@{home_realm.name}"
+    it, ours = own_realm, f"{SERVICE}@{own_realm.name}"
 
     def ticket() -> Path:
         ccache = it.kinit("alice")
