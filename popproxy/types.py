@@ -194,6 +194,7 @@ class AuthFailure(Word):
     BACKEND_REFUSED_PROXY = "backend_refused_proxy"
     BACKEND_UNAVAILABLE = "backend_unavailable"
     NO_TICKET = "no_ticket"  # the KDC gives none for the backend
+    NO_TOKEN = "no_token"  # noqa: S105 - the endpoint gives no access token for the backend
     IN_USE = "in_use"
     LOGIN_DELAY = "login_delay"
     AUDIT = "audit"

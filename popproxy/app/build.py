@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from popproxy import __version__
+from popproxy.app.backends import PoolSecrets, TokenParts, make_pools, read_pool_secrets
 from popproxy.app.chain import password_judges
 from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
@@ -25,10 +26,8 @@ from popproxy.auth.timed import Timed
 from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile
 from popproxy.backend.dial import Dialer
-from popproxy.backend.pool import Pool
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config, Listener
-from popproxy.config.secret import resolve_secret
 from popproxy.errors import AuditError, ConfigError, Problem, VaultError
 from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
@@ -48,6 +47,7 @@ from popproxy.state.local import LocalState
 from popproxy.types import Secret, ThrottleScope
 
 if TYPE_CHECKING:
+    from popproxy.vault.record import Record
     from popproxy.vault.store import Vault
 
 HASH_DEADLINE = 30.0
@@ -60,7 +60,7 @@ class Privileged:
 
     tls: dict[str, ServerTls]  # by listener
     vault_key: Secret | None
-    masters: dict[str, Secret]  # by pool
+    backends: PoolSecrets
     mechanisms: MechanismSecrets
     directories: StartedDirectories
 
@@ -85,17 +85,17 @@ def read_privileged(loaded: Loaded) -> Privileged:
             problems.append(Problem(str(loaded.path), f"listeners ({listener.name})", f"certificate: {error}", cure))
     key = None
     if config.vault is not None:
+        from popproxy.vault.keys import vault_key  # noqa: PLC0415 - large, and few need it
+
         try:
-            key = resolve_secret(config.vault.key)
+            key = vault_key(config.vault)
         except ConfigError as error:
             problems += error.problems
-    masters: dict[str, Secret] = {}
-    for name, pool in config.pools.items():
-        if pool.master is not None and "master" in pool.login:
-            try:
-                masters[name] = resolve_secret(pool.master.password, f"pools.{name}.master.password")
-            except ConfigError as error:
-                problems += error.problems
+    backends = PoolSecrets()
+    try:
+        backends = read_pool_secrets(loaded)
+    except ConfigError as error:
+        problems += error.problems
     mechanisms = MechanismSecrets()
     try:
         mechanisms = read_mechanism_secrets(config, key)
@@ -113,7 +113,7 @@ def read_privileged(loaded: Loaded) -> Privileged:
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, masters, mechanisms, directories)
+    return Privileged(tls, key, backends, mechanisms, directories)
 
 
 class Parts:
@@ -123,7 +123,7 @@ class Parts:
         config = self.config = loaded.config
         self._where = str(loaded.path)
         self._privileged = privileged
-        self.pools = {name: Pool(name, pool, privileged.masters.get(name)) for name, pool in config.pools.items()}
+        self.pools = make_pools(config, privileged.backends)
         labels = list(dict.fromkeys(backend.label for pool in self.pools.values() for backend in pool.backends))
         names = [listener.name for listener in config.listeners]
         self.metrics = Metrics(names, labels, list(config.directories))
@@ -133,6 +133,9 @@ class Parts:
         self._accounts = None if self._users is None else Accounts(self._users, self.executor)
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
+        self._tokens = TokenParts(
+            self.pools, privileged.backends, self._vault, self.executor, self.metrics, self._where
+        )  # fmt: skip
         self._kerberos = self._make_kerberos()
         self._delegation = self._make_delegation()
         self._mechanisms = MechanismParts(
@@ -185,6 +188,7 @@ class Parts:
     def close(self) -> None:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
         self.deadlines.close()
+        self._tokens.close()
         self.executor.close()
         self._directories.close()
         self._mechanisms.close()
@@ -226,18 +230,20 @@ class Parts:
     def _open_vault(self) -> Vault | None:
         if self.config.vault is None or self._privileged.vault_key is None:
             return None
-        from popproxy.vault.store import Vault  # noqa: PLC0415 - large, and few need it
+        from popproxy.vault.keys import newer_keys  # noqa: PLC0415 - large, and few need it
+        from popproxy.vault.store import Vault  # noqa: PLC0415
 
+        section = self.config.vault
         try:
-            return Vault.open(self.config.vault.file, self._privileged.vault_key)
+            return Vault.open(section.file, self._privileged.vault_key, newer_keys=partial(newer_keys, section))
         except (VaultError, OSError) as error:
             raise ConfigError([Problem(self._where, "vault.file", str(error), "see `popproxy vault --help`")]) from None
 
     def _open_users(self) -> UsersFile | None:
         return None if self.config.users is None else UsersFile.load(self.config.users.file, self._canonical)
 
-    def _stored(self, user: str) -> Secret | None:
-        return None if self._vault is None else self._vault.get(user)
+    def _stored(self, user: str) -> Record | None:
+        return None if self._vault is None else self._vault.record(user)
 
     def _authenticator(self, listener: Listener, kerberos: ListenerKerberos | None) -> Authenticator:
         chain = self._chain(listener, kerberos, listener.authenticate)

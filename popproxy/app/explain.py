@@ -19,7 +19,6 @@ from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config, Listener
-from popproxy.config.secret import resolve_secret
 from popproxy.config.units import quote
 from popproxy.directories.entry import Answer
 from popproxy.errors import PopproxyError, Unavailable
@@ -29,6 +28,8 @@ from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredenti
 from popproxy.session.tickets import user_of
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import Identity, Mechanism, Secret, Step, Visit
+from popproxy.vault.keys import vault_key
+from popproxy.vault.record import Record
 from popproxy.vault.store import Vault
 
 FORWARDED = "kerberos-forwarded"
@@ -199,7 +200,7 @@ class _Explainer:
             raise self._refused()
         found, config = self._found, self._config.pools[route.pool]
         found.pool, found.backend_user = route.pool, route.backend_user
-        pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN)
+        pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=_NoTokens())
         key = ("pools", route.pool)
         self._say("pool", Step(f"{pool.name}, where the user is {route.backend_user}", key))
         for place, backend in enumerate(pool.backends):
@@ -239,8 +240,8 @@ class _Explainer:
         principals, _ = self._mapping(listener)
         return KerberosLogins(_NoSources(), partial(principals.principal_of, canonical=self._canonical))
 
-    def _stored(self, user: str) -> Secret | None:
-        return None if self._vault is None else self._vault.get(user)
+    def _stored(self, user: str) -> Record | None:
+        return None if self._vault is None else self._vault.record(user)
 
     # ---- pieces, made when they are needed ----
 
@@ -252,7 +253,7 @@ class _Explainer:
     @cached_property
     def _vault(self) -> Vault | None:
         section = self._config.vault
-        return None if section is None else Vault.open(section.file, resolve_secret(section.key))
+        return None if section is None else Vault.open(section.file, vault_key(section))
 
     @cached_property
     def _executor(self) -> BoundedExecutor:
@@ -319,6 +320,16 @@ class _NoSources:
         return self
 
     def service(self) -> object:
+        return self
+
+
+class _NoTokens:
+    """In place of what gets access tokens: it can always be asked."""
+
+    def own(self) -> object:
+        return self
+
+    def of(self, user: str, refresh_token: Secret) -> object:
         return self
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from popproxy.backend.pool import Pool
 from popproxy.config.model import Config
 from popproxy.kerberos.mapping import split_principal
-from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer
 from popproxy.types import Step
 
@@ -83,6 +83,11 @@ def login_in_words(login: Login, pool: Pool) -> str:
             return f"APOP {login.user}"
         case Plain():
             return f"AUTH PLAIN as {login.authcid} for {login.authzid}"
+        case External():
+            shown = pool.config.certificate
+            return f"AUTH EXTERNAL for {login.authzid}, with the certificate {shown.cert if shown else ''}"
+        case Bearer():
+            return f"AUTH {login.mechanism} for {login.user}, {_token_in_words(pool)}"
         case Gssapi():
             how = f"AUTH GSSAPI for {login.authzid}, {_TICKETS[login.strategy]} ({pool.config.kerberos.principal})"
             return how if pool.config.tls != "none" else f"{how}, {_layers(login.layers)}"
@@ -93,6 +98,14 @@ def _layers(layers: Sequence[Layer]) -> str:
     if Layer.NONE in layers:
         names.append("in clear")
     return f"everything behind it {' or '.join(names)}"
+
+
+def _token_in_words(pool: Pool) -> str:
+    section = pool.config.xoauth2
+    if section is None:
+        return ""
+    own = section.grant == "client_credentials"
+    return f"with an access token {'of our own' if own else 'got by the refresh token'}, if {section.endpoint} gives it"
 
 
 _TICKETS = {

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast
 
-from popproxy.backend.kerberos_logins import make_token, protect, ticket_refused
+from popproxy.backend.access_tokens import give_token
+from popproxy.backend.kerberos_logins import make_token, protect
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Timeouts
 from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, TlsFailed
@@ -19,8 +21,9 @@ from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
-from popproxy.pop3.client import ClientConnection, Event, LoggedIn, Refused, StartTls
-from popproxy.pop3.logins import Login
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.client_events import AccessTokenNeeded, Event, LoggedIn, Refused, StartTls
+from popproxy.pop3.logins import Bearer, Gssapi, Login
 from popproxy.types import Address
 
 log = get_logger("backend")
@@ -207,7 +210,7 @@ class Dialer:
         metrics.backend_login_duration.observe(label, loop.time() - dialogue.heard_at)
         metrics.backend_up[label] = 1
         if isinstance(event, Refused):
-            ticket_refused(event.login)
+            _tell_source(event)
             return NotOpened(backend, event.login, event.code)
         if event.learned is not None:
             backend.learn(event.learned, loop.time())
@@ -243,6 +246,8 @@ class Dialer:
             if isinstance(event, StartTls):
                 await self._start_tls(pool, backend, dialogue.channel)
                 core.upgrade_to_tls()
+            elif isinstance(event, AccessTokenNeeded):
+                await give_token(dialogue.channel, core, event)
             else:
                 gss = await make_token(pool, backend, dialogue.channel, core, event, gss, self._metrics)
             dialogue.waiter = self._reactor.loop.create_future()
@@ -266,6 +271,23 @@ class Dialer:
         self._metrics.backend_up[backend.label] = 0
         log.warning("backend failed", backend=backend.label, stage=error.stage, reason=error.reason, why=str(error))
         return error
+
+
+class _Source(Protocol):
+    """Where tickets and tokens come from."""
+
+    def refused(self) -> None:
+        """The server does not take it."""
+        ...
+
+
+def _tell_source(event: Refused) -> None:
+    """The server does not let somebody in: perhaps its key is another now, so ask for a new ticket or token next time.
+
+    A maildrop that is in use says nothing of the kind.
+    """
+    if isinstance(event.login, Bearer | Gssapi) and event.code in (None, "AUTH", "SYS/PERM"):
+        cast("_Source", event.login.source).refused()
 
 
 def _give_up_connecting(channel: Channel) -> None:

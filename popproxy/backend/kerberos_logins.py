@@ -15,8 +15,9 @@ from popproxy.net.channel import Channel
 from popproxy.net.gss_layer import GssLayer
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
-from popproxy.pop3.client import ClientConnection, TokenNeeded
-from popproxy.pop3.logins import Gssapi, Login
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.client_events import TokenNeeded
+from popproxy.pop3.logins import Gssapi
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, Layer
 from popproxy.sasl.gssapi_client import OUR_MAX_SIZE, Protection
 from popproxy.types import Identity
@@ -130,12 +131,6 @@ def protect(channel: Channel, protection: Protection) -> None:
     """From here on everything is in the security layer that was agreed on."""
     confidential = protection.layer is Layer.CONFIDENTIALITY
     channel.start_gss(GssLayer(protection.context, protection.server_max, OUR_MAX_SIZE, confidential))
-
-
-def ticket_refused(login: Login) -> None:
-    """The server does not let somebody in: perhaps its key is another now, so ask for a new ticket next time."""
-    if isinstance(login, Gssapi):
-        cast("Source", login.source).refused()
 
 
 def _channel_binding(pool: Pool, channel: Channel) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import cached_property
+from typing import Protocol
 
 from popproxy.config.model import Pool as PoolConfig
 from popproxy.net.tls import client_context
@@ -37,13 +38,43 @@ class Backend:
         self._known_until = now + CAPA_MEMORY
 
 
+class Tokens(Protocol):
+    """Where the access tokens of a pool come from: AccessTokens. Each source is what `Bearer` wants of one."""
+
+    def own(self) -> object:
+        """Popproxy's own token."""
+        ...
+
+    def of(self, user: str, refresh_token: Secret) -> object:
+        """The user's."""
+        ...
+
+
+def pool_context(config: PoolConfig) -> ssl.SSLContext:
+    """For TLS to a pool's servers. Raises OSError or ssl.SSLError for files that cannot be used."""
+    pair = None if config.certificate is None else (config.certificate.cert, config.certificate.key)
+    return client_context(ca=config.ca, verify=config.verify, certificate=pair)
+
+
 class Pool:
     """Servers that hold the same maildrops, tried in order."""
 
-    def __init__(self, name: str, config: PoolConfig, master_password: Secret | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: PoolConfig,
+        master_password: Secret | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """`tls`: made beforehand, if only root may read the key of `certificate`."""
         self.name = name
         self.config = config
         self.master_password = master_password
+        self.tokens = tokens
+        if tls is not None:
+            self.tls = tls
         self.declared = capabilities.parse(config.capabilities)
         port = DEFAULT_PORTS[config.tls]
         principal = config.kerberos.principal
@@ -54,8 +85,8 @@ class Pool:
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """For TLS to its servers. Raises OSError or ssl.SSLError if the CA file cannot be used."""
-        return client_context(ca=self.config.ca, verify=self.config.verify)
+        """For TLS to its servers. Raises OSError or ssl.SSLError for files that cannot be used."""
+        return pool_context(self.config)
 
     def pipelines(self, backend: Backend, now: float) -> bool:
         """May several commands be sent at once?"""

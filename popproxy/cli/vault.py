@@ -37,8 +37,17 @@ app = typer.Typer(
 )
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user, as popproxy knows it.")]
-KIND_HELP = "password: in clear, good for everything. scram: verifiers, good for SCRAM only. rpop: an id, hashed."
-_WHAT = {Kind.PASSWORD: "Secret", Kind.SCRAM: "Password", Kind.RPOP: "RPOP id"}
+KIND_HELP = """password: in clear, proves the user, and logs in at servers. scram: verifiers, good for SCRAM only.
+rpop: an id, hashed. backend: the password at the server behind, which proves nobody here. refresh-token: OAuth's, for
+the server behind."""
+_WHAT = {
+    Kind.PASSWORD: "Secret",
+    Kind.SCRAM: "Password",
+    Kind.RPOP: "RPOP id",
+    Kind.BACKEND: "Password at the server behind",
+    Kind.REFRESH_TOKEN: "Refresh token",
+}
+_MANY = {Kind.PASSWORD: "secret", Kind.SCRAM: "secret", Kind.BACKEND: "password", Kind.REFRESH_TOKEN: "refresh token"}
 
 
 @app.command()
@@ -92,6 +101,8 @@ def set_(
 
         popproxy vault set alice --kind scram
 
+        popproxy vault set alice --kind backend
+
         pass show mail/alice | popproxy vault set alice --stdin
     """
     vault = _open(config)
@@ -105,11 +116,8 @@ def _setter(kind: Kind, secret: Secret) -> Change:
     if kind is Kind.RPOP:
         from popproxy.auth.hashes import hash_password  # noqa: PLC0415
 
-        stored = Secret(hash_password(secret.reveal()))
-        return lambda record: record.with_rpop(stored)
-    if kind is Kind.SCRAM:
-        return lambda record: record.with_verifiers(secret)
-    return lambda record: record.with_password(secret)
+        secret = Secret(hash_password(secret.reveal()))
+    return lambda record: record.with_kind(kind, secret)
 
 
 @app.command("list")
@@ -155,7 +163,7 @@ def remove(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Lines user:secret; - is standard input.")],
     config: ConfigOption = DEFAULT_CONFIG,
-    scram: Annotated[bool, typer.Option("--scram", help="Keep SCRAM verifiers only, not the passwords.")] = False,
+    kind: Annotated[Kind, typer.Option(help="What the secrets are: as in `popproxy vault set`.")] = Kind.PASSWORD,
 ) -> None:
     """Keep many secrets at once, from lines user:secret. All of them or, if a line is wrong, none.
 
@@ -163,10 +171,12 @@ def import_(
 
         popproxy vault import secrets.txt && shred -u secrets.txt
 
-        popproxy vault import --scram secrets.txt && shred -u secrets.txt
+        popproxy vault import --kind backend secrets.txt && shred -u secrets.txt
 
         gpg -d secrets.gpg | popproxy vault import -
     """
+    if kind is Kind.RPOP:
+        raise CommandError("RPOP ids are set one by one: popproxy vault set USER --kind rpop", ExitCode.USAGE)
     vault = _open(config)
     octets = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
@@ -178,11 +188,10 @@ def import_(
 
     name = partial(canonical, default_domain=rules.default_domain, case=rules.case)
     try:
-        kind = Kind.SCRAM if scram else Kind.PASSWORD
         count = vault.import_lines(lines, canonical=name, source=str(file), kind=kind)
     except VaultError as error:
         raise CommandError(str(error), ExitCode.DATAERR) from None
-    print(f"{counted(count, 'secret')} imported")
+    print(f"{counted(count, _MANY[kind])} imported")
 
 
 @app.command()
@@ -190,7 +199,8 @@ def rekey(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Encrypt the vault with a new key.
 
     The new key is written next to the old one (.new), the vault is encrypted with it, then the new key takes the old
-    one's place; a crash in between loses neither. Only for a key in a file. Restart popproxy afterwards.
+    one's place. It may break off at any moment: popproxy finds the key in either place, and the next rekey finishes
+    what is left. Only for a key in a file. A running popproxy goes on with the new key if its user may read it.
 
     For example:
 
@@ -200,19 +210,21 @@ def rekey(config: ConfigOption = DEFAULT_CONFIG) -> None:
     if section.key.file is None:
         text = "the key is not in a file; popproxy cannot put a new one in its place"
         raise CommandError(text, ExitCode.CONFIG)
-    from popproxy.vault.format import generate_key  # noqa: PLC0415
+    from popproxy.vault.keys import rotate  # noqa: PLC0415
 
-    vault = _open(config)
-    key = Secret(generate_key())
-    new = section.key.file.with_name(section.key.file.name + ".new")
-    if new.exists():
-        text = f"{new} is left from an earlier rekey; if the vault opens with it, rename it to {section.key.file}"
-        raise CommandError(f"{text}, else remove it", ExitCode.CANTCREAT)
-    _write_key(new, key)
-    vault.rekey(key)
-    _keep_owner(section.key.file, new)
-    os.replace(new, section.key.file)
-    print(f"the vault has a new key: {section.key.file}; restart popproxy")
+    done = "the vault has a new key" if rotate(section) else "an earlier rekey is finished: the vault has its new key"
+    print(f"{done}: {section.key.file}; {_what_next(section.key.file, config)}")
+
+
+def _what_next(key: Path, path: Path) -> str:
+    """What is to be done for a running popproxy."""
+    from popproxy.app.checks.permissions import account, may  # noqa: PLC0415
+
+    rules = _config(path).process
+    service = account(rules.user)
+    if service is None or may(key, os.R_OK, service, rules.group):
+        return "a running popproxy goes on with it"
+    return f"restart popproxy, because {service.pw_name} may not read it"
 
 
 def _config(path: Path) -> Config:
@@ -245,10 +257,10 @@ def _require_directories(files: list[Path], path: Path) -> None:
 
 def _open(path: Path) -> Vault:
     section = _section(path)
-    from popproxy.config.secret import resolve_secret  # noqa: PLC0415
+    from popproxy.vault.keys import vault_key  # noqa: PLC0415
     from popproxy.vault.store import Vault  # noqa: PLC0415
 
-    return Vault.open(section.file, resolve_secret(section.key))
+    return Vault.open(section.file, vault_key(section))
 
 
 def _canonical(user: str, path: Path) -> str:
@@ -282,10 +294,3 @@ def _write_key(path: Path, key: Secret) -> None:
     except BaseException:
         path.unlink()  # half a key would be taken for one the next time
         raise
-
-
-def _keep_owner(old: Path, new: Path) -> None:
-    found = old.stat()
-    if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(new, found.st_uid, found.st_gid)
-    os.chmod(new, found.st_mode & 0o7777)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
+from popproxy.config.model_backends import XOAuth2
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
 from popproxy.config.model_oauth import OAuth
@@ -27,6 +28,8 @@ LoginStrategy = Literal[
     "apop",
     "stored",
     "master",
+    "external",
+    "xoauth2",
     "kerberos-forwarded",
     "kerberos-delegated",
     "kerberos-transition",
@@ -332,15 +335,20 @@ class Pool(Model):
     """The name the server's certificate must carry, if it is not the host's."""
     verify: bool = True
     """Verify the server's certificate and name. Switch off only in a laboratory."""
+    certificate: Certificate | None = None
+    """The certificate that popproxy shows to the servers, for login: [external] or where they insist on one."""
     allow_cleartext: bool = False
     """Say true to send passwords over a link without TLS. Needed with tls: none."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
-    """How to log in, tried in order until one can be used: forward (the client's password), apop or stored (secret from
-    the vault), master (an account that may open everybody's maildrop). With Kerberos: kerberos-forwarded (the ticket
+    """How to log in: the first way that can be used for this user at this server. forward (the client's password), apop
+    or stored (the user's password there, from the vault), master (an account that may open everybody's maildrop),
+    external (popproxy's certificate), xoauth2 (an access token). With Kerberos: kerberos-forwarded (the ticket
     that the client has forwarded), kerberos-delegated (constrained delegation for clients that have shown a ticket),
     kerberos-transition (the same for users that have logged in otherwise), kerberos-service (popproxy's own ticket)."""
     master: Master | None = None
     """The account for login: [master]."""
+    xoauth2: XOAuth2 | None = None
+    """Where access tokens come from, for login: [xoauth2]."""
     kerberos: PoolKerberos = PoolKerberos()
     """For login: [kerberos-...]."""
     capabilities: list[str] = ["TOP", "UIDL"]

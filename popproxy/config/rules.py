@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted, twice
-from popproxy.config.model import TICKET_STRATEGIES, Config, Listener, Pool
+from popproxy.config.model import Config, Listener, Pool
 from popproxy.config.rules_abuse import ABUSE_RULES
 from popproxy.config.rules_authentication import AUTHENTICATION_RULES
+from popproxy.config.rules_backends import BACKEND_RULES
 from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
@@ -134,6 +135,7 @@ def _apop(config: Config) -> Iterator[Finding]:
 def _vault(config: Config) -> Iterator[Finding]:
     used = any(listener.apop or listener.sasl or listener.rpop == "id" for listener in config.listeners)
     for at, pool in _pools(config):
+        used = used or (pool.xoauth2 is not None and pool.xoauth2.grant == "refresh_token")
         for number, strategy in enumerate(pool.login):
             if strategy not in ("apop", "stored"):
                 continue
@@ -177,14 +179,6 @@ def _pool_servers(config: Config) -> Iterator[Finding]:
 def _pool_links(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
         yield from twice(pool.login, (*at, "login"))
-        revealing = [strategy for strategy in pool.login if strategy != "apop" and strategy not in TICKET_STRATEGIES]
-        if pool.tls == "none" and not pool.allow_cleartext and revealing:
-            cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
-            because = ((*at, "allow_cleartext"), (*at, "login"))
-            yield Finding((*at, "tls"), "passwords would go to the backend in clear", cure, because=because)
-        if pool.tls != "none" and pool.allow_cleartext:
-            cure = "remove it, or write tls: none"
-            yield Finding((*at, "allow_cleartext"), f"has no effect with tls: {pool.tls}", cure, warning=True)
         if pool.tls != "none" and pool.splice:
             yield Finding((*at, "splice"), f"has no effect with tls: {pool.tls}", "remove it", warning=True)
         if pool.tls != "none" and not pool.verify:
@@ -236,6 +230,7 @@ _RULES: tuple[Rule, ...] = (
     *POLICY_RULES,
     _pool_servers,
     _pool_links,
+    *BACKEND_RULES,
     check_routing,
     check_unused_pools,
     check_domain,

@@ -88,8 +88,13 @@ def _ask_for_certificates(context: ssl.SSLContext, authorities: Path) -> None:
     context.verify_mode = ssl.CERT_OPTIONAL
 
 
-def client_context(*, ca: Path | None = None, verify: bool = True) -> ssl.SSLContext:
-    """Towards backends: certificate and host name are verified unless the configuration says otherwise."""
+def client_context(
+    *, ca: Path | None = None, verify: bool = True, certificate: tuple[Path, Path | None] | None = None
+) -> ssl.SSLContext:
+    """Towards backends: certificate and host name are verified unless the configuration says otherwise.
+
+    `certificate` (chain, key) is what we show. Raises OSError or ssl.SSLError for files that cannot be used.
+    """
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "1.2")
     if not verify:
         context.check_hostname = False
@@ -98,7 +103,20 @@ def client_context(*, ca: Path | None = None, verify: bool = True) -> ssl.SSLCon
         context.load_verify_locations(ca)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if certificate is not None:
+        _show(context, *certificate)
     return context
+
+
+def _show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    for path in (cert, key):
+        if path is not None:
+            path.open("rb").close()  # unlike the TLS library, this names the file it misses
+    context.load_cert_chain(cert, key, password=_no_passphrase)
+
+
+def _no_passphrase() -> bytes:
+    raise ssl.SSLError("the key is locked by a passphrase")  # else OpenSSL asks the terminal for one
 
 
 def _strict(context: ssl.SSLContext, minimum: str) -> ssl.SSLContext:

@@ -24,6 +24,8 @@ BACKEND_REASONS = (
     "other",
 )
 TICKET_STRATEGIES = ("kerberos-forwarded", "kerberos-delegated", "kerberos-transition", "kerberos-service")
+PROXY_STRATEGIES = ("apop", "stored", "master", "external", "xoauth2", *TICKET_STRATEGIES)
+"""Those that show a backend something of the proxy's, or of its vault."""
 TICKET_OBSTACLES = ("kdc", "unavailable", "not_allowed", "no_target", "not_delegatable", "own_credential")
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
 SINKS = ("file", "stdout")
@@ -228,6 +230,20 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             "counter",
             "Kerberos tickets wanted for logins at backends: ok, or what was in the way.",
             {"strategy": TICKET_STRATEGIES, "outcome": ("ok", *TICKET_OBSTACLES)},
+        ),
+        Family(
+            "backend_access_tokens",
+            "backend_access_tokens",
+            "counter",
+            "Access tokens (OAuth) asked for, for logins at backends, by what the endpoint answered.",
+            {"outcome": ("ok", "unavailable", "refused")},
+        ),
+        Family(
+            "backend_credentials_refused",
+            "backend_credentials_refused",
+            "counter",
+            "Logins refused by a backend or a token endpoint for what the proxy has shown there. To be mended.",
+            {"strategy": PROXY_STRATEGIES},
         ),
         Family(
             "directory_duration",

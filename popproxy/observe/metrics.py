@@ -75,6 +75,8 @@ class Metrics(Collector):
     backend_login_duration: LabelledHistogram
     backend_errors: Series[tuple[str, str, str]]
     backend_tickets: Series[tuple[str, str]]
+    backend_access_tokens: Series[str]
+    backend_credentials_refused: Series[str]
     audit_records: Series[tuple[str, str]]
     audit_write_failures: Series[str]
     directory_duration: LabelledHistogram

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from popproxy.errors import BackendError, LocalProtocolError, RemoteProtocolError
 from popproxy.pop3 import capabilities
+from popproxy.pop3.client_events import AccessTokenNeeded, Event, LoggedIn, Refused, StartTls, TokenNeeded
 from popproxy.pop3.client_sasl import Auth, Line, challenge_in
 from popproxy.pop3.commands import COMMAND_LIMIT
 from popproxy.pop3.lines import LineSplitter, LineTooLong
-from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.pop3.replies import REPLY_LINE_LIMIT, Status, parse_status
 from popproxy.sasl import apop
-from popproxy.sasl.client import NeedToken
+from popproxy.sasl.client import ExternalClient, NeedToken, PlainClient, SaslClient
 from popproxy.sasl.gssapi import GssSecurity
-from popproxy.sasl.gssapi_client import Protection
+from popproxy.sasl.gssapi_client import GssapiClient
+from popproxy.sasl.oauth_client import bearer_client
+from popproxy.types import Secret
 
 CAPA_LINES_LIMIT = 100
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -31,48 +33,6 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LOCKED_IN_WORDS = re.compile(
     rb"(?!.*\b(?:account|locked out|password)\b).*(?:\block(?:ed)?\b|\bin use\b|\bbusy\b)", re.IGNORECASE | re.DOTALL
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """The server is ready for TLS: start it, then call `upgrade_to_tls`."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedIn:
-    """The maildrop is open. `learned` is the server's CAPA if it was asked for in this session, {} if it has none.
-
-    `protection` is the security layer that begins right here, if one was chosen.
-    """
-
-    login: Login
-    learned: capabilities.Capabilities | None
-    protection: Protection | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The server does not open the maildrop.
-
-    `code` as the server gave it (or as its words mean it), None if it gave none.
-    """
-
-    login: Login
-    code: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenNeeded:
-    """Ask the GSS context of `login` for its next token, then call `token_made`, or `skip_login` if there can be none.
-
-    `token` is the server's, None at the start: nothing of the login has been sent then.
-    """
-
-    login: Gssapi
-    token: bytes | None
-
-
-Event = StartTls | LoggedIn | Refused | TokenNeeded
 
 
 class _Step(Enum):
@@ -84,7 +44,7 @@ class _Step(Enum):
     USER = auto()
     PASS = auto()
     APOP = auto()
-    TOKEN = auto()  # token_made
+    TOKEN = auto()  # token_made or access_token
     AUTH = auto()
     DONE = auto()
 
@@ -180,6 +140,15 @@ class ClientConnection:
             raise BackendError("octets that answer nothing", "login", "protocol")
         self._auth_step(self._auth.token_made(context, token))
 
+    def access_token(self, token: Secret) -> None:
+        """The access token that was asked for. Raises BackendError."""
+        login = self._login
+        if self._step is not _Step.TOKEN or not isinstance(login, Bearer) or self._auth is not None:
+            raise LocalProtocolError("no access token was asked for")
+        if len(self._lines):
+            raise BackendError("octets that answer nothing", "login", "protocol")
+        self._authenticate(bearer_client(login.mechanism, _word(login.user), token), two_lines=login.two_lines)
+
     def skip_login(self) -> bool:
         """The token cannot be had, and nothing of this login was sent: go on with the next. False if there is none."""
         if self._step is not _Step.TOKEN or self._auth is None or self._auth.begun:
@@ -258,25 +227,60 @@ class ClientConnection:
     def _start_login(self) -> None:
         login = self._next_login()
         if login is None:
-            raise BackendError("the server offers no APOP", "login", "rejected", "SYS/PERM")
+            raise BackendError("the server offers none of the ways to log in", "login", "rejected", "SYS/PERM")
         self._begin(login)
 
     def _next_login(self) -> Login | None:
-        return next((login for login in self._untried if not isinstance(login, Apop) or self._timestamp), None)
+        return next((login for login in self._untried if self._offered(login)), None)
+
+    def _offered(self, login: Login) -> bool:
+        """False if the server has said that it has no such way: no timestamp for APOP, a list without the mechanism."""
+        match login:
+            case UserPass():
+                return True
+            case Apop():
+                return self._timestamp is not None
+            case Bearer():
+                name: str = login.mechanism
+            case Plain():
+                name = PlainClient.name
+            case External():
+                name = ExternalClient.name
+            case Gssapi():
+                name = GssapiClient.name
+        offered = (self._able or {}).get("SASL")
+        return offered is None or name in (word.upper() for word in offered)
+
+    @property
+    def _able(self) -> capabilities.Capabilities | None:
+        return self._known if self._learned is None else self._learned
 
     def _begin(self, login: Login) -> None:
         self._login = login
-        if isinstance(login, Apop):
-            assert self._timestamp is not None
-            answer = apop.digest(self._timestamp, login.secret).reveal()
-            self._credential(b"APOP " + _word(login.user) + b" " + answer + b"\r\n", _Step.APOP)
-            return
-        if isinstance(login, Plain | Gssapi):
-            authcid = _word(login.authcid) if isinstance(login, Plain) else b""
-            self._auth = Auth(login, _word(login.authzid), authcid)
-            self._auth_step(self._auth.start())
-            return
-        able = self._known if self._learned is None else self._learned
+        match login:
+            case UserPass():
+                self._begin_user(login)
+            case Apop():
+                assert self._timestamp is not None
+                answer = apop.digest(self._timestamp, login.secret).reveal()
+                self._credential(b"APOP " + _word(login.user) + b" " + answer + b"\r\n", _Step.APOP)
+            case Plain():
+                self._authenticate(PlainClient(_word(login.authzid), _word(login.authcid), login.password))
+            case External():
+                self._authenticate(ExternalClient(_word(login.authzid)))
+            case Gssapi():
+                self._authenticate(GssapiClient(_word(login.authzid), login.layers))
+            case Bearer():
+                _word(login.user)  # before a token is asked for that cannot be used
+                self._step = _Step.TOKEN
+                self._events.append(AccessTokenNeeded(login))
+
+    def _authenticate(self, mechanism: SaslClient, *, two_lines: bool = False) -> None:
+        self._auth = Auth(mechanism, two_lines=two_lines)
+        self._auth_step(self._auth.start())
+
+    def _begin_user(self, login: UserPass) -> None:
+        able = self._able
         self._pipelined = able is not None and "PIPELINING" in able
         user = b"USER " + _word(login.user) + b"\r\n"
         if self._pipelined:

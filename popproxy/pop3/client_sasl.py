@@ -7,8 +7,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 
 from popproxy.errors import BackendError, LocalProtocolError
-from popproxy.pop3.logins import Gssapi, Plain
-from popproxy.sasl.client import ClientStep, NeedToken, PlainClient, SaslClient
+from popproxy.sasl.client import ClientStep, NeedToken, SaslClient
 from popproxy.sasl.gssapi import GssSecurity
 from popproxy.sasl.gssapi_client import GssapiClient, NoCommonLayer, Protection
 from popproxy.sasl.mechanism import SaslError
@@ -26,14 +25,14 @@ class Line:
 
 
 class Auth:
-    """One AUTH command, from its first line to the server's verdict. Every method may raise BackendError."""
+    """One AUTH command, from its first line to the server's verdict. Every method may raise BackendError.
 
-    def __init__(self, login: Plain | Gssapi, authzid: bytes, authcid: bytes) -> None:
-        self._mechanism: SaslClient
-        if isinstance(login, Plain):
-            self._mechanism = PlainClient(authzid, authcid, login.password)
-        else:
-            self._mechanism = GssapiClient(authzid, login.layers)
+    `two_lines`: the initial response waits for the server's go-ahead, however short it is.
+    """
+
+    def __init__(self, mechanism: SaslClient, *, two_lines: bool = False) -> None:
+        self._mechanism = mechanism
+        self._two_lines = two_lines
         self.begun = False  # AUTH has been sent
         self._response: bytes | None = None  # which it could not carry
 
@@ -78,7 +77,7 @@ class Auth:
         self.begun = True
         name = self._mechanism.name.encode()
         line = b"AUTH " + name + b" " + (b64encode(step.data) or b"=") + b"\r\n"
-        if len(line) <= INITIAL_LIMIT:
+        if len(line) <= INITIAL_LIMIT and not self._two_lines:
             return Line(line, credential=True)
         self._response = step.data
         return Line(b"AUTH " + name + b"\r\n", credential=False)

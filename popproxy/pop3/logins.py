@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from popproxy.sasl.credentials import Layer
 from popproxy.types import Secret
@@ -51,4 +52,26 @@ class Gssapi:
     strategy: str
 
 
-Login = UserPass | Apop | Plain | Gssapi
+@dataclass(frozen=True, slots=True)
+class External:
+    """Log in by AUTH EXTERNAL: TLS has shown the proxy's certificate, and it opens the maildrop of `authzid`."""
+
+    authzid: str
+    strategy: str = "external"
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Log in by AUTH XOAUTH2 or OAUTHBEARER, to open the maildrop of `user`.
+
+    `source` gets the access token; the core only hands it on. `two_lines`: AUTH always stands on a line of its own.
+    """
+
+    user: str
+    source: object
+    mechanism: Literal["XOAUTH2", "OAUTHBEARER"] = "XOAUTH2"
+    two_lines: bool = False
+    strategy: str = "xoauth2"
+
+
+Login = UserPass | Apop | Plain | Gssapi | External | Bearer

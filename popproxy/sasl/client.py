@@ -1,4 +1,4 @@
-"""The client's side of SASL (RFC 4422), for logging in at a backend: what a mechanism has to say, and PLAIN."""
+"""The client's side of SASL (RFC 4422), for logging in at a backend: what a mechanism has to say; PLAIN, EXTERNAL."""
 
 from __future__ import annotations
 
@@ -65,3 +65,22 @@ class PlainClient:
     def challenge(self, data: bytes) -> Respond:
         """There is none."""
         raise SaslError("PLAIN has no challenge")
+
+
+class ExternalClient:
+    """EXTERNAL (RFC 4422 appendix A): TLS has proved who we are, and we act as `authzid`."""
+
+    name: ClassVar[str] = "EXTERNAL"
+
+    def __init__(self, authzid: bytes) -> None:
+        self._authzid = authzid
+        self.done = False
+
+    def start(self) -> Respond:
+        """The name."""
+        self.done = True
+        return Respond(self._authzid)
+
+    def challenge(self, data: bytes) -> Respond:
+        """There is none."""
+        raise SaslError("EXTERNAL has no challenge")

@@ -47,3 +47,8 @@ def decode_saslname(raw: bytes) -> str:
     if not _NAME.fullmatch(text):
         raise SaslError("a name is not encoded as it should be", b"e=invalid-username-encoding")
     return text.replace("=2C", ",").replace("=3D", "=")
+
+
+def encode_saslname(name: bytes) -> bytes:
+    """The reverse."""
+    return name.replace(b"=", b"=3D").replace(b",", b"=2C")

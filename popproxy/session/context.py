@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.names import vet, vet_name
@@ -38,7 +39,10 @@ from popproxy.session.admission import Admission
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
 from popproxy.state.shared import SharedState
-from popproxy.types import Address, Secret
+from popproxy.types import Address
+
+if TYPE_CHECKING:
+    from popproxy.vault.record import Record
 
 RESERVED_PORTS = 1024
 """Ports below are root's, where the client's system keeps to that."""
@@ -62,7 +66,7 @@ class ListenerContext:
     router: Router
     pools: dict[str, Pool]
     dialer: Dialer
-    stored: Callable[[str], Secret | None]
+    stored: Callable[[str], Record | None]
     tls: ServerTls | None
     promised: Capabilities  # what every possible backend can do
     host: str  # for APOP timestamps

@@ -14,6 +14,7 @@ from popproxy.auth.names import NameRefused
 from popproxy.auth.proof import Prover
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.auth.throttle import Guess, Throttled
+from popproxy.backend.access_tokens import NoAccessToken
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
@@ -232,8 +233,8 @@ class LoginAttempt:
             return self._too_many_sessions()
         try:
             opened = await context.dialer.open_maildrop(pool, logins)
-        except DelegationFailed as error:
-            return self._no_ticket(identity, pool, error)
+        except (DelegationFailed, NoAccessToken) as error:
+            return self._nothing_to_show(identity, pool, error)
         except BackendError as error:
             if identity.proven:
                 self._success()
@@ -291,29 +292,41 @@ class LoginAttempt:
         if not identity.proven:
             return await self._wrong(AuthFailure.BAD_CREDENTIALS)
         # the user has proved who it is: what the backend dislikes is ours to mend
+        own = refused.login.strategy != "forward"
+        what = "the proxy's credential" if own else "a password that is right here"
         log.error(
-            "the backend refuses the proxy's credential", backend=refused.backend.label, user=identity.user,
+            f"the backend refuses {what}", backend=refused.backend.label, user=identity.user,
             strategy=refused.login.strategy,
         )  # fmt: skip
         self._success()
-        self._trail.backend_failure("login", "rejected", refused.backend.label, refused.login.strategy)
+        why = "proxy_credential" if own else "rejected"
+        self._trail.backend_failure("login", why, refused.backend.label, refused.login.strategy)
         metrics = self._context.relay.metrics
         metrics.backend_errors[(refused.backend.label, "login", "rejected")] += 1
-        sorry = LoginFailed("your mail server refuses the proxy, tell your administrator", "SYS/PERM")
+        if own:
+            metrics.backend_credentials_refused[refused.login.strategy] += 1
+        whom = "the proxy" if own else "your password"
+        sorry = LoginFailed(f"your mail server refuses {whom}, tell your administrator", "SYS/PERM")
         return self._failed(sorry, Outcome.FAILURE, AuthFailure.BACKEND_REFUSED_PROXY, recorded=True)
 
-    def _no_ticket(self, identity: Identity, pool: Pool, error: DelegationFailed) -> LoginFailed:
-        """The user has proved who it is, and there is no Kerberos ticket for the backend."""
+    def _nothing_to_show(self, identity: Identity, pool: Pool, error: DelegationFailed | NoAccessToken) -> LoginFailed:
+        """The user has proved who it is, and there is no Kerberos ticket or access token for the backend."""
+        if isinstance(error, DelegationFailed):
+            what, obstacle, reason = "ticket", str(error.obstacle), AuthFailure.NO_TICKET
+        else:
+            what, obstacle, reason = "access token", f"token_{error.outcome}", AuthFailure.NO_TOKEN
+            if not error.temporary:
+                self._context.relay.metrics.backend_credentials_refused[error.strategy] += 1
         log.error(
-            "no ticket for the mail server", pool=pool.name, user=identity.user, strategy=error.strategy,
-            reason=str(error.obstacle), why=str(error),
+            f"no {what} for the mail server", pool=pool.name, user=identity.user, strategy=error.strategy,
+            reason=obstacle, why=str(error),
         )  # fmt: skip
         self._success()
-        self._trail.backend_failure("login", error.obstacle, pool.name, error.strategy)
+        self._trail.backend_failure("login", obstacle, pool.name, error.strategy)
         if error.temporary:
             return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE, recorded=True)
         sorry = LoginFailed("no way to log in at your mail server, tell your administrator", "SYS/PERM")
-        return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_TICKET, recorded=True)
+        return self._failed(sorry, Outcome.FAILURE, reason, recorded=True)
 
     async def _take_session(self, user: str) -> bool:
         """A lease for the session. False if the user has too many."""

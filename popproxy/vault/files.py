@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import secrets
 import stat
@@ -16,9 +17,12 @@ from popproxy.errors import VaultError
 _LOCK_PAUSE = 0.05  # seconds between two attempts to get the lock
 
 
-def create(path: Path, octets: bytes) -> None:
-    """Write a new file with mode 0600. Raises VaultError, also if there is one already."""
-    with _errors(path), _temporary(path, octets) as temporary:
+def create(path: Path, octets: bytes, like: os.stat_result | None = None) -> None:
+    """Write a new file with mode 0600, or with the owner, group and (0640 at most) mode of another one.
+
+    Raises VaultError, also if there is one already.
+    """
+    with _errors(path), _temporary(path, octets, like) as temporary:
         try:
             os.link(temporary, path)  # unlike rename, never replaces
         except FileExistsError:
@@ -27,12 +31,29 @@ def create(path: Path, octets: bytes) -> None:
 
 
 def replace(path: Path, octets: bytes) -> None:
-    """Replace a file, following symbolic links; owner and group stay, mode at most 0640. Raises VaultError."""
+    """Replace a file, following symbolic links; owner and group stay, mode at most 0640. Raises VaultError.
+
+    The caller must hold its lock (`exclusive`).
+    """
     with _errors(path):
         target = Path(os.path.realpath(path))
+        sweep(target)
         with _temporary(target, octets, like=target.stat()) as temporary:
             os.rename(temporary, target)
             _sync_directory(target.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what editors that were killed have left beside the file. The caller must hold the lock."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 16}.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def take_place(new: Path, old: Path) -> None:
+    """Rename a file to one beside it. Raises VaultError."""
+    with _errors(old):
+        os.rename(new, old)
+        _sync_directory(old.parent)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,10 @@ _BLOCK = 512
 _RESTORE = "restore the file from a backup"
 
 
+class WrongKey(VaultError):
+    """The vault is locked with another key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is kept for a user, still encrypted."""
@@ -114,6 +118,12 @@ class Cipher:
         return _line([1, self._salt.hex(), user, version])
 
 
+def is_key_of(octets: bytes, key: Secret, where: str) -> bool:
+    """Is this the key of the vault that begins with `octets`? Raises VaultError."""
+    salt, key_id = _decode_header(octets.partition(b"\n")[0], f"{where}:1")
+    return Cipher(key, salt).key_id == key_id
+
+
 def encode(contents: Contents, cipher: Cipher) -> bytes:
     """The octets of the file."""
     header = {"popproxy-vault": 1, "cipher": "AES-256-GCM", "key": cipher.key_id, "salt": contents.salt.hex()}
@@ -131,7 +141,7 @@ def decode(octets: bytes, key: Secret, where: str) -> tuple[Contents, Cipher]:
     salt, key_id = _decode_header(lines[0], f"{where}:1")
     cipher = Cipher(key, salt)
     if cipher.key_id != key_id:
-        raise VaultError(
+        raise WrongKey(
             f"{where}:1: this vault is locked with key {key_id}, the key given is {cipher.key_id}; "
             "check vault.key in the configuration"
         )

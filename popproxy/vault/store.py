@@ -5,6 +5,7 @@ Secrets that must be known in clear (APOP, CRAM-MD5, stored backend passwords), 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from popproxy.state.reread import RereadFile
 from popproxy.types import Secret
 from popproxy.vault import files
 from popproxy.vault import record as records
-from popproxy.vault.format import Cipher, Contents, Entry, decode, encode, new_salt
+from popproxy.vault.format import Cipher, Contents, Entry, WrongKey, decode, encode, new_salt
 from popproxy.vault.record import VERIFIER_ITERATIONS, Kind, Record, has_control
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _NOBODY = Record(
 """Read for a user who has no record, so that it takes as long as for one who has."""
 
 Change = Callable[[Record], Record]
+Keys = Callable[[], Iterable[Secret]]
 
 
 class Vault:
@@ -43,9 +45,10 @@ class Vault:
     may raise VaultError; no error holds a secret.
     """
 
-    def __init__(self, path: Path, key: Secret, recheck: float = 1.0) -> None:
+    def __init__(self, path: Path, key: Secret, recheck: float = 1.0, newer_keys: Keys = tuple) -> None:
         self.path = path
         self._key = key
+        self._newer_keys = newer_keys
         self._verifiers_seen: tuple[object, bool] = (None, False)  # of which version, and what was found
         self._open: tuple[Contents, Cipher] | None = None  # what a newer version of the file may not fall behind
         try:
@@ -56,12 +59,13 @@ class Vault:
             ) from None
 
     @classmethod
-    def open(cls, path: Path, key: Secret, *, recheck: float = 1.0) -> Vault:
+    def open(cls, path: Path, key: Secret, *, recheck: float = 1.0, newer_keys: Keys = tuple) -> Vault:
         """Open a vault with its key, 32 octets in base64. The file is looked at again every `recheck` seconds at most.
 
-        Raises VaultError if the key is the wrong one, or the file is missing, damaged or not a vault.
+        `newer_keys` is asked when a later version of the file has another key. Raises VaultError if the key is the
+        wrong one, or the file is missing, damaged or not a vault.
         """
-        return cls(path, key, recheck)
+        return cls(path, key, recheck, newer_keys)
 
     @classmethod
     def create(cls, path: Path, key: Secret, *, recheck: float = 1.0) -> Vault:
@@ -149,10 +153,9 @@ class Vault:
 
         `lines` are ``user:password``; the password begins after the first colon and keeps its spaces. Empty lines and
         lines that begin with # are skipped. `canonical` may raise any PopproxyError or ValueError for a name that
-        cannot be; `source` names the lines in errors; `kind` is PASSWORD or SCRAM. Raises VaultError with every
-        problem.
+        cannot be; `source` names the lines in errors; `kind` says what the passwords are, RPOP ids excepted. Raises
+        VaultError with every problem.
         """
-        make: Callable[[Record, Secret], Record] = Record.with_verifiers if kind is Kind.SCRAM else Record.with_password
         made: dict[str, Record] = {}
         problems: list[Problem] = []
         for number, line in enumerate(lines, start=1):
@@ -163,13 +166,13 @@ class Vault:
                 user, secret = _parse_line(text, canonical)
                 if user in made:
                     raise VaultError("the user was on an earlier line; keep one of the two")
-                made[user] = make(Record(), secret)
+                made[user] = Record().with_kind(kind, secret)
             except VaultError as error:
                 problems.append(Problem(f"{source}:{number}", "", str(error)))
         if problems:
             raise VaultError("\n".join(map(str, problems)))
         if made:
-            self.change({user: partial(_take_password, record) for user, record in made.items()})
+            self.change({user: partial(_take, kind, record) for user, record in made.items()})
         return len(made)
 
     def change(self, changes: Mapping[str, Change]) -> None:
@@ -212,7 +215,12 @@ class Vault:
         self._file.replace(octets)
 
     def _decode(self, octets: bytes) -> tuple[Contents, Cipher]:
-        contents, cipher = decode(octets, self._key, str(self.path))
+        try:
+            contents, cipher = decode(octets, self._key, str(self.path))
+        except WrongKey:
+            if self._open is None:
+                raise
+            contents, cipher = self._with_newer_key(octets)
         if self._open is not None:
             known = self._open[0]
             if contents.salt == known.salt and contents.revision < known.revision:
@@ -223,10 +231,28 @@ class Vault:
         self._open = contents, cipher
         return self._open
 
+    def _with_newer_key(self, octets: bytes) -> tuple[Contents, Cipher]:
+        """The file has another key since it was opened."""
+        for key in self._newer_keys():
+            with contextlib.suppress(WrongKey):
+                found = decode(octets, key, str(self.path))
+                self._key = key
+                return found
+        raise VaultError(
+            f"{self.path}: it has a new key, and this process cannot read that; restart popproxy, or let its user own "
+            "the key's file"
+        )
 
-def _take_password(password: Record, before: Record) -> Record:
-    """`before` with the secret and the verifiers of `password`."""
-    return replace(before, secret=password.secret, verifiers=password.verifiers)
+
+def _take(kind: Kind, made: Record, before: Record) -> Record:
+    """`before` with what `made` has of that kind."""
+    match kind:
+        case Kind.BACKEND:
+            return replace(before, backend=made.backend)
+        case Kind.REFRESH_TOKEN:
+            return replace(before, refresh_token=made.refresh_token)
+        case _:
+            return replace(before, secret=made.secret, verifiers=made.verifiers)
 
 
 def _parse_line(text: str, canonical: Callable[[str], str]) -> tuple[str, Secret]:

@@ -92,7 +92,7 @@ def test_a_principal_from_its_name_to_the_server(site: Loaded) -> None:
     assert steps(found, "link") == [("done", "STLS, the certificate is verified by the system's authorities")]
     assert steps(found, "login") == [
         ("passed", "forward: the client sends no password"),
-        ("passed", "stored: the vault has no secret of this user"),
+        ("passed", "stored: the vault has no password of this user"),
         ("done", "master: USER alice@a.test*proxy and PASS"),
     ]
     assert lines(site, found, "login") == [25, 25, 25]

@@ -7,6 +7,7 @@ import os
 import pwd
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,10 @@ def test_what_is_kept_may_be_less_than_the_password(vault: str) -> None:
 
 
 def test_import_may_keep_verifiers_only(vault: str) -> None:
-    run = popproxy("vault", "import", "--scram", "-", "-c", vault, stdin=f"alice:{CANARY}\n".encode())
+    run = popproxy("vault", "import", "--kind", "scram", "-", "-c", vault, stdin=f"alice:{CANARY}\n".encode())
     assert (run.returncode, run.stdout) == (0, b"1 secret imported\n"), run.stderr
     assert kinds(vault) == {"alice": ["scram"]}
-    run = popproxy("vault", "import", "--scram", "-", "-c", vault, stdin=f"bob:{CANARY}\ue000\n".encode())
+    run = popproxy("vault", "import", "--kind", "scram", "-", "-c", vault, stdin=f"bob:{CANARY}\ue000\n".encode())
     assert run.returncode == ExitCode.DATAERR
     assert b"-:1: the password has characters that SCRAM does not allow" in run.stderr
     assert CANARY.encode() not in run.stderr
@@ -172,13 +173,95 @@ def test_rekey_keeps_the_secrets_and_retires_the_old_key(vault: str, tmp_path: P
     assert popproxy("vault", "list", "-c", vault).returncode == ExitCode.CONFIG
 
 
-def test_unfinished_rekey_is_not_overwritten(vault: str, tmp_path: Path) -> None:
-    (tmp_path / "vault.key.new").write_text("kept")
+def test_passwords_and_tokens_for_the_servers_behind(vault: str) -> None:
+    """They prove nobody here, and go their own ways."""
+    popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"own\n")
+    for kind in ("backend", "refresh-token"):
+        run = popproxy(
+            "vault", "set", "alice", "--kind", kind, "--stdin", "-c", vault, stdin=f"{CANARY}-{kind}".encode()
+        )
+        assert (run.returncode, run.stdout) == (0, b"alice: set\n"), run.stderr
+    run = popproxy("vault", "import", "--kind", "backend", "-", "-c", vault, stdin=b"bob:behind\nalice:behind\n")
+    assert (run.returncode, run.stdout) == (0, b"2 passwords imported\n"), run.stderr
+    assert kinds(vault) == {"alice": ["password", "scram", "backend", "refresh-token"], "bob": ["backend"]}
+    assert secret_of(vault, "alice") == b"own"
+    assert secret_of(vault, "bob") is None
+    run = popproxy("vault", "set", "bob", "--kind", "refresh-token", "--stdin", "-c", vault, stdin=b"two words")
+    assert run.returncode == ExitCode.CONFIG
+    assert b"refresh token" in run.stderr
+    assert popproxy("vault", "remove", "alice", "--kind", "refresh-token", "-c", vault).returncode == 0
+    assert popproxy("vault", "remove", "bob", "-c", vault).returncode == 0
+    assert kinds(vault) == {"alice": ["password", "scram", "backend"]}
+
+
+_KILLED_AT = """
+import os, sys
+step = int(sys.argv.pop(1))
+def dying(function):
+    def call(*arguments, **options):
+        global step
+        step -= 1
+        if not step:
+            os._exit(9)
+        return function(*arguments, **options)
+    return call
+for name in ("link", "rename", "unlink", "fsync", "fchmod"):
+    setattr(os, name, dying(getattr(os, name)))
+from popproxy.cli import main
+main()
+"""
+
+
+@pytest.mark.long
+def test_rekey_may_be_killed_at_any_step(vault: str, tmp_path: Path) -> None:
+    """The vault opens after each, and the next rekey tidies up."""
+    popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"kept\n")
+    for step in range(1, 100):
+        run = subprocess.run(
+            [sys.executable, "-c", _KILLED_AT, str(step), "vault", "rekey", "-c", vault],
+            capture_output=True,
+            check=False,
+        )
+        assert users(vault) == ["alice"], f"killed at step {step}"
+        if run.returncode == 0:
+            break
+        assert run.returncode == 9, run.stderr
+        if step % 3 == 0:
+            assert popproxy("vault", "rekey", "-c", vault).returncode == 0
+            assert secret_of(vault, "alice") == b"kept"
+    assert step > 10
+    assert secret_of(vault, "alice") == b"kept"
+    assert popproxy("vault", "rekey", "-c", vault).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if "vault" in path.name) == ["vault", "vault.key"]
+
+
+def test_rekey_that_broke_off_is_finished(vault: str, tmp_path: Path) -> None:
+    """Everybody finds the key meanwhile."""
+    popproxy("vault", "set", "alice", "--stdin", "-c", vault, stdin=b"kept\n")
+    key = tmp_path / "vault.key"
+    old = key.read_bytes()
+    assert popproxy("vault", "rekey", "-c", vault).returncode == 0
+    key.rename(tmp_path / "vault.key.new")
+    key.write_bytes(old)
+    key.chmod(0o600)
+    assert users(vault) == ["alice"]
     run = popproxy("vault", "rekey", "-c", vault)
-    assert run.returncode == ExitCode.CANTCREAT
-    assert b"vault.key.new" in run.stderr
-    assert (tmp_path / "vault.key.new").read_text() == "kept"
-    assert users(vault) == []
+    assert run.returncode == 0, run.stderr
+    assert b"an earlier rekey is finished" in run.stdout
+    assert not (tmp_path / "vault.key.new").exists()
+    assert secret_of(vault, "alice") == b"kept"
+
+
+def test_rekey_does_nothing_if_no_key_opens_the_vault(vault: str, tmp_path: Path) -> None:
+    for name in ("vault.key", "vault.key.new"):
+        (tmp_path / name).write_text(generate_key())
+        (tmp_path / name).chmod(0o600)
+    before = (tmp_path / "vault").read_bytes()
+    run = popproxy("vault", "rekey", "-c", vault)
+    assert run.returncode == ExitCode.CONFIG
+    assert b"opens neither with" in run.stderr
+    assert (tmp_path / "vault.key.new").exists()
+    assert (tmp_path / "vault").read_bytes() == before
 
 
 def test_wrong_key_is_78_and_named(vault: str, tmp_path: Path) -> None:

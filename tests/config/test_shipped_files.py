@@ -37,6 +37,10 @@ AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].k
 """Keys that the file explains in another section, and says so."""
 
 
+_SHOWN_BELOW = {"rules: []", *(f"{key}: null" for key in ("master", "kerberos", "certificate", "xoauth2"))}
+"""Defaults with an example behind them that is switched off."""
+
+
 def uncommented(text: str) -> str:
     """Settings are commented out as whole blocks: ``#`` at the block's indentation, the block's text behind it."""
     lines = []
@@ -48,7 +52,7 @@ def uncommented(text: str) -> str:
         inside = starts or (inside and bool(re.match(r"#  ", bare)))
         if inside:
             lines.append(indent + bare[1:])
-        elif line.strip() not in ("rules: []", "master: null", "kerberos: null"):
+        elif line.strip() not in _SHOWN_BELOW:
             lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -154,7 +158,7 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
     text = uncommented(ANNOTATED.read_text()).replace(
         "authenticate: [passthrough]", "authenticate: [users, corp, shop, web, system, passthrough]"
     )
-    text = text.replace("login: [forward]", "login: [forward, stored, master]")
+    text = text.replace("login: [forward]", "login: [forward, stored, master, external, xoauth2]")
     text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")
     text = text.replace("client_ca: null", "client_ca: clients.pem").replace('rpop: "off"', "rpop: rfc")
     loaded = load_bytes(text.encode(), ANNOTATED)

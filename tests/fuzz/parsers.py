@@ -13,10 +13,11 @@ from pathlib import Path
 
 from popproxy.config.loader import load_bytes
 from popproxy.errors import BackendError, ConfigError, LocalProtocolError, RemoteProtocolError
-from popproxy.pop3 import client, server
+from popproxy.pop3 import client_events, server
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.exchange import Exchange
-from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.pop3.logins import Apop, Bearer, Gssapi, Login, Plain, UserPass
+from popproxy.pop3.logins import External as ExternalLogin
 from popproxy.pop3.server import Offer, ServerConnection
 from popproxy.pop3.states import State
 from popproxy.sasl.cram_md5 import CramMd5
@@ -246,6 +247,7 @@ _LOGINS: list[list[Login]] = [
     [Apop("alice", Secret("secret")), UserPass("alice", Secret("secret"))],
     [Plain("alice", "master", Secret("secret"))],
     [Gssapi("alice", None, (Layer.NONE, Layer.CONFIDENTIALITY), "kerberos-service")],
+    [ExternalLogin("alice"), Bearer("alice", None)],
 ]
 
 
@@ -268,11 +270,13 @@ def server_login(data: bytes) -> None:
             whole_lines(out)
             assert encrypted or not core._stls or b"secret" not in out, "a password over a link that is not secured"
             for event in core.events_received():
-                if isinstance(event, client.StartTls):
+                if isinstance(event, client_events.StartTls):
                     core.upgrade_to_tls()
                     encrypted = True
-                elif isinstance(event, client.TokenNeeded):
+                elif isinstance(event, client_events.TokenNeeded):
                     core.token_made(TransparentContext(), b"token")
+                elif isinstance(event, client_events.AccessTokenNeeded):
+                    core.access_token(Secret("secret"))
             whole_lines(core.data_to_send())
     except (BackendError, LocalProtocolError):
         return

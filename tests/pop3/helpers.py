@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
 from popproxy.errors import BackendError
-from popproxy.pop3 import client, server
+from popproxy.pop3 import client_events, server
 from popproxy.pop3.capabilities import Capabilities
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.logins import Login
@@ -22,7 +22,7 @@ from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.login import Login as LoginMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.sasl.scram_verifier import make_verifier
-from popproxy.types import CloseReason, Mechanism
+from popproxy.types import CloseReason, Mechanism, Secret
 from tests.peers.gss_double import TransparentContext
 
 STAMP = b"<0123456789abcdef@mail.example.org>"
@@ -128,16 +128,18 @@ def play_server(script: str, offer: Offer = OPEN, *, drip: bool = False, greet: 
     return connection
 
 
-def client_event(event: client.Event) -> str:
+def client_event(event: client_events.Event) -> str:
     match event:
-        case client.StartTls():
+        case client_events.StartTls():
             return "tls"
-        case client.TokenNeeded(_, token):
+        case client_events.TokenNeeded(_, token):
             return f"token for {token!r}"
-        case client.LoggedIn(_, learned, protection):
+        case client_events.AccessTokenNeeded():
+            return "access token"
+        case client_events.LoggedIn(_, learned, protection):
             layer = "" if protection is None else f", layer {protection.layer} up to {protection.server_max}"
             return f"logged in, learned {learned if learned is None else sorted(learned)}{layer}"
-        case client.Refused(_, code):
+        case client_events.Refused(_, code):
             return f"refused {code}"
 
 
@@ -150,7 +152,7 @@ def play_client(
     drip: bool = False,
     context: TransparentContext | None = None,
 ) -> ClientConnection:
-    """A login at a backend. ``A:`` is tls, eof, skip, or token: the next one of `context`.
+    """A login at a backend. ``A:`` is tls, eof, skip, access token, or token: the next one of `context`.
 
     An error that ends it is told as ``E: error STAGE REASON CODE``.
     """
@@ -176,6 +178,8 @@ def play_client(
                 guarded(connection.receive_eof)
             case "skip":
                 assert connection.skip_login()
+            case "access token":
+                guarded(lambda: connection.access_token(Secret("t0k3n")))
             case _:
                 assert what == "token"
                 assert context is not None

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.errors import BackendError, LocalProtocolError
-from popproxy.pop3.client import CAPA_LINES_LIMIT, ClientConnection, StartTls
+from popproxy.pop3.client import CAPA_LINES_LIMIT, ClientConnection
+from popproxy.pop3.client_events import StartTls
 from popproxy.pop3.logins import Apop, Login, UserPass
 from popproxy.types import Secret
 from tests.pop3.helpers import chunks, client_event, play_client

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.errors import BackendError, LocalProtocolError
-from popproxy.pop3.client import ClientConnection, LoggedIn, Refused, TokenNeeded
-from popproxy.pop3.logins import Apop, Gssapi, Login, Plain, UserPass
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.client_events import LoggedIn, Refused, TokenNeeded
+from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer
 from popproxy.types import Secret
 from tests.peers.gss_double import TransparentContext
@@ -99,6 +101,75 @@ def test_the_command_is_never_longer_than_255_octets(length: int, initial: bool)
     assert (line != b"AUTH PLAIN\r\n") == initial
     assert len(line) <= 255
     assert connection.credential_sent == initial
+
+
+@BOTH
+def test_external(drip: bool) -> None:
+    script = f"""
+        B: +OK ready
+        P: AUTH EXTERNAL {b64(b"alice")}
+        B: +OK
+        E: logged in, learned None
+        """
+    play_client(script, [External("alice")], known={"SASL": ("EXTERNAL",)}, drip=drip)
+
+
+BEARER = {
+    "XOAUTH2": (b"user=a=b,c\1auth=Bearer t0k3n\1\1", ""),
+    "OAUTHBEARER": (b"n,a=a=3Db=2Cc,\1auth=Bearer t0k3n\1\1", b64(b"\1")),
+}
+"""What each mechanism says to log in, and to a refusal (RFC 7628 section 3.2.3)."""
+
+
+@BOTH
+@pytest.mark.parametrize("two_lines", [False, True])
+@pytest.mark.parametrize("name", BEARER)
+def test_access_token(name: Literal["XOAUTH2", "OAUTHBEARER"], two_lines: bool, drip: bool) -> None:
+    message, resigned = BEARER[name]
+    said = rf"""
+        P: AUTH {name}
+        B~ +\x20\r\n
+        P: {b64(message)}""" if two_lines else f"""
+        P: AUTH {name} {b64(message)}"""  # fmt: skip
+    refused = f"B: + {b64(b'{}')}\n        P: {resigned}".rstrip() + "\n        "
+    for end in (
+        "B: +OK\n        E: logged in, learned None",
+        "B: -ERR no\n        E: refused None",
+        f"{refused}B: -ERR [AUTH] no\n        E: refused AUTH",
+        f"{refused}B: +OK\n        E: error login protocol SYS/TEMP",
+        f"{refused}B: + {b64(b'{}')}\n        E: error login protocol SYS/TEMP",
+    ):
+        script = f"""
+        B: +OK ready
+        E: access token
+        A: access token{said}
+        {end}
+        """
+        play_client(script, [Bearer("a=b,c", SOURCE, name, two_lines)], known={}, drip=drip)
+
+
+def test_what_the_server_does_not_offer_is_left_out() -> None:
+    """A list without the mechanism counts, no list at all does not."""
+    logins: list[Login] = [Bearer("alice", SOURCE), External("alice"), PLAIN, PASS]
+    for known, first in (
+        ({"SASL": ("PLAIN", "LOGIN")}, b"AUTH PLAIN "),
+        ({"SASL": ("external",)}, b"AUTH EXTERNAL "),
+        ({"SASL": ()}, b"USER "),
+        ({}, b""),
+    ):
+        connection = ClientConnection(logins, known=known)
+        connection.receive_data(b"+OK ready\r\n")
+        assert connection.data_to_send().startswith(first) if first else connection.events_received()
+    connection = ClientConnection([External("alice")], known={"SASL": ("PLAIN",)})
+    with pytest.raises(BackendError, match="none of the ways") as raised:
+        connection.receive_data(b"+OK ready\r\n")
+    assert (raised.value.code, connection.credential_sent) == ("SYS/PERM", False)
+
+
+def test_access_token_that_nobody_asked_for() -> None:
+    connection = ClientConnection([PLAIN], known={})
+    with pytest.raises(LocalProtocolError):
+        connection.access_token(Secret("t0k3n"))
 
 
 def gssapi_talk(answer: bytes, size: int = 0, mask: int = 1, chosen: int = 1, logged_in: str = "") -> str:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.pop3.capabilities import Capabilities, common
-from popproxy.pop3.client import ClientConnection, LoggedIn
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.client_events import LoggedIn
 from popproxy.pop3.exchange import Exchange
 from popproxy.pop3.exchanged import Exchanged
 from popproxy.pop3.logins import UserPass

@@ -225,11 +225,39 @@ async def test_backend_that_refuses_a_proven_user_is_no_wrong_password(tmp_path:
         "users": users_file(tmp_path, alice="canary-pw-right"),
     }
     async with running(tmp_path, **sections) as rig:
-        rig.expected_errors.append("the backend refuses the proxy's credential")
+        rig.expected_errors.append("the backend refuses a password that is right here")
         client = await rig.greeted()
         trying = asyncio.create_task(attempt(client, "alice", "canary-pw-right"))
         await answer_login(await rig.backend.greeted(), final="-ERR [AUTH] no")
+        assert await trying == b"-ERR [SYS/PERM] your mail server refuses your password, tell your administrator"
+
+
+@pytest.mark.parametrize("strategy", ["stored", "master"])
+async def test_wrong_credential_of_the_proxy_is_an_alarm(tmp_path: Path, strategy: str) -> None:
+    """What stands behind it in the list is not tried: somebody must notice."""
+    (tmp_path / "master").write_text("canary-pw-master")
+    (tmp_path / "master").chmod(0o600)
+    sections: dict[str, Any] = {
+        "listener": {"authenticate": ["users"]},
+        "users": users_file(tmp_path, alice="canary-pw-right"),
+        "vault": stored(tmp_path, alice="canary-pw-stored"),
+        "pool": {
+            "login": [strategy, "forward"], "master": {"user": "admin", "password": {"file": str(tmp_path / "master")}}
+        },
+    }  # fmt: skip
+    async with running(tmp_path, **sections) as rig:
+        rig.expected_errors.append("the backend refuses the proxy's credential")
+        client = await rig.greeted()
+        trying = asyncio.create_task(attempt(client, "alice", "canary-pw-right"))
+        lines = await answer_login(await rig.backend.greeted(), final="-ERR [AUTH] no")
+        assert f"PASS canary-pw-{strategy}\r\n".encode() in lines
         assert await trying == b"-ERR [SYS/PERM] your mail server refuses the proxy, tell your administrator"
+        with pytest.raises(TimeoutError):
+            await rig.backend.accept(0.05)
+        assert rig.metrics.backend_credentials_refused[strategy] == 1
+        assert rig.metrics.auth_attempts[("USER", "failure", "backend_refused_proxy")] == 1
+        (record,) = rig.audit("backend_login")
+        assert (record["event.reason"], record["popproxy.strategy"]) == ("proxy_credential", strategy)
 
 
 async def test_full_queue_for_hashes_is_no_wrong_password(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_password_that_scram_cannot_carry_has_no_verifiers(password: bytes) ->
 
 @pytest.mark.parametrize("password", [b"", b"a\nb", b"\x7f", b"x" * 1025])
 def test_what_pop3_cannot_carry_is_refused(password: bytes) -> None:
-    for make in (Record().with_password, Record().with_verifiers, Record().with_rpop):
+    for make in (Record().with_password, Record().with_verifiers, Record().with_rpop, Record().with_backend):
         with pytest.raises(VaultError):
             make(Secret(password))
 
@@ -50,6 +50,21 @@ def test_taking_kinds_away() -> None:
     assert record.without(Kind.SCRAM).kinds == [Kind.PASSWORD, Kind.RPOP]
     assert record.without(Kind.PASSWORD).kinds == [Kind.RPOP]
     assert record.without(Kind.PASSWORD).without(Kind.RPOP).kinds == []
+
+
+def test_passwords_and_tokens_for_backends_stand_beside_the_users_own() -> None:
+    record = Record().with_backend(Secret("behind")).with_refresh_token(Secret("0.AX~/+="))
+    assert record.secret is None, "they prove nobody here"
+    assert record.for_backend == Secret("behind")
+    assert record.kinds == [Kind.BACKEND, Kind.REFRESH_TOKEN]
+    assert decode(record.encode()) == record
+    both = record.with_password(Secret("own"))
+    assert (both.secret, both.for_backend) == (Secret("own"), Secret("behind"))
+    assert both.without(Kind.BACKEND).for_backend == Secret("own")
+    assert both.without(Kind.PASSWORD).without(Kind.REFRESH_TOKEN).kinds == [Kind.BACKEND]
+    for wrong in (b"", b"a b", b"a\nb", b"\xff", b"x" * 8193):
+        with pytest.raises(VaultError):
+            record.with_refresh_token(Secret(wrong))
 
 
 @settings(deadline=None, max_examples=20)

@@ -204,9 +204,21 @@ def test_rekey_by_another_process_leaves_this_one_its_old_version(vault: Vault, 
     new_key = Secret(generate_key())
     Vault.open(path, KEY).rekey(new_key)
     assert contents(vault) == {"alice": b"x"}
-    with pytest.raises(VaultError, match="locked with key"):
+    with pytest.raises(VaultError, match=r"it has a new key.*restart popproxy"):
         vault.set("bob", Secret("y"))
     assert contents(Vault.open(path, new_key)) == {"alice": b"x"}
+
+
+def test_process_that_can_read_the_new_key_goes_on_with_it(path: Path) -> None:
+    keys = [Secret(generate_key())]
+    vault = Vault.create(path, KEY, recheck=0)
+    follower = Vault.open(path, KEY, recheck=0, newer_keys=lambda: keys)
+    keys.append(Secret(generate_key()))
+    vault.rekey(keys[1])
+    vault.set("alice", Secret("behind the new key"))
+    assert contents(follower) == {"alice": b"behind the new key"}
+    follower.set("bob", Secret("y"))
+    assert contents(Vault.open(path, keys[1])) == {"alice": b"behind the new key", "bob": b"y"}
 
 
 def test_editors_at_the_same_time_lose_nothing(vault: Vault, path: Path) -> None:

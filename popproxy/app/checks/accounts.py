@@ -14,6 +14,7 @@ from popproxy.config.model import Config
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, VaultError
 from popproxy.routing.router import Router
+from popproxy.vault.keys import vault_key
 from popproxy.vault.record import Record
 from popproxy.vault.store import Vault
 
@@ -50,7 +51,7 @@ def _read_vault(config: Config, findings: list[Finding]) -> dict[str, Record] | 
         return None
     area = f"vault {config.vault.file}"
     try:
-        records = dict(Vault.open(config.vault.file, resolve_secret(config.vault.key)).records())
+        records = dict(Vault.open(config.vault.file, vault_key(config.vault)).records())
     except ConfigError as error:
         findings += _problems(area, error)
         return None
