@@ -23,7 +23,7 @@ async def look(directory: Path, entry: dict[str, Any], *, offline: bool = False)
         "master": {"user": "m", "password": {"file": str(secret)}},
     }  # fmt: skip
     path = write_config(
-        directory, listeners=[listener], pools={"main": pool}, oauth={"issuers": [entry], "deadline": "3s"}
+        directory, listeners=[listener], pools={"main": pool}, oauth={"issuers": [entry], "deadline": "20s"}
     )
     findings = await check_environment(load_file(path), offline=offline)
     return [(one.level, f"{one.text} {one.cure}".strip()) for one in findings if one.area.startswith("issuer https://")]

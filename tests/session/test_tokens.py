@@ -31,7 +31,7 @@ def sections(directory: Path, server: CertificateFiles, entry: dict[str, Any], *
     master.chmod(0o600)
     return {
         "listener": {"sasl": ["OAUTHBEARER", "XOAUTH2"], "tls": "stls"},
-        "oauth": {"issuers": [entry], **oauth},
+        "oauth": {"issuers": [entry], "deadline": "20s", **oauth},
         "tls": {"certificates": [{"cert": str(server.cert), "key": str(server.key)}]},
         "pool": {"login": ["forward", "master"], "master": {"user": "m", "password": {"file": str(master)}}},
         "authentication": {"failure_delay": "10ms", "tries": 100},
