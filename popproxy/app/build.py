@@ -147,6 +147,7 @@ class Parts:
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
         self._directories = DirectoryParts(config, privileged.directories, self.metrics, loop, self.executor)
+        self._places = self._directories.places(config.routing)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
         resolver = Resolver(loop)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
@@ -176,6 +177,7 @@ class Parts:
             accounts=self._accounts,
             mechanisms=self._mechanisms.mechanisms(listener), verifiers=self._mechanisms.verifiers(listener),
             provers=self._provers[listener.name],
+            places=self._places,
             visits=any(directory.asks_whence for directory in self.config.directories.values()),
             policy=Policy(self.config.policy, listener.name, self._canonical) if self.config.policy else None,
             talkative=self.config.logging.level == "debug",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from popproxy.auth.stored_hash import HashJudge
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config
+from popproxy.config.model import Config, Routing
 from popproxy.config.model_directories import AuthHttp, Ldap, Pam, Sql
 from popproxy.config.model_directories import Directory as DirectorySection
 from popproxy.config.secret import resolve_secret
@@ -22,6 +22,7 @@ from popproxy.directories.measured import Measured, MeasuredDigests, MeasuredFin
 from popproxy.directories.pam_worker import DIRECTORIES
 from popproxy.errors import ConfigError, PopproxyError, Problem, Unavailable
 from popproxy.observe.metrics import Metrics
+from popproxy.routing.places import Places
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.gate import Gate
 from popproxy.state.helper import Helper, Started, start_helper
@@ -214,6 +215,11 @@ class DirectoryParts:
         gate = Gate(name, directory.connections, directory.queue, directory.deadline)
         metrics.watch_executor(name, gate)
         return gate
+
+    def places(self, routing: Routing) -> Places | None:
+        """Those that say where mail is, if there are any."""
+        finders = [self.directories[name] for name in routing.directories]
+        return Places(finders, routing.cache, routing.stale) if finders else None
 
     async def hang_up(self) -> None:
         """Give back the connections that only the event loop can close."""

@@ -193,6 +193,9 @@ class _Explainer:
 
     def _backend(self, listener: Listener, who: Identity, credential: Credential) -> None:
         router = Router(self._config, self._canonical)
+        for number, name in enumerate(self._config.routing.directories):
+            text = f"{name}: asked where the mail of {who.user} is; what it says goes before what follows"
+            self._say("route", Step(text, ("routing", "directories", number), "open"))
         for step in router.steps(who.user):
             self._say("route", step)
         route = router.find(who.user)

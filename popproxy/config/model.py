@@ -291,6 +291,13 @@ class Routing(Model):
     """Pool for everybody else. Without it, users that no rule matches are refused."""
     default_backend_user: str | None = Field(default=None, min_length=1)
     """The user's name at the default pool: text with {user}, {local} and {domain}."""
+    directories: list[Name] = []
+    """Directories to ask where a user's mail is, in this order, before the rules are tried. Not needed for users whom
+    a directory lets in that says so then."""
+    cache: Duration = 60.0
+    """How long their answers count."""
+    stale: Duration = 86400.0
+    """How much longer they count while a directory does not answer."""
 
 
 class Master(Model):

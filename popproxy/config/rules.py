@@ -20,7 +20,7 @@ from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_mechanisms import MECHANISM_RULES
 from popproxy.config.rules_policy import POLICY_RULES
-from popproxy.config.rules_routing import check_domain, check_routing, check_unused_pools
+from popproxy.config.rules_routing import check_domain, check_route_directories, check_routing, check_unused_pools
 from popproxy.config.units import format_duration, format_server
 from popproxy.types import Address
 
@@ -232,6 +232,7 @@ _RULES: tuple[Rule, ...] = (
     _pool_links,
     *BACKEND_RULES,
     check_routing,
+    check_route_directories,
     check_unused_pools,
     check_domain,
     _times,

@@ -34,10 +34,12 @@ def _who_decides(config: Config) -> Iterator[Finding]:
     if config.users is not None and "users" not in used and not needed:
         cure = "add users to a listener's authenticate, or remove the section"
         yield Finding(("users",), "no listener asks the users file", cure, warning=True, because=listed)
+    used.update(config.routing.directories)
     for name in config.directories:
         if name not in used and name not in _BUILT_IN:
-            cure = f"add {name} to a listener's authenticate, or remove it"
-            yield Finding(("directories", name), "nobody asks this directory", cure, warning=True, because=listed)
+            cure = f"add {name} to a listener's authenticate or to routing.directories, or remove it"
+            because = (*listed, ("routing", "directories"))
+            yield Finding(("directories", name), "nobody asks this directory", cure, warning=True, because=because)
 
 
 def _order(names: list[str], at: KeyPath) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from popproxy.config.finding import Finding, KeyPath
+from popproxy.config.finding import Finding, KeyPath, twice
 from popproxy.config.messages import nearest
 from popproxy.config.model import Config, Rule
 from popproxy.config.units import quote
@@ -36,6 +36,28 @@ def check_routing(config: Config) -> Iterator[Finding]:
         if config.effective_default_pool is None and (len(config.pools) == 1 or routing.rules):
             cure = f"add default: {next(iter(config.pools))}"
             yield Finding(path, "has no effect without a default pool", cure, because=(("routing", "default"),))
+
+
+def check_route_directories(config: Config) -> Iterator[Finding]:
+    """Directories that are asked where mail is exist, and can say it."""
+    at: KeyPath = ("routing", "directories")
+    yield from twice(config.routing.directories, at)
+    for number, name in enumerate(config.routing.directories):
+        directory = config.directories.get(name)
+        because: tuple[KeyPath, ...] = (("directories", name),)
+        if directory is None:
+            meant = nearest(name, config.directories)
+            cure = f"did you mean {meant}?" if meant else "add it to the section directories"
+            yield Finding((*at, number), f"there is no directory {name}", cure, because=(("directories",), *because))
+        elif directory.pam is not None:
+            yield Finding((*at, number), "PAM does not know where mail is", "name another directory", because=because)
+        elif directory.ldap is not None:
+            if not directory.names_places and directory.ldap.attributes.backend_user is None:
+                cure = f"add attributes: {{server: mailHost}} to the directory {name}"
+                yield Finding((*at, number), f"{name} reads nothing that says where mail is", cure, because=because)
+            elif directory.ldap.filter is None and "=" not in (directory.ldap.user_dn or "="):
+                cure = f"add account, base and filter to the directory {name}"
+                yield Finding((*at, number), f"{name} finds nobody without a password", cure, because=because)
 
 
 def check_unused_pools(config: Config) -> Iterator[Finding]:

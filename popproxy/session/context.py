@@ -29,6 +29,7 @@ from popproxy.net.relay import RelayContext
 from popproxy.net.tls import ServerTls
 from popproxy.pop3.capabilities import Capabilities
 from popproxy.pop3.server import Offer
+from popproxy.routing.places import Places
 from popproxy.routing.router import Router
 from popproxy.sasl import apop
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
@@ -76,6 +77,7 @@ class ListenerContext:
     mechanisms: Mechanisms | None = None  # beside PLAIN, LOGIN and GSSAPI
     verifiers: ScramVerifiers | None = None
     provers: Mapping[type, Prover] = field(default_factory=dict)  # of credentials that say themselves whose they are
+    places: Places | None = None  # directories that say where mail is, whoever lets users in
     visits: bool = False  # somebody who judges wants to know where logins come from
     policy: Policy | None = None  # on mechanisms that are given up
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds

@@ -18,6 +18,7 @@ from popproxy.backend.access_tokens import NoAccessToken
 from popproxy.backend.dial import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
+from popproxy.directories.entry import Refused
 from popproxy.errors import AuditError, BackendError, Unavailable, VaultError
 from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.kerberos.refusal import KerberosRefused
@@ -207,6 +208,15 @@ class LoginAttempt:
         refused = await self._account_refused(identity)
         if refused is not None:
             return refused
+        if context.places is not None and not _is_placed(identity):
+            try:
+                place = await context.places.find(identity.user)
+            except Unavailable as error:
+                log.error("cannot tell where the mail is", why=str(error))
+                return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+            if isinstance(place, Refused):
+                return await self._wrong(place.reason)
+            identity = replace(identity, location=place or identity.location)
         route = context.router.find(identity.user, identity.location)
         if route is None:
             if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
@@ -393,6 +403,12 @@ class LoginAttempt:
         label = "error" if outcome is Outcome.UNKNOWN else str(outcome)
         metrics = self._context.relay.metrics
         metrics.auth_attempts[(self._credential.mechanism, label, reason)] += 1
+
+
+def _is_placed(identity: Identity) -> bool:
+    """Has whoever let the user in said where the mail is?"""
+    location = identity.location
+    return location is not None and (location.pool is not None or location.server is not None)
 
 
 def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:

@@ -440,6 +440,10 @@ WRONG = {
     "PAM for one user": Wrong("directories:\n  system:\n    pam: {user: alice}\n", 3, "directories.system.pam.user", "put {user} or {local}"),
     "a user of PAM with an unknown part": Wrong("directories:\n  system:\n    pam: {user: '{local}{realm}'}\n", 3, "directories.system.pam.user", "{user}, {local}"),
     "a cache without a unit": Wrong("directories:\n  system:\n    pam: {}\n    cache: 30\n", 4, "directories.system.cache", "30s"),
+    "a directory for routing that is not there": Wrong("directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT pool FROM a WHERE b = :user'}\nrouting:\n  default: main\n  directories: [crop]\n", 6, "routing.directories[0]", "did you mean corp?"),
+    "PAM for routing": Wrong("directories:\n  system:\n    pam: {}\nrouting:\n  default: main\n  directories: [system]\n", 6, "routing.directories[0]", "name another"),
+    "a directory for routing that knows no places": Wrong(ldap("user_dn: uid={local},dc=a") + "routing:\n  default: main\n  directories: [corp]\n", 12, "routing.directories[0]", "mailHost"),
+    "a directory for routing twice": Wrong("directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT pool FROM a WHERE b = :user'}\nrouting:\n  default: main\n  directories: [corp, corp]\n", 6, "routing.directories[1]", "remove one"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

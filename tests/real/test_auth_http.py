@@ -190,6 +190,36 @@ async def test_who_was_let_in_a_moment_ago_gets_in_while_the_service_is_down(sit
     assert metrics['popproxy_directory_cache_total{directory="web",outcome="hit"}'] == 0
 
 
+@pytest.fixture
+def placed(site: Site) -> Iterator[Proxy]:
+    """A proxy whose servers judge passwords, and whose service only says where the mail is."""
+    complete = settings(f"127.0.0.1:{site.first.port}", listener={"authenticate": ["passthrough"]})
+    complete["pools"]["second"] = {"servers": [f"127.0.0.1:{site.second.port}"], "tls": "none", "allow_cleartext": True}
+    complete["routing"] = {"default": "main", "directories": ["web"], "cache": "0s"}
+    complete["directories"] = {"web": {"http": {"url": site.service.url}, "deadline": f"{DEADLINE}s"}}
+    with proxies() as start:
+        yield start(complete)
+
+
+async def test_a_service_that_only_says_where_mail_is_and_is_remembered_while_it_is_down(
+    site: Site, placed: Proxy
+) -> None:
+    site.service.users["bob"] = Account("", _at(site.second))
+    bob, alice = site.second.users["bob"], site.first.users["alice"]
+    assert (await attempt(placed, "bob", bob)).messages == 2
+    assert site.service.requests[-1]["Auth-Method"] == "none"
+    assert site.service.requests[-1]["Auth-Pass"] == ""
+    site.service.stop()
+    try:
+        assert (await attempt(placed, "bob", bob)).messages == 2
+        assert (await attempt(placed, "alice", alice)).reply == LATER  # nobody has asked for her: no guess at a server
+    finally:
+        site.service.start()
+    assert (await attempt(placed, "alice", alice)).messages == 1
+    explained = await asyncio.to_thread(placed.command, "explain", "bob")
+    assert "web: asked where the mail of bob is" in explained.stdout
+
+
 @pytest.mark.parametrize("trouble", ["down", "silent"])
 async def test_a_service_in_trouble_is_nobodys_wrong_password(site: Site, trouble: str) -> None:
     (site.service.stop if trouble == "down" else site.service.freeze)()
