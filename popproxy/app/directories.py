@@ -209,7 +209,7 @@ class DirectoryParts:
             if directory.cache and name in self.directories:
                 asked, remembered = self.directories[name], Remembered[Entry](directory.cache)
                 whence = directory.asks_whence
-                self.directories[name] = CachedDirectory(asked, remembered, metrics.directory_cache, whence=whence)
+                self.directories[name] = CachedDirectory(asked, remembered, metrics.auth_cache, whence=whence)
 
     def _gate(self, name: str, directory: DirectorySection, metrics: Metrics) -> Gate:
         gate = Gate(name, directory.connections, directory.queue, directory.deadline)

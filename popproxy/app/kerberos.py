@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from popproxy.app.chain import KdcJudge
+from popproxy.auth.kerberos import Kdc, RememberingKdc
 from popproxy.config.loader import Loaded
 from popproxy.config.model import TICKET_STRATEGIES, Config, Kerberos
 from popproxy.errors import ConfigError, Problem, Unavailable
@@ -20,6 +21,7 @@ from popproxy.sasl.credentials import Layer
 from popproxy.sasl.gssapi import LayerOffer
 from popproxy.session.tickets import Tickets
 from popproxy.state.executors import BoundedExecutor
+from popproxy.state.remembered import Remembered
 from popproxy.state.reread import RereadFile
 
 LAYER_SIZE = 64 * 1024
@@ -65,6 +67,7 @@ class KerberosParts:
 
     def __init__(self, config: Config, kerberos: Kerberos, metrics: Metrics) -> None:
         """Raises ConfigError."""
+        self._metrics = metrics
         self._delegation = wants_tickets(config)
         self._executors = [
             BoundedExecutor(name, kerberos.threads, kerberos.queue, kerberos.deadline) for name in ("tickets", "kdc")
@@ -90,14 +93,20 @@ class KerberosParts:
         for executor in self._executors:
             executor.close()
 
+    def _passwords(self, kerberos: Kerberos, asked: Kdc) -> Kdc:
+        if not kerberos.cache:
+            return asked
+        return RememberingKdc(asked, Remembered[str](kerberos.cache), self._metrics.auth_cache)
+
     def _make(self, kerberos: Kerberos, realms: list[RealmRule], principals: PrincipalMap) -> ListenerKerberos:
         from popproxy.kerberos.acceptor import Acceptor  # noqa: PLC0415 - an optional library
         from popproxy.kerberos.apreq import ApReqVerifier  # noqa: PLC0415
         from popproxy.kerberos.password import KdcPassword  # noqa: PLC0415
 
-        tickets, kdc = self._executors
+        tickets, executor = self._executors
         keytab, names, cache = kerberos.keytab, kerberos.principals, kerberos.replay_cache
         require = kerberos.channel_binding == "require"
+        asked = KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=executor)
         acceptor = Acceptor(
             keytab, names, rcache_dir=cache, executor=tickets, require_channel_binding=require,
             delegation=self._delegation,
@@ -112,7 +121,7 @@ class KerberosParts:
                 require_binding=require,
                 delegation=self._delegation,
             ),
-            KdcJudge(KdcPassword(keytab, names[0], [rule.realm for rule in realms], executor=kdc), principals, realms),
+            KdcJudge(self._passwords(kerberos, asked), principals, realms),
         )
 
 

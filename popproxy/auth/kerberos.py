@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
 from popproxy.auth.names import NameRefused
@@ -11,6 +11,7 @@ from popproxy.errors import Unavailable
 from popproxy.kerberos.mapping import Mapped, PrincipalMap, RealmRule
 from popproxy.kerberos.password import KDC_NOT_PROVEN, PasswordRefusal, PasswordRefused
 from popproxy.sasl.credentials import Credential, PasswordCredential
+from popproxy.state.remembered import Remembered
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret, Step
 
 
@@ -20,6 +21,28 @@ class Kdc(Protocol):
     async def check(self, user: str, password: Secret) -> str:
         """The principal that `user` has proved to be. Raises PasswordRefused and Unavailable."""
         ...
+
+
+class RememberingKdc:
+    """A Kdc that is not asked again about a password that was right a moment ago. `hits` counts hit and miss."""
+
+    def __init__(self, kdc: Kdc, remembered: Remembered[str], hits: MutableMapping[tuple[str, str], float]) -> None:
+        self._kdc = kdc
+        self._remembered = remembered
+        self._hits = hits
+
+    async def check(self, user: str, password: Secret) -> str:
+        """See Kdc."""
+        remembered = self._remembered
+        digest = remembered.digest(user, password)
+        known = remembered.recall(digest)
+        self._hits[("kerberos", "miss" if known is None else "hit")] += 1
+        if known is not None:
+            return known
+        asked = remembered.now()
+        principal = await self._kdc.check(user, password)
+        remembered.remember(digest, principal, asked)
+        return principal
 
 
 class KerberosPasswordAuthenticator:

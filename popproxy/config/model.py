@@ -205,6 +205,9 @@ class Kerberos(Model):
     """Logins that may wait for such a thread; more are answered [SYS/TEMP]."""
     deadline: Duration = 10.0
     """Longest wait for a thread and the KDC together; then the answer is [SYS/TEMP]."""
+    cache: Duration = 0.0
+    """How long a password that was right is not asked about again. A changed password or a closed account takes effect
+    after it."""
 
     @field_validator("deadline")
     @classmethod

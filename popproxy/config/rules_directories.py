@@ -159,10 +159,15 @@ def _pam(config: Config) -> Iterator[Finding]:
 
 
 def _cache(config: Config) -> Iterator[Finding]:
+    caches: dict[KeyPath, float] = {}
     for name, directory in config.directories.items():
-        if directory.cache > LONG_CACHE:
-            what = f"an account that is closed stays open for {format_duration(directory.cache)}"
-            yield Finding(("directories", name, "cache"), what, "write for example 30s", warning=True)
+        caches[("directories", name, "cache")] = directory.cache
+    if config.kerberos is not None:
+        caches[("kerberos", "cache")] = config.kerberos.cache
+    for path, seconds in caches.items():
+        if seconds > LONG_CACHE:
+            what = f"an account that is closed stays open for {format_duration(seconds)}"
+            yield Finding(path, what, "write for example 30s", warning=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -80,7 +80,7 @@ class Metrics(Collector):
     audit_records: Series[tuple[str, str]]
     audit_write_failures: Series[str]
     directory_duration: LabelledHistogram
-    directory_cache: Series[tuple[str, str]]
+    auth_cache: Series[tuple[str, str]]
     event_loop_lag: Histogram
 
     def __init__(self, listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = ()) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from popproxy.auth.kerberos import KerberosPasswordAuthenticator
+from popproxy.auth.kerberos import KerberosPasswordAuthenticator, RememberingKdc
 from popproxy.auth.names import vet_name
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.errors import Unavailable
 from popproxy.kerberos.mapping import PrincipalMap, RealmRule
 from popproxy.kerberos.password import KDC_NOT_PROVEN, PasswordRefusal, PasswordRefused
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
+from popproxy.state.remembered import Remembered
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret
 
 REALMS = [RealmRule("A.TEST"), RealmRule("B.TEST", "b.example")]
@@ -21,12 +22,12 @@ class Kdc:
 
     def __init__(self, error: Exception | None = None, answer: str = "") -> None:
         self.asked: list[str] = []
-        self._error, self._answer = error, answer
+        self.error, self._answer = error, answer
 
     async def check(self, user: str, password: Secret) -> str:
         self.asked.append(user)
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._answer or user
 
 
@@ -94,3 +95,20 @@ async def test_kdc_that_does_not_know_our_key_is_on_record_as_such() -> None:
 async def test_principal_without_mailbox() -> None:
     result = await authenticator(Kdc(answer="a/admin@A.TEST")).authenticate(password("a"), "a")
     assert result == Rejected(AuthFailure.NOT_MAPPED)
+
+
+async def test_a_password_that_was_right_a_moment_ago_is_right_while_the_kdc_is_silent() -> None:
+    asked = Kdc(answer="alice@A.TEST")
+    counted = {("kerberos", "hit"): 0.0, ("kerberos", "miss"): 0.0}
+    clock = [0.0]
+    kdc = RememberingKdc(asked, Remembered[str](30, clock=lambda: clock[0]), counted)
+    assert await kdc.check("alice@A.TEST", Secret("a")) == "alice@A.TEST"
+    asked.error = Unavailable("no answer", "kdc")
+    assert await kdc.check("alice@A.TEST", Secret("a")) == "alice@A.TEST"
+    for user, password in (("alice@A.TEST", "b"), ("bob@A.TEST", "a")):
+        with pytest.raises(Unavailable):
+            await kdc.check(user, Secret(password))
+    clock[0] = 30.0
+    with pytest.raises(Unavailable):
+        await kdc.check("alice@A.TEST", Secret("a"))
+    assert counted == {("kerberos", "hit"): 1, ("kerberos", "miss"): 4}

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from popproxy.auth.kerberos import RememberingKdc
 from popproxy.errors import ConfigError, Unavailable
 from popproxy.kerberos.password import KdcPassword, PasswordRefusal, PasswordRefused
 from popproxy.state.executors import BoundedExecutor
+from popproxy.state.remembered import Remembered
 from popproxy.types import Secret
 from tests.kerberos.conftest import ALICE, POP
 from tests.peers.canaries import leaks
@@ -50,6 +52,19 @@ async def test_right_password(kdc: Realm, checker: KdcPassword) -> None:
 async def test_wrong_password_and_unknown_user_are_not_told_apart(kdc: Realm, checker: KdcPassword) -> None:
     assert await reason_of(checker, "alice", kdc.passwords["bob"]) is PasswordRefusal.WRONG
     assert await reason_of(checker, "nobody", kdc.passwords["bob"]) is PasswordRefusal.WRONG
+
+
+async def test_who_was_right_a_moment_ago_is_right_while_the_kdc_is_silent(kdc: Realm, checker: KdcPassword) -> None:
+    counted = {("kerberos", "hit"): 0.0, ("kerberos", "miss"): 0.0}
+    remembering = RememberingKdc(checker, Remembered[str](3600), counted)
+    right = Secret(kdc.passwords["alice"])
+    assert await remembering.check("alice", right) == ALICE
+    with kdc.silent():
+        assert await remembering.check("alice", right) == ALICE
+    for _ in range(2):
+        with pytest.raises(PasswordRefused):
+            await remembering.check("alice", Secret(kdc.passwords["bob"]))
+    assert counted == {("kerberos", "hit"): 1, ("kerberos", "miss"): 3}
 
 
 async def test_wrong_password_with_preauthentication(kdc: Realm, checker: KdcPassword) -> None:

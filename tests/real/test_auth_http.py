@@ -186,8 +186,8 @@ async def test_who_was_let_in_a_moment_ago_gets_in_while_the_service_is_down(sit
     finally:
         site.service.start()
     metrics = await asyncio.to_thread(site.proxy.metrics)
-    assert metrics['popproxy_directory_cache_total{directory="remembered",outcome="hit"}'] == 2
-    assert metrics['popproxy_directory_cache_total{directory="web",outcome="hit"}'] == 0
+    assert metrics['popproxy_auth_cache_total{outcome="hit",source="remembered"}'] == 2
+    assert metrics['popproxy_auth_cache_total{outcome="hit",source="web"}'] == 0
 
 
 @pytest.fixture
