@@ -78,8 +78,8 @@ _LACKING: Final = {
 
 
 def _forward(backend_user: str, identity: Identity, credential: Credential) -> Login | None:
-    """With the client's password, or the one that a directory has for it there."""
-    if identity.location is not None and identity.location.password is not None:
+    """With the client's password, or the one that the directory which has judged it gives for there."""
+    if identity.proven and identity.location is not None and identity.location.password is not None:
         return UserPass(backend_user, identity.location.password)
     if isinstance(credential, PasswordCredential):
         return UserPass(backend_user, credential.password, users_own=not identity.proven)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
 
@@ -35,7 +35,8 @@ class _Known:
 class Places:
     """Asks `finders` in turn; the first that knows the user decides.
 
-    An answer counts for `fresh` seconds, and for `stale` seconds more while it cannot be had anew: mail does not move
+    A password that comes with an answer is left out: nobody has proved anything to this directory. An answer counts for
+    `fresh` seconds, and for `stale` seconds more while it cannot be had anew: mail does not move
     because a directory is down. Who was never asked for has to wait until it is back: the wrong server would have an
     empty maildrop for him.
     """
@@ -77,7 +78,7 @@ class Places:
         for finder in self._finders:
             answer = await finder.find(user)
             if isinstance(answer, Entry):
-                return answer.location
+                return None if answer.location is None else replace(answer.location, password=None)
             if not answer.stranger:
                 return answer
         return None

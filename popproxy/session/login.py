@@ -35,6 +35,7 @@ from popproxy.sasl.credentials import (
 )
 from popproxy.session.context import ListenerContext
 from popproxy.session.limits import take_session
+from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.shared import Lease
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
@@ -208,15 +209,15 @@ class LoginAttempt:
         refused = await self._account_refused(identity)
         if refused is not None:
             return refused
-        if context.places is not None and not _is_placed(identity):
+        if context.places is not None:
             try:
-                place = await context.places.find(identity.user)
+                placed = await with_place(context.places, identity)
             except Unavailable as error:
                 log.error("cannot tell where the mail is", why=str(error))
                 return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
-            if isinstance(place, Refused):
-                return await self._wrong(place.reason)
-            identity = replace(identity, location=place or identity.location)
+            if isinstance(placed, Refused):
+                return await self._wrong(placed.reason)
+            identity = placed
         route = context.router.find(identity.user, identity.location)
         if route is None:
             if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
@@ -403,12 +404,6 @@ class LoginAttempt:
         label = "error" if outcome is Outcome.UNKNOWN else str(outcome)
         metrics = self._context.relay.metrics
         metrics.auth_attempts[(self._credential.mechanism, label, reason)] += 1
-
-
-def _is_placed(identity: Identity) -> bool:
-    """Has whoever let the user in said where the mail is?"""
-    location = identity.location
-    return location is not None and (location.pool is not None or location.server is not None)
 
 
 def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from popproxy.backend.strategies import logins_for
 from popproxy.config.model import Pool as PoolConfig
 from popproxy.pop3.logins import Apop, Bearer, External, Plain, UserPass
 from popproxy.sasl.credentials import GssapiCredential, PasswordCredential
-from popproxy.types import Identity, Mechanism, Secret
+from popproxy.types import Identity, Location, Mechanism, Secret
 from popproxy.vault.record import Record
 
 TICKET = GssapiCredential("alice@A.TEST", "pop/x@A.TEST")
@@ -52,6 +53,16 @@ def test_ticket_cannot_be_forwarded() -> None:
 
 def test_master_opens_nothing_for_whom_only_the_backend_could_judge() -> None:
     logins = logins_for(pool("forward", "master"), "alice", who(proven=False), PASSWORD, lambda: None)
+    assert logins == [UserPass("alice", PASSWORD.password, users_own=True)]
+
+
+def test_a_password_that_a_directory_gives_is_for_whom_it_has_judged() -> None:
+    given = Location(password=Secret("canary-given"))
+    for credential in (PASSWORD, TICKET):
+        logins = logins_for(pool("forward"), "alice", replace(who(), location=given), credential, lambda: None)
+        assert logins == [UserPass("alice", Secret("canary-given"))]
+    unproven = replace(who(proven=False), location=given)
+    logins = logins_for(pool("forward"), "alice", unproven, PASSWORD, lambda: None)
     assert logins == [UserPass("alice", PASSWORD.password, users_own=True)]
 
 

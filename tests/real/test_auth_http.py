@@ -204,7 +204,9 @@ def placed(site: Site) -> Iterator[Proxy]:
 async def test_a_service_that_only_says_where_mail_is_and_is_remembered_while_it_is_down(
     site: Site, placed: Proxy
 ) -> None:
-    site.service.users["bob"] = Account("", _at(site.second))
+    # a password in the answer is nothing to log in with: nobody has proved anything
+    site.service.users["bob"] = Account("", _at(site.second, **{"Auth-Pass": site.second.users["bob"]}))
+    assert await wrong(placed, "bob") == WRONG
     bob, alice = site.second.users["bob"], site.first.users["alice"]
     assert (await attempt(placed, "bob", bob)).messages == 2
     assert site.service.requests[-1]["Auth-Method"] == "none"

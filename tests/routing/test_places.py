@@ -10,7 +10,7 @@ from popproxy.directories.entry import Answer, Entry, Refused
 from popproxy.errors import Unavailable
 from popproxy.routing import places
 from popproxy.routing.places import PATIENCE, Places
-from popproxy.types import AuthFailure, Location
+from popproxy.types import AuthFailure, Location, Secret
 
 NORTH, SOUTH = Location("north"), Location("south")
 STRANGER = Refused(stranger=True)
@@ -50,6 +50,12 @@ async def test_the_first_that_knows_the_user_decides() -> None:
     assert await found.find("dave") is None
     assert await found.find("nobody") is None
     assert second.asked == ["bob", "nobody"]
+
+
+async def test_a_password_that_comes_with_a_place_lets_nobody_in() -> None:
+    found = Places([Finder({"alice": Entry(location=Location("north", password=Secret("x")))})], 60, 600)
+    for _ in range(2):
+        assert await found.find("alice") == NORTH
 
 
 async def test_one_that_is_down_is_not_passed_over() -> None:
