@@ -16,6 +16,7 @@ from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
+from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.names import canonical, vet_name
@@ -63,6 +64,7 @@ class Privileged:
     backends: PoolSecrets
     mechanisms: MechanismSecrets
     directories: StartedDirectories
+    tunnels: TunnelKeys
 
     def close(self) -> None:
         """End the helper processes, if nobody has taken them over."""
@@ -105,6 +107,11 @@ def read_privileged(loaded: Loaded) -> Privileged:
         import_libraries(loaded)
     except ConfigError as error:
         problems += error.problems
+    tunnels: TunnelKeys = {}
+    try:
+        tunnels = read_tunnel_keys(loaded)
+    except ConfigError as error:
+        problems += error.problems
     directories = StartedDirectories()
     try:
         directories = start_directories(loaded)
@@ -113,7 +120,7 @@ def read_privileged(loaded: Loaded) -> Privileged:
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, backends, mechanisms, directories)
+    return Privileged(tls, key, backends, mechanisms, directories, tunnels)
 
 
 class Parts:
@@ -126,7 +133,7 @@ class Parts:
         self.pools = make_pools(config, privileged.backends)
         labels = list(dict.fromkeys(backend.label for pool in self.pools.values() for backend in pool.backends))
         names = [listener.name for listener in config.listeners]
-        self.metrics = Metrics(names, labels, list(config.directories))
+        self.metrics = Metrics(names, labels, list(config.directories), list(config.tunnels))
         self.executor = self._hash_executor()
         self._vault = self._open_vault()
         self._users = self._open_users()
@@ -150,6 +157,7 @@ class Parts:
         self._places = self._directories.places(config.routing)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
         resolver = Resolver(loop)
+        self._tunnels = start_tunnels(config, privileged.tunnels, self.pools, self.reactor, self.metrics)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.admission = Admission(config.limits)
         self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
@@ -191,6 +199,8 @@ class Parts:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
         self.deadlines.close()
         self._tokens.close()
+        if self._tunnels is not None:
+            self._tunnels.close()
         self.executor.close()
         self._directories.close()
         self._mechanisms.close()

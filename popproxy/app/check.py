@@ -21,6 +21,7 @@ from popproxy.app.checks.oauth import check_oauth
 from popproxy.app.checks.policy import check_policy
 from popproxy.app.checks.system import check_system
 from popproxy.app.checks.threads import in_daemon_thread
+from popproxy.app.checks.tunnels import check_tunnel_files, check_tunnels
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
 
@@ -47,10 +48,17 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
-    network = [] if offline else [check_kdcs(config), check_delegation(config), check_backends(config)]
+    network = [] if offline else [check_kdcs(config), check_delegation(config), _check_ways(config)]
+    if offline and config.tunnels:
+        local.append(_run("tunnels", check_tunnel_files, config))
     network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
+
+
+async def _check_ways(config: Config) -> list[Finding]:
+    async with check_tunnels(config) as tunnels:
+        return [*tunnels.findings, *await check_backends(config, tunnels)]
 
 
 def _configuration(loaded: Loaded) -> list[Finding]:

@@ -7,7 +7,15 @@ from datetime import date
 from functools import cached_property, partial
 
 from popproxy.app.chain import KdcJudge, password_judges
-from popproxy.app.explanation import Explained, Explanation, Verdict, link_in_words, login_in_words, taken_for
+from popproxy.app.explanation import (
+    Explained,
+    Explanation,
+    Verdict,
+    link_in_words,
+    login_in_words,
+    taken_for,
+    way_in_words,
+)
 from popproxy.app.kerberos import mapping_rules, principal_map, realm_rules
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import Chain
@@ -209,6 +217,8 @@ class _Explainer:
         for place, backend in enumerate(pool.backends):
             order = "tried first" if place == 0 and len(pool.backends) > 1 else "then" if place else "the only one"
             self._say("server", Step(f"{backend.label}, {order}", (*key, "servers", place)))
+        for step in way_in_words(pool.config, self._config, key):
+            self._say("link", step)
         self._say("link", Step(link_in_words(pool), (*key, "tls")))
         self._strategies(listener, pool, who, credential)
 

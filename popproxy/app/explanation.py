@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from popproxy.backend.pool import Pool
 from popproxy.config.model import Config
+from popproxy.config.model import Pool as PoolConfig
 from popproxy.kerberos.mapping import split_principal
 from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer
@@ -59,11 +60,24 @@ def taken_for(name: str, config: Config) -> tuple[Kind, str]:
     return "user", "taken for a user" + (hint if near or realm is None else "")
 
 
+def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -> Iterator[Step]:
+    """What the connection goes through; nothing if it goes to the servers directly."""
+    if pool.tunnel is None:
+        return
+    way: list[str] = []
+    name: str | None = pool.tunnel
+    while name is not None:
+        tunnel = config.tunnels[name]
+        way.append(f"{name} ({tunnel.user} at {tunnel.host}:{tunnel.port})")
+        name = tunnel.via
+    yield Step(f"through the SSH tunnel {' via '.join(way)}", (*key, "tunnel"))
+
+
 def link_in_words(pool: Pool) -> str:
     """How the connection to the pool's servers is protected."""
     config = pool.config
     if config.tls == "none":
-        return "in clear"
+        return "in clear" if config.tunnel is None else "in clear from the end of the tunnel on"
     how = "STLS" if config.tls == "stls" else "TLS"
     if not config.verify:
         return f"{how}, the certificate is not verified"

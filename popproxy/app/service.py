@@ -237,7 +237,7 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
     """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain. Returns the exit status."""
     config = loaded.config
     logs.configure(config.logging.level, config.logging.format)
-    _raise_descriptor_limit(config.limits.connections)
+    _raise_descriptor_limit(config.limits.connections, 3 if config.tunnels else 2)
     service = Service(loaded)
     systemd = Notifier.from_environment()
     await service.start()
@@ -284,10 +284,10 @@ def _settle_memory() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-def _raise_descriptor_limit(connections: int) -> None:
-    """Two descriptors a session, and some for the rest; beyond the hard limit only root can go."""
+def _raise_descriptor_limit(connections: int, each: int) -> None:
+    """`each` descriptors a session, and some for the rest; beyond the hard limit only root can go."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * connections + 100
+    wanted = each * connections + 100
     for limits in ((wanted, max(wanted, hard)), (min(wanted, hard), hard)):
         if soft >= wanted:
             return
@@ -296,4 +296,6 @@ def _raise_descriptor_limit(connections: int) -> None:
             soft = limits[0]
     if soft < wanted:
         cure = f"raise the limit (systemd: LimitNOFILE={wanted}), or lower limits.connections"
-        log.warning("too few file descriptors", possible_connections=(soft - 100) // 2, wanted=connections, cure=cure)
+        log.warning(
+            "too few file descriptors", possible_connections=(soft - 100) // each, wanted=connections, cure=cure
+        )

@@ -158,7 +158,7 @@ class Dialer:
         try:
             for backend in pool.backends:
                 try:
-                    addresses = self._resolver.known(backend.address) or await self._resolve(backend)
+                    addresses = self._resolver.known(backend.address) or await self._resolve(pool, backend)
                 except BackendError as error:
                     failure = self._failed(backend, error)
                     if loop.time() >= give_up:
@@ -177,7 +177,9 @@ class Dialer:
         finally:
             del failure  # its traceback holds this frame, and that the passwords
 
-    async def _resolve(self, backend: Backend) -> list[Address]:
+    async def _resolve(self, pool: Pool, backend: Backend) -> list[Address]:
+        if pool.transport is not None and pool.transport.resolves:
+            return [backend.address]
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 return await self._resolver.resolve(backend.address)
@@ -221,7 +223,10 @@ class Dialer:
     async def _connect(self, pool: Pool, backend: Backend, address: Address, deadline: float) -> Channel:
         """A channel on its way to the server; with implicit TLS, one that is there."""
         try:
-            channel = connect(self._reactor, address)
+            if pool.transport is None:
+                channel = connect(self._reactor, address)
+            else:
+                channel = await pool.transport.open(address, deadline)
         except ConnectFailed as error:
             raise BackendError(str(error), "connect", error.reason) from None
         if pool.config.tls == "implicit":

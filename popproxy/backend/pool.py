@@ -6,6 +6,7 @@ import ssl
 from functools import cached_property
 from typing import Protocol
 
+from popproxy.backend.transport import Transport
 from popproxy.config.model import Pool as PoolConfig
 from popproxy.net.tls import client_context
 from popproxy.pop3 import capabilities
@@ -75,6 +76,7 @@ class Pool:
         self.tokens = tokens
         if tls is not None:
             self.tls = tls
+        self.transport: Transport | None = None  # directly
         self.declared = capabilities.parse(config.capabilities)
         port = DEFAULT_PORTS[config.tls]
         principal = config.kerberos.principal

@@ -14,6 +14,7 @@ from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
 from popproxy.config.model_oauth import OAuth
 from popproxy.config.model_policy import PolicyRule
+from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
@@ -337,6 +338,8 @@ class Pool(Model):
     """host or host:port (port 110, or 995 with tls: implicit), tried in order."""
     shared: bool = False
     """Say true if all servers serve the same maildrops. Only then may there be more than one."""
+    tunnel: Name | None = None
+    """The SSH tunnel through which the servers are reached."""
     tls: Literal["stls", "implicit", "none"] = "stls"
     """How the link is protected. stls never falls back to plain text."""
     ca: LocalPath | None = None
@@ -348,7 +351,7 @@ class Pool(Model):
     certificate: Certificate | None = None
     """The certificate that popproxy shows to the servers, for login: [external] or where they insist on one."""
     allow_cleartext: bool = False
-    """Say true to send passwords over a link without TLS. Needed with tls: none."""
+    """Say true to send passwords over a link without TLS. Needed with tls: none, but not behind a tunnel."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)
     """How to log in: the first way that can be used for this user at this server. forward (the client's password), apop
     or stored (the user's password there, from the vault), master (an account that may open everybody's maildrop),
@@ -462,6 +465,8 @@ class Config(Model):
     """Where clients connect."""
     pools: dict[Name, Pool] = Field(min_length=1, examples=[{"main": {"servers": ["mail.example.com"]}}])
     """The backends."""
+    tunnels: dict[Name, Tunnel] = {}
+    """SSH connections through which servers are reached, by a name of your choice."""
     routing: Routing = Routing()
     """Which pool serves which user. With one pool and no routing, it serves everybody."""
     tls: Tls = Tls()

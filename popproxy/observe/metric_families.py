@@ -21,12 +21,17 @@ VERBS = (
 STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
 BACKEND_REASONS = (
     *("refused", "timeout", "dns", "unreachable", "eof", "reset", "protocol", "tls", "rejected", "layer", "stall"),
-    "other",
+    *("tunnel", "other"),
 )
 TICKET_STRATEGIES = ("kerberos-forwarded", "kerberos-delegated", "kerberos-transition", "kerberos-service")
 PROXY_STRATEGIES = ("apop", "stored", "master", "external", "xoauth2", *TICKET_STRATEGIES)
 """Those that show a backend something of the proxy's, or of its vault."""
 TICKET_OBSTACLES = ("kdc", "unavailable", "not_allowed", "no_target", "not_delegatable", "own_credential")
+TUNNEL_STATES = ("connecting", "up", "down")
+TUNNEL_FAILURES = (
+    *("refused", "timeout", "dns", "unreachable", "host_key", "login", "negotiation", "protocol", "lost", "via"),
+    *("set_up", "internal"),
+)
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
 SINKS = ("file", "stdout")
 
@@ -59,10 +64,13 @@ class Family:
     always: Set[tuple[str, ...]] = frozenset()
 
 
-def families(listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = ()) -> list[Family]:
-    """All families of a proxy with these listeners, directories (names) and backends (``host:port``)."""
+def families(
+    listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = (), tunnels: Sequence[str] = ()
+) -> list[Family]:
+    """All families of a proxy with these listeners, directories, tunnels (names) and backends (``host:port``)."""
     listener = {"listener": tuple(listeners)}
     backend = {"backend": tuple(backends)}
+    tunnel = {"tunnel": tuple(tunnels)}
     reasons = tuple(reason.value for reason in CloseReason)
     auth = {
         "mechanism": tuple(mechanism.value for mechanism in Mechanism),
@@ -244,6 +252,20 @@ def families(listeners: Sequence[str], backends: Sequence[str], directories: Seq
             "counter",
             "Logins refused by a backend or a token endpoint for what the proxy has shown there. To be mended.",
             {"strategy": PROXY_STRATEGIES},
+        ),
+        Family(
+            "ssh_connections",
+            "ssh_connections",
+            "gauge",
+            "SSH connections of tunnels, by state.",
+            {**tunnel, "state": TUNNEL_STATES},
+        ),
+        Family(
+            "ssh_failures",
+            "ssh_failures",
+            "counter",
+            "SSH connections that did not come about, or were lost.",
+            {**tunnel, "reason": TUNNEL_FAILURES},
         ),
         Family(
             "directory_duration",

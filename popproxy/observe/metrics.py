@@ -49,7 +49,7 @@ class Executor(Protocol):
 class Metrics(Collector):
     """All metrics of the process, changed like ``metrics.connections["pop3"] += 1``. Names and labels: metric_families.
 
-    `listeners` and `backends` are all the names that may occur as such labels.
+    `listeners`, `backends`, `directories` and `tunnels` are all the names that may occur as such labels.
     """
 
     connections: Series[str]
@@ -77,13 +77,18 @@ class Metrics(Collector):
     backend_tickets: Series[tuple[str, str]]
     backend_access_tokens: Series[str]
     backend_credentials_refused: Series[str]
+    ssh_connections: Series[tuple[str, str]]
+    ssh_failures: Series[tuple[str, str]]
     audit_records: Series[tuple[str, str]]
     audit_write_failures: Series[str]
     directory_duration: LabelledHistogram
     auth_cache: Series[tuple[str, str]]
     event_loop_lag: Histogram
 
-    def __init__(self, listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = ()) -> None:
+    def __init__(
+        self, listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = (),
+        tunnels: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.accept_errors = 0
         self.audit_healthy = 1
         self.bytes_to_backend = 0
@@ -93,7 +98,7 @@ class Metrics(Collector):
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first
-        self._families = families(listeners, backends, directories)
+        self._families = families(listeners, backends, directories, tunnels)
         for family in self._families:
             storage = _storage(family)
             if storage is not None:

@@ -30,15 +30,20 @@ NEEDS_AN_EXAMPLE = {
         "rpop",
         "kerberos",
         "directories",
+        "tunnels",
     )
 }
 """Sections that have no default, or one that would show nothing."""
-AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"}
+AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"} | {
+    f"tunnels.<name>.passphrase.{source}" for source in ("file", "env", "credential")
+}
 """Keys that the file explains in another section, and says so."""
 
 
 _SHOWN_BELOW = {"rules: []", *(f"{key}: null" for key in ("master", "kerberos", "certificate", "xoauth2"))}
 """Defaults with an example behind them that is switched off."""
+_NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels"}
+"""Sections whose keys are names of the administrator's choice."""
 
 
 def uncommented(text: str) -> str:
@@ -97,7 +102,7 @@ def places(value: Any, place: str = "") -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     if isinstance(value, dict):
         for key, inner in value.items():
-            inside = "<name>" if place in ("pools", "directories", "directories.<name>.http.headers") else key
+            inside = "<name>" if place in _NAMED else key
             for where, values in places(inner, f"{place}.{inside}" if place else inside).items():
                 found.setdefault(where, []).extend(values)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -147,11 +152,8 @@ def test_every_key_in_the_annotated_file_has_a_comment_above_it() -> None:
     keys = [n for n, line in enumerate(lines) if re.match(r" *(- )?[a-z_]+:", line)]
     second_listener = next(n for n, line in enumerate(lines) if "name: pop3s" in line)
     bare = [lines[n] for n in keys if "#" not in lines[n - 1] and n not in range(second_listener, second_listener + 3)]
-    assert [
-        line
-        for line in bare
-        if not re.fullmatch(r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:|system:)", line)
-    ] == []
+    named = r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:|system:|jump:)"
+    assert [line for line in bare if not re.fullmatch(named, line)] == []
 
 
 def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> None:
@@ -161,6 +163,7 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
     text = text.replace("login: [forward]", "login: [forward, stored, master, external, xoauth2]")
     text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")
     text = text.replace("client_ca: null", "client_ca: clients.pem").replace('rpop: "off"', "rpop: rfc")
+    text = text.replace("tunnel: null", "tunnel: jump")
     loaded = load_bytes(text.encode(), ANNOTATED)
     assert isinstance(loaded.config, Config)
     assert loaded.config.vault is not None

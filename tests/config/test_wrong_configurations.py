@@ -131,6 +131,12 @@ def rule(lines: str) -> str:
     return "routing:\n  rules:\n    - " + _indented(lines, 6).lstrip()
 
 
+def tunnel(lines: str) -> str:
+    """A tunnel of which `lines` begin in line 8, and a pool behind it."""
+    head = "pools:\n  main: {servers: [a], tunnel: jump}\ntunnels:\n  jump:\n    host: a\n    user: b\n    known_hosts: k\n"
+    return head + _indented(lines, 4)
+
+
 def _indented(lines: str, by: int) -> str:
     return "".join(" " * by + line + "\n" for line in lines.strip("\n").split("\n"))
 
@@ -444,6 +450,12 @@ WRONG = {
     "PAM for routing": Wrong("directories:\n  system:\n    pam: {}\nrouting:\n  default: main\n  directories: [system]\n", 6, "routing.directories[0]", "name another"),
     "a directory for routing that knows no places": Wrong(ldap("user_dn: uid={local},dc=a") + "routing:\n  default: main\n  directories: [corp]\n", 12, "routing.directories[0]", "mailHost"),
     "a directory for routing twice": Wrong("directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT pool FROM a WHERE b = :user'}\nrouting:\n  default: main\n  directories: [corp, corp]\n", 6, "routing.directories[1]", "remove one"),
+    "a tunnel that nobody knows": Wrong(tunnel("key: {env: K}").replace("tunnel: jump", "tunnel: jumb"), 2, "pools.main.tunnel", "did you mean jump?"),
+    "a tunnel without a login": Wrong(tunnel("port: 2222"), 4, "tunnels.jump", "gssapi: true"),
+    "a tunnel without known hosts": Wrong("tunnels:\n  jump: {host: a, user: b, key: {env: K}}\n", 2, "tunnels.jump.known_hosts", "known_hosts: /etc/popproxy/known_hosts"),
+    "a tunnel through itself": Wrong(tunnel("key: {env: K}\nvia: jump"), 9, "tunnels.jump.via", "without this one"),
+    "a passphrase for nothing": Wrong(tunnel("gssapi: true\npassphrase: {env: P}"), 9, "tunnels.jump.passphrase", "or add key"),
+    "a tunnel that never waits": Wrong(tunnel("key: {env: K}\nretry: 1m"), 9, "tunnels.jump.retry", "shorter than retry_longest"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

@@ -43,3 +43,5 @@ unpack heimdal heimdal-kdc heimdal-clients libasn1-8-heimdal libgssapi3-heimdal 
     libwind0-heimdal
 # would bring a whole mail server along
 unpack cyrus cyrus-clients cyrus-common libpcre3
+# installed, it would want to serve this machine; libwrap0 is all that it needs besides
+unpack openssh openssh-server libwrap0

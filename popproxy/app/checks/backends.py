@@ -13,7 +13,9 @@ from functools import partial
 
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
+from popproxy.app.checks.tunnels import CheckedTunnels
 from popproxy.config.model import TICKET_STRATEGIES, Config, Pool
+from popproxy.errors import BackendError
 from popproxy.types import Address
 
 PROBE_SECONDS = 12.0
@@ -56,15 +58,17 @@ class _ProbeError(Exception):
         self.cure = cure
 
 
-async def check_backends(config: Config) -> list[Finding]:
+async def check_backends(config: Config, tunnels: CheckedTunnels) -> list[Finding]:
     """Ask every server of every pool at once. Sends CAPA, STLS and QUIT, never a credential."""
-    probes = [_probe(name, pool, server, config) for name, pool in config.pools.items() for server in pool.servers]
+    probes = [
+        _probe(name, pool, server, config, tunnels) for name, pool in config.pools.items() for server in pool.servers
+    ]
     return [finding for findings in await asyncio.gather(*probes) for finding in findings]
 
 
-async def _probe(name: str, pool: Pool, server: Address, config: Config) -> list[Finding]:
+async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels: CheckedTunnels) -> list[Finding]:
     address = Address(server.host, server.port or (995 if pool.tls == "implicit" else 110))
-    probe = _Probe(f"pool {name}", pool, address)
+    probe = _Probe(f"pool {name}", pool, address, tunnels)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe.run(config.timeouts.connect)
@@ -81,8 +85,9 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config) -> list
 class _Probe:
     """One conversation with one server."""
 
-    def __init__(self, area: str, pool: Pool, address: Address) -> None:
+    def __init__(self, area: str, pool: Pool, address: Address, tunnels: CheckedTunnels) -> None:
         self.area = area
+        self.tunnels = tunnels
         self.pool = pool
         self.address = address
         self.findings: list[Finding] = []
@@ -126,6 +131,9 @@ class _Probe:
         return context
 
     async def _connect(self, seconds: float, context: ssl.SSLContext | None) -> None:
+        if self.pool.tunnel is not None:
+            await self._connect_through(self.pool.tunnel, seconds, context)
+            return
         hosts = await self._resolve(seconds)
         server_name = (self.pool.server_name or self.address.host) if context else None
         refusal: OSError | None = None
@@ -145,6 +153,25 @@ class _Probe:
         except TimeoutError:
             raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
         raise _not_connected(refusal, context is not None)
+
+    async def _connect_through(self, tunnel: str, seconds: float, context: ssl.SSLContext | None) -> None:
+        server_name = (self.pool.server_name or self.address.host) if context else None
+        try:
+            async with asyncio.timeout(seconds):
+                sock = await self.tunnels.connect(tunnel, self.address)
+                self.reader, self.writer = await asyncio.open_connection(
+                    sock=sock, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
+                )
+        except BackendError as error:
+            what = str(error).removeprefix(f"{self.address} ")
+            raise _ProbeError(what, "correct servers: of the pool, or ask who runs the SSH server") from None
+        except TimeoutError:
+            text = f"does not answer through the tunnel {tunnel} within {seconds:g} s (timeouts.connect)"
+            raise _ProbeError(text, _FIREWALL) from None
+        except ssl.SSLError as error:
+            raise self._tls_failure(error) from None
+        except OSError:
+            raise _closed_in_handshake() from None
 
     async def _resolve(self, seconds: float) -> list[str]:
         look_up = partial(socket.getaddrinfo, self.address.host, self.address.port, type=socket.SOCK_STREAM)
