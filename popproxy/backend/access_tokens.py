@@ -49,6 +49,7 @@ MAX_TOKEN: Final = 16 * 1024
 """Octets."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
+_REFRESH_TOKEN = re.compile(r"[!-~]+")  # RFC 6749 appendix A.17, without spaces
 _ERROR = re.compile(r"[a-z_]{1,40}")
 _MICROSOFTS = re.compile(r"AADSTS[0-9]{4,8}")
 _FOR_A_WHILE = frozenset({"temporarily_unavailable", "server_error", "slow_down", "authorization_pending"})
@@ -198,7 +199,12 @@ class AccessTokens:
     async def _take_over(self, user: str, in_vault: Secret, sent: Secret, answer: Answer, kept: _Kept) -> None:
         """A new refresh token may come with the access token, and then the old one is to be forgotten (section 6)."""
         value = answer.fields.get("refresh_token")
-        if not isinstance(value, str) or not value or Secret(value) == sent:
+        if value is None:
+            return
+        if not isinstance(value, str) or len(value) > MAX_TOKEN or not _REFRESH_TOKEN.fullmatch(value):
+            log.error("the endpoint sends a new refresh token that cannot be one", user=user)
+            return
+        if Secret(value) == sent:
             return
         renewed = Secret(value)
         self._renewed[user] = (in_vault, renewed)  # good until the vault has it, or, if it cannot, until the next start
@@ -256,7 +262,7 @@ def _lifetime(value: Any) -> float:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise Unavailable("the endpoint answers with a token that has ended")
-    return min(float(value), LONGEST_LIFETIME)
+    return float(min(value, LONGEST_LIFETIME))  # in this order: JSON has numbers that no float can hold
 
 
 def _refusal(fields: Mapping[str, Any]) -> NoAccessToken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,9 @@ async def test_many_sessions_ask_once_and_again_shortly_before_the_end(endpoint:
     assert len(endpoint.asked) == 2
 
 
-@pytest.mark.parametrize(("lifetime", "good"), [("3599", 3539), (None, 270), (10, 9), (1e9, 86340)])
+@pytest.mark.parametrize(
+    ("lifetime", "good"), [("3599", 3539), (None, 270), (10, 9), (1e9, 86340), pytest.param(10**400, 86340, id="huge")]
+)
 async def test_how_long_a_token_is_good(endpoint: TokenEndpoint, lifetime: object, good: float) -> None:
     endpoint.lifetime = lifetime
     site = Site(endpoint)
@@ -216,6 +219,20 @@ async def test_refresh_token_that_works_once(endpoint: TokenEndpoint, broken: bo
     site.clock.now += 3600
     await site.tokens.of("alice", in_vault).token()
     assert endpoint.asked[1].form["refresh_token"] == second.reveal().decode()
+
+
+@pytest.mark.parametrize("odd", ["", 5, "caf\u00e9", "\ud800", "a b", "x" * 20_000])
+async def test_refresh_token_that_cannot_be_one_leaves_the_old_one_in_use(endpoint: TokenEndpoint, odd: object) -> None:
+    first = Secret(endpoint.grant("alice"))
+    site = Site(endpoint, grant="refresh_token")
+    fields = {"access_token": "abc", "token_type": "Bearer", "refresh_token": odd}
+    endpoint.said = Said(200, json.dumps(fields).encode())
+    assert (await site.tokens.of("alice", first).token()).reveal() == b"abc"
+    endpoint.said = None
+    site.clock.now += 3600
+    await site.tokens.of("alice", first).token()
+    assert endpoint.asked[1].form["refresh_token"] == first.reveal().decode()
+    assert site.kept == []
 
 
 async def test_public_client_has_no_secret(endpoint: TokenEndpoint) -> None:
