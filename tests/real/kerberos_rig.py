@@ -115,13 +115,13 @@ def configuration(
 
 
 @contextlib.contextmanager
-def master_dovecot(mechanisms: str = "plain login") -> Iterator[tuple[Dovecot, str]]:
+def master_dovecot() -> Iterator[tuple[Dovecot, str]]:
     """A Dovecot with users alice and bob and a master user; and the master user's password."""
     with public_directory("masters") as directory:
         password = canary("master")
         masters = directory / "masters"
         masters.write_text(f"{MASTER}:{{PLAIN}}{password}\n")
-        with dovecot(extra=_MASTERS.format(file=masters), mechanisms=mechanisms) as server:
+        with dovecot(extra=_MASTERS.format(file=masters)) as server:
             yield server, password
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import random
 import socket
 import ssl
@@ -20,13 +21,14 @@ from scramp import ScramClient
 from tests.peers.canaries import canary
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.clients import Account, Auth, Client, Curl, Fetchmail, Mpop, Poplib
-from tests.peers.dovecot import Dovecot
+from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.issuer import Issuer, issuing
 from tests.peers.line_client import LineClient
 from tests.peers.messages import SAMPLES, unstuffed, wire
 from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, Record, proxies, settings
-from tests.real.kerberos_rig import MASTER, POP3TEST, ROOT, give_to_service, master_dovecot
+from tests.peers.token_endpoint import CLIENT, TokenEndpoint, token_endpoint
+from tests.real.kerberos_rig import MASTER, POP3TEST, ROOT, give_to_service
 from tests.session.rig import ssha512
 
 SASL = [
@@ -40,8 +42,38 @@ STRATEGIES = {
     "apop": ["apop"],
     "master by USER": ["master"],
     "master by PLAIN": ["master"],
+    "external": ["external"],
+    "xoauth2": ["xoauth2"],
 }
 """Pool's logins, by what they are called here."""
+_BACKEND = """\
+auth_master_user_separator = *
+passdb {{
+  driver = passwd-file
+  args = {directory}/masters
+  master = yes
+}}
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2
+  args = {directory}/oauth2
+}}
+ssl_ca = <{ca}
+ssl_verify_client_cert = yes
+ssl_require_crl = no
+auth_ssl_username_from_cert = yes
+ssl_cert_username_field = commonName
+"""
+_OAUTH2 = """\
+introspection_mode = post
+introspection_url = {url}/introspect
+tls_ca_cert_file = {ca}
+username_attribute = username
+username_format = %u
+active_attribute = active
+active_value = true
+"""
+"""How Dovecot asks whose a token is."""
 WAYS: list[tuple[Client, Auth]] = [
     *((Curl(), auth) for auth in ("plain", "login", "cram-md5", "oauthbearer", "xoauth2", "external")),
     *((Mpop(), auth) for auth in ("scram-sha-1", "scram-sha-256", "external", "apop", "oauthbearer", "xoauth2")),
@@ -52,13 +84,36 @@ WAYS: list[tuple[Client, Auth]] = [
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A Dovecot, an issuer of tokens, and what alice has to prove herself with."""
+    """A Dovecot that can be logged in to in every way, an issuer of tokens, and what alice proves herself with.
+
+    `files` are what popproxy needs behind: the master's password, its certificate, its secret at `endpoint`.
+    """
 
     backend: Dovecot
-    master: str
+    endpoint: TokenEndpoint
+    files: Path
+    ours: CertificateFiles
     issuer: Issuer
     certificate: CertificateFiles
     rpop: str
+
+    def pool(self, strategy: str) -> dict[str, Any]:
+        """The pool that logs in so."""
+        found: dict[str, Any] = {"login": STRATEGIES[strategy]}
+        if strategy in ("external", "xoauth2"):
+            found |= {"tls": "stls", "allow_cleartext": False, "ca": str(self.endpoint.ca)}
+        if strategy == "external":
+            found["certificate"] = {"cert": str(self.ours.cert), "key": str(self.ours.key)}
+        elif strategy == "xoauth2":
+            found["xoauth2"] = {
+                "endpoint": f"{self.endpoint.url}/token", "client_id": CLIENT, "ca": str(self.endpoint.ca),
+                "client_secret": {"file": str(self.files / "secret")},
+            }  # fmt: skip
+        elif strategy.startswith("master"):
+            mechanism = "plain" if strategy.endswith("PLAIN") else "user"
+            password = {"file": str(self.files / "master")}
+            found["master"] = {"user": MASTER, "password": password, "mechanism": mechanism}
+        return found
 
     def proof(self, auth: Auth) -> str:
         """What stands in the place of the password."""
@@ -68,9 +123,28 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(authority: Authority) -> Iterator[Stage]:
-    with master_dovecot("plain login apop") as (backend, master), issuing(authority) as issuer:
-        yield Stage(backend, master, issuer, authority.client(common_name="alice"), canary("rpop"))
+def stage(authority: Authority, server_certificate: CertificateFiles) -> Iterator[Stage]:
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(public_directory("mechanisms"))
+        endpoint = stack.enter_context(token_endpoint(server_certificate, authority.ca))
+        endpoint.owner = "alice"
+        master = canary("master")
+        for name, text in (("master", master), ("secret", endpoint.secret)):
+            (directory / name).write_text(text)
+            (directory / name).chmod(0o600)
+            give_to_service(directory / name)
+        (directory / "masters").write_text(f"{MASTER}:{{PLAIN}}{master}\ncertified:{{PLAIN}}::::::nopassword=y\n")
+        (directory / "oauth2").write_text(_OAUTH2.format(url=endpoint.url, ca=authority.ca))
+        backend = stack.enter_context(
+            dovecot(
+                server_certificate, mechanisms="plain login apop external xoauth2",
+                extra=_BACKEND.format(directory=directory, ca=authority.ca),
+            )
+        )  # fmt: skip
+        yield Stage(
+            backend, endpoint, directory, authority.client(common_name="certified"),
+            stack.enter_context(issuing(authority)), authority.client(common_name="alice"), canary("rpop"),
+        )  # fmt: skip
 
 
 def low_port() -> int:
@@ -90,23 +164,15 @@ def proxy(
     request: pytest.FixtureRequest, stage: Stage, authority: Authority, server_certificate: CertificateFiles
 ) -> Iterator[tuple[str, Proxy]]:
     """A proxy for each way of logging in at the Dovecot; its listeners take everything."""
-    with public_directory("mechanisms") as directory, proxies() as start:
-        secret, users = directory / "master.password", directory / "users"
-        secret.write_text(stage.master)
-        secret.chmod(0o600)
+    with public_directory("users") as directory, proxies() as start:
+        users = directory / "users"
         users.write_text(f"alice:{ssha512(stage.backend.users['alice'])}\n")
-        give_to_service(secret, users)
-        master = {
-            "user": MASTER, "password": {"file": str(secret)},
-            "mechanism": "plain" if request.param == "master by PLAIN" else "user",
-        }  # fmt: skip
-        logins = STRATEGIES[request.param]
+        give_to_service(users)
         listener: dict[str, Any] = {
             "sasl": SASL, "apop": True, "rpop": "id", "client_ca": str(authority.ca), "authenticate": ["users"],
         }  # fmt: skip
         configuration = settings(
-            f"127.0.0.1:{stage.backend.port}", server_certificate, listener=listener,
-            pool={"login": logins, **({"master": master} if "master" in logins else {})},
+            f"127.0.0.1:{stage.backend.port}", server_certificate, listener=listener, pool=stage.pool(request.param),
             users={"file": str(users)}, oauth={"issuers": [stage.issuer.section()]}, rpop={"networks": ["127.0.0.0/8"]},
             external={"rules": [{"take": "common_name"}]},
         )  # fmt: skip
