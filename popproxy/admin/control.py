@@ -121,9 +121,17 @@ class ControlServer:
     def _record(self, outcome: Outcome, peer: Peer, name: object, arguments: object, reason: Reason | None) -> None:
         """Who has asked for what. Nobody waits for the record: operators are needed when the disk is full."""
         why = {} if reason is None else {"event.reason": reason}
-        fields = {"popproxy.command": name, "popproxy.arguments": arguments}
+        fields = {"popproxy.command": name if isinstance(name, str) else None, "popproxy.arguments": _shown(arguments)}
         who = {"user.name": peer.name, "user.id": str(peer.uid), "popproxy.operator_pid": peer.pid}
         self._audit.event("admin", outcome, **why, **fields, **who)
+
+
+def _shown(arguments: object) -> object:
+    """For the record. No command takes what is nested, and a stranger's may be too deep to be written."""
+    flat = isinstance(arguments, dict) and all(
+        value is None or isinstance(value, str | int | float) for value in arguments.values()
+    )
+    return arguments if flat else "(not an object with plain values)"
 
 
 def _numbers(names: Iterable[str], look_up: Callable[[str], int]) -> list[int]:

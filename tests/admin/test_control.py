@@ -172,6 +172,20 @@ async def test_what_is_no_command_gets_an_error(path: Path, request_: dict[str, 
     writer.close()
 
 
+async def test_what_is_nested_too_deep_for_a_record_is_on_record_all_the_same(
+    path: Path, tmp_path: Path, audit: AuditLog
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    octets = b'{"command":"echo","arguments":{"text":' + b"[" * 900 + b"]" * 900 + b"}}"
+    writer.write(len(octets).to_bytes(4, "big") + octets)
+    async with asyncio.timeout(10):
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        assert json.loads(await reader.readexactly(size))["error"]["reason"] == "bad_arguments"
+    writer.close()
+    (record,) = recorded(tmp_path, audit)
+    assert (record["popproxy.command"], record["event.reason"]) == ("echo", "bad_arguments")
+
+
 async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None:
     held = [await asyncio.open_unix_connection(path) for _ in range(CONNECTIONS)]
     with pytest.raises(Unavailable):
