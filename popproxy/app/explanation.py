@@ -79,6 +79,14 @@ def link_in_words(pool: Pool) -> str:
     if config.tls == "none":
         return "in clear" if config.tunnel is None else "in clear from the end of the tunnel on"
     how = "STLS" if config.tls == "stls" else "TLS"
+    if config.legacy_tls:
+        how = f"{how}, from version 1.0 on (quarantine)"
+    if config.pin:
+        how = (
+            f"{how}, with one of {len(config.pin)} pinned keys"
+            if len(config.pin) > 1
+            else f"{how}, with the pinned key"
+        )
     if not config.verify:
         return f"{how}, the certificate is not verified"
     trust = f"by {config.ca}" if config.ca else "by the system's authorities"

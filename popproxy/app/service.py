@@ -273,7 +273,7 @@ def _wanted(config: Config) -> Iterator[str]:
         yield "popproxy.admin.http"
     if config.vault is not None:
         yield "popproxy.vault.store"
-    if config.kerberos is not None:
+    if config.kerberos is not None or any(pool.pin for pool in config.pools.values()):
         yield "popproxy.net.certificate"
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from popproxy.backend.access_tokens import give_token
 from popproxy.backend.kerberos_logins import make_token, protect
+from popproxy.backend.pins import check_pin
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Timeouts
 from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, TlsFailed
@@ -264,6 +265,7 @@ class Dialer:
         name = pool.config.server_name or backend.address.host
         try:
             await channel.connect_tls(pool.tls, name)
+            check_pin(pool, channel)
         except TlsFailed as error:
             log.error("TLS to a backend failed", backend=backend.label, why=str(error))
             raise BackendError(str(error), "tls", "tls") from None

@@ -54,7 +54,7 @@ class Tokens(Protocol):
 def pool_context(config: PoolConfig) -> ssl.SSLContext:
     """For TLS to a pool's servers. Raises OSError or ssl.SSLError for files that cannot be used."""
     pair = None if config.certificate is None else (config.certificate.cert, config.certificate.key)
-    return client_context(ca=config.ca, verify=config.verify, certificate=pair)
+    return client_context(ca=config.ca, verify=config.verify, certificate=pair, legacy=config.legacy_tls)
 
 
 class Pool:

@@ -21,6 +21,7 @@ from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath,
 from popproxy.types import Address
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+PIN_PATTERN = r"^[A-Za-z0-9+/]{43}=$"
 BANNER_PATTERN = r"^[ -;=?-~]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -347,7 +348,15 @@ class Pool(Model):
     server_name: str | None = None
     """The name the server's certificate must carry, if it is not the host's."""
     verify: bool = True
-    """Verify the server's certificate and name. Switch off only in a laboratory."""
+    """Verify the server's certificate and name. Switch off only in a laboratory, or where there is a pin."""
+    pin: list[Annotated[str, Field(pattern=PIN_PATTERN)]] = Field(
+        default=[], examples=[["X3pGTSOuJeEVw989IJ/cEtXUEmy52zs1TZQrU06KUKg="]]
+    )
+    """The keys that the servers may have: SHA-256 of the public key (SubjectPublicKeyInfo), in base64. A server with
+    another key gets nothing, whoever has certified it."""
+    legacy_tls: bool = False
+    """Quarantine for servers that have nothing better: TLS 1.0 and 1.1, old ciphers and short keys are taken from the
+    servers of this pool, and from no others."""
     certificate: Certificate | None = None
     """The certificate that popproxy shows to the servers, for login: [external] or where they insist on one."""
     allow_cleartext: bool = False

@@ -182,13 +182,16 @@ def _pool_links(config: Config) -> Iterator[Finding]:
         yield from twice(pool.login, (*at, "login"))
         if pool.tls != "none" and pool.splice:
             yield Finding((*at, "splice"), f"has no effect with tls: {pool.tls}", "remove it", warning=True)
-        if pool.tls != "none" and not pool.verify:
+        if pool.tls != "none" and not pool.verify and not pool.pin:
             cure = "name the server's CA with ca: /path/ca.pem and remove verify: false"
             yield Finding((*at, "verify"), "anybody on the way can pose as the backend", cure, warning=True)
         for key, value in (("ca", pool.ca), ("server_name", pool.server_name)):
             if value is not None and (pool.tls == "none" or not pool.verify):
                 reason = "tls: none" if pool.tls == "none" else "verify: false"
                 yield Finding((*at, key), f"has no effect with {reason}", "remove it", warning=True)
+        for key in ("pin", "legacy_tls"):
+            if pool.tls == "none" and getattr(pool, key):
+                yield Finding((*at, key), "has no effect with tls: none", "remove it", warning=True)
         yield from check_capabilities(pool.capabilities, (*at, "capabilities"))
 
 

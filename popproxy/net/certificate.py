@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
+from hashlib import sha256
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,12 @@ def end_point(certificate: bytes) -> bytes | None:
         return _end_point(x509.load_der_x509_certificate(certificate))
     except ValueError:
         return None
+
+
+def key_pin(certificate: bytes) -> str:
+    """SHA-256 of the public key (SubjectPublicKeyInfo) of a certificate in DER, in base64. Raises ValueError."""
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return b64encode(sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()).decode()
 
 
 def _end_point(certificate: x509.Certificate) -> bytes:

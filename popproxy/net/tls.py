@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ CIPHERS = ":".join(
     for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
     for key in ("ECDSA", "RSA")
 )  # for TLS 1.2; those of 1.3 are all fit
+_LEGACY_SERVER_CONNECT = 0x4  # OpenSSL's; Python has no name for it before 3.12: servers without RFC 5746
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -89,13 +91,21 @@ def _ask_for_certificates(context: ssl.SSLContext, authorities: Path) -> None:
 
 
 def client_context(
-    *, ca: Path | None = None, verify: bool = True, certificate: tuple[Path, Path | None] | None = None
+    *,
+    ca: Path | None = None,
+    verify: bool = True,
+    certificate: tuple[Path, Path | None] | None = None,
+    legacy: bool = False,
 ) -> ssl.SSLContext:
     """Towards backends: certificate and host name are verified unless the configuration says otherwise.
 
-    `certificate` (chain, key) is what we show. Raises OSError or ssl.SSLError for files that cannot be used.
+    `certificate` (chain, key) is what we show. `legacy`: take what servers of 1999 can do as well.
+
+    Raises OSError or ssl.SSLError for files that cannot be used.
     """
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "1.2")
+    if legacy:
+        _quarantine(context)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -106,6 +116,15 @@ def client_context(
     if certificate is not None:
         _show(context, *certificate)
     return context
+
+
+def _quarantine(context: ssl.SSLContext) -> None:
+    """TLS 1.0 and later, every cipher that encrypts and authenticates, short keys and SHA-1 signatures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that it is old is the point
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("ALL:!aNULL:!eNULL:@SECLEVEL=0")
+    context.options |= _LEGACY_SERVER_CONNECT
 
 
 def _show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:

@@ -14,8 +14,10 @@ from functools import partial
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.checks.tunnels import CheckedTunnels
+from popproxy.backend.pool import pool_context
 from popproxy.config.model import TICKET_STRATEGIES, Config, Pool
 from popproxy.errors import BackendError
+from popproxy.net.certificate import key_pin
 from popproxy.types import Address
 
 PROBE_SECONDS = 12.0
@@ -101,6 +103,7 @@ class _Probe:
         greeting = await self._greeting(connect_seconds)
         if self.pool.tls == "stls":
             await self._upgrade(context)
+        self._judge_key()
         self.findings.append(ok(self.area, f"{self.address} answers{self._protection()}"))
         self._judge_apop(greeting)
         self._judge_capabilities(await self._capa())
@@ -114,15 +117,13 @@ class _Probe:
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(cafile=str(self.pool.ca) if self.pool.ca else None)
+            context = pool_context(self.pool)
         except (OSError, ssl.SSLError) as error:
             raise _ProbeError(
                 f"cannot be verified: the CA file {self.pool.ca} cannot be used: {error.strerror or error}",
                 "correct ca: of the pool",
             ) from None
-        if not self.pool.verify and self.pool.tls != "none":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        if not self.pool.verify and not self.pool.pin and self.pool.tls != "none":
             self.findings.append(
                 warning(
                     self.area, "verify: false, anybody can pose as the backend", "give the CA as ca: and remove verify"
@@ -216,6 +217,15 @@ class _Probe:
             )
             return _ProbeError(f"has a certificate that is refused: {error.verify_message.rstrip('.')}", cure)
         return _ProbeError(f"fails in TLS: {error.reason or error}", "does this port speak TLS (implicit), or STLS?")
+
+    def _judge_key(self) -> None:
+        assert self.writer is not None
+        session = self.writer.get_extra_info("ssl_object")
+        if session is None or not self.pool.pin:
+            return
+        found = key_pin(session.getpeercert(True))
+        if found not in self.pool.pin:
+            raise _ProbeError(f"has another key than pin: says, {found}", "ask who runs it whether that is its key")
 
     def _protection(self) -> str:
         assert self.writer is not None
