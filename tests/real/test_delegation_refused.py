@@ -118,7 +118,7 @@ def test_server_that_does_not_take_the_proxys_own_ticket(ground: Grounds, home: 
     )
     assert refusal(it, home) == "-ERR [SYS/PERM] your mail server refuses the proxy, tell your administrator"
     record = failure(it)
-    assert record["event.reason"] == "rejected"
+    assert record["event.reason"] == "proxy_credential"
     assert record["popproxy.strategy"] == "kerberos-service"
 
 
