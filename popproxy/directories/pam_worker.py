@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import ctypes.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final

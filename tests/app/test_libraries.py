@@ -99,3 +99,9 @@ def test_tokens_take_jwt_and_aiohttp(tmp_path: Path, server_certificate: Certifi
     }  # fmt: skip
     (tmp_path / "users").write_text("")
     assert imported(tmp_path, **sections) == ["aiohttp", "cryptography", "jwt"]
+
+
+def test_a_web_service_takes_aiohttp(tmp_path: Path) -> None:
+    listener = {"name": "pop3", "listen": ["127.0.0.1:0"], "tls": "none", "cleartext_networks": ["127.0.0.0/8"]}
+    web = {"web": {"http": {"url": "http://127.0.0.1:9/auth"}}}
+    assert imported(tmp_path, listeners=[{**listener, "authenticate": ["web"]}], directories=web) == ["aiohttp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from popproxy.config.loader import load_file
 from tests.cli.helpers import write_config
 from tests.peers.auth_http import Responder, responder
 from tests.peers.certs import Authority, CertificateFiles
-from tests.peers.process import free_port
+from tests.peers.process import free_port, public_directory
 
 
-async def look(directory: Path, *, offline: bool = False, **section: Any) -> list[Finding]:
-    """What is said about the directory web."""
+async def look(directory: Path, *, offline: bool = False, area: str = "directory web", **section: Any) -> list[Finding]:
+    """What is said about the directory web, or what `area` names."""
     listener = {"name": "pop3", "listen": ["127.0.0.1:0"], "authenticate": ["web"]}
-    path = write_config(directory, listeners=[listener], directories={"web": {"http": section}})
+    process = {} if area.startswith("directory") else {"process": {"user": "nobody"}}
+    path = write_config(directory, listeners=[listener], directories={"web": {"http": section}}, **process)
     findings = await check_environment(load_file(path), offline=offline)
-    return [finding for finding in findings if finding.area == "directory web"]
+    return [finding for finding in findings if finding.area == area]
 
 
 def told(findings: list[Finding], *words: str) -> bool:
@@ -57,3 +59,13 @@ async def test_what_is_wrong_with_a_service(server: Responder, authority: Author
     assert told(await look(tmp_path, **good), "HTTP status 404, no Auth-Status")
     url = f"http://127.0.0.1:{free_port()}/auth"
     assert told(await look(tmp_path, url=url), url, "it cannot be reached: Connection refused")
+
+
+@pytest.mark.real
+async def test_a_socket_that_the_service_may_not_connect_to(tmp_path: Path) -> None:
+    assert os.geteuid() == 0, "run as root: sudo make test"
+    with public_directory("socket") as directory, responder({}, path=directory / "auth.sock") as server:
+        assert not told(await look(tmp_path, area="process", url=server.url), "auth.sock")
+        (directory / "auth.sock").chmod(0o644)
+        findings = await look(tmp_path, area="process", url=server.url)
+        assert told(findings, "auth.sock cannot be connected to by nobody", "chmod 660")

@@ -59,14 +59,16 @@ def _readable(config: Config) -> Iterator[Finding]:
         elif directory.sql is not None:
             target = directory.sql.target
             files += [directory.sql.ca, Path(target.database) if target.kind == "sqlite" else None]
-        elif directory.http is not None:
-            files.append(directory.http.target.socket)
+    user, group = service.pw_name, config.process.group or grp.getgrgid(service.pw_gid).gr_name
     for file in dict.fromkeys(files):
         if file is not None and file.exists() and not may(file, os.R_OK, service, config.process.group):
-            user = service.pw_name
-            group = config.process.group or grp.getgrgid(service.pw_gid).gr_name
             cure = f"chgrp {group} {file}; chmod 640 {file}, and let {user} into its directories"
             yield problem("process", f"{file} cannot be read by {user}", cure)
+    for directory in config.directories.values():
+        socket = None if directory.http is None else directory.http.target.socket
+        if socket is not None and socket.exists() and not may(socket, os.W_OK, service, config.process.group):
+            cure = f"chgrp {group} {socket}; chmod 660 {socket}, and let {user} into its directories"
+            yield problem("process", f"{socket} cannot be connected to by {user}", cure)
 
 
 def _installation(config: Config) -> Iterator[Finding]:
