@@ -61,7 +61,9 @@ def taken_for(name: str, config: Config) -> tuple[Kind, str]:
 
 
 def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -> Iterator[Step]:
-    """What the connection goes through; nothing if it goes to the servers directly."""
+    """What the connection goes through, and what the servers are told: nothing by default."""
+    if pool.xclient:
+        yield Step("the server is told the client's address (XCLIENT)", (*key, "xclient"))
     if pool.tunnel is None:
         return
     way: list[str] = []

@@ -26,6 +26,7 @@ from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.client_events import AccessTokenNeeded, Event, LoggedIn, Refused, StartTls
 from popproxy.pop3.logins import Bearer, Gssapi, Login
 from popproxy.types import Address
+from popproxy.wire.xclient import Visitor, xclient
 
 log = get_logger("backend")
 
@@ -151,8 +152,13 @@ class Dialer:
         self._timeouts = timeouts
         self._metrics = metrics
 
-    async def open_maildrop(self, pool: Pool, logins: Sequence[Login]) -> Opened | NotOpened:
-        """Log in at the first server of the pool that can be reached. Raises BackendError (of the last one tried)."""
+    async def open_maildrop(
+        self, pool: Pool, logins: Sequence[Login], visitor: Visitor | None = None
+    ) -> Opened | NotOpened:
+        """Log in at the first server of the pool that can be reached; `visitor` is whom it is told of.
+
+        Raises BackendError (of the last one tried).
+        """
         loop = self._reactor.loop
         give_up = loop.time() + self._timeouts.connect_total
         failure: BackendError | None = None
@@ -166,7 +172,10 @@ class Dialer:
                         raise
                     continue
                 for address in addresses:
-                    core = ClientConnection(logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()))
+                    core = ClientConnection(
+                        logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()),
+                        xclient=b"" if visitor is None else xclient(visitor),
+                    )  # fmt: skip
                     try:
                         return await self._try(pool, backend, address, core, give_up)
                     except BackendError as error:

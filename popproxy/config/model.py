@@ -359,6 +359,9 @@ class Pool(Model):
     servers of this pool, and from no others."""
     certificate: Certificate | None = None
     """The certificate that popproxy shows to the servers, for login: [external] or where they insist on one."""
+    xclient: bool = False
+    """Tell the servers by XCLIENT, before the login, who the client is: its address and port, and the session's id in
+    the audit log. For Dovecot, with popproxy in its login_trusted_networks. A server that refuses it is not used."""
     allow_cleartext: bool = False
     """Say true to send passwords over a link without TLS. Needed with tls: none, but not behind a tunnel."""
     login: list[LoginStrategy] = Field(default=["forward"], min_length=1)

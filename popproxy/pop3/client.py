@@ -39,6 +39,7 @@ class _Step(Enum):
     GREETING = auto()
     STLS = auto()
     TLS = auto()
+    XCLIENT = auto()
     CAPA = auto()
     CAPA_BODY = auto()
     USER = auto()
@@ -60,12 +61,18 @@ class ClientConnection:
     """
 
     def __init__(
-        self, logins: Sequence[Login], *, stls: bool = False, known: capabilities.Capabilities | None = None
+        self,
+        logins: Sequence[Login],
+        *,
+        stls: bool = False,
+        known: capabilities.Capabilities | None = None,
+        xclient: bytes = b"",
     ) -> None:
         if not logins:
             raise LocalProtocolError("no way to log in")
         self._untried = iter(logins)
         self._stls = stls
+        self._xclient = xclient  # the command that says who the client is; empty if the server is not to be told
         self._known = known
         self._learned: capabilities.Capabilities | None = None
         self._step = _Step.GREETING
@@ -88,6 +95,7 @@ class ClientConnection:
             _Step.GREETING: "greeting",
             _Step.STLS: "tls",
             _Step.TLS: "tls",
+            _Step.XCLIENT: "greeting",
             _Step.CAPA: "capa",
             _Step.CAPA_BODY: "capa",
         }.get(self._step, "login")
@@ -175,6 +183,8 @@ class ClientConnection:
                 self._greeting(line, status)
             case _Step.STLS:
                 self._stls_answered(status)
+            case _Step.XCLIENT:
+                self._xclient_answered(status)
             case _Step.CAPA:
                 self._capa_answered(status)
             case _Step.USER:
@@ -203,6 +213,17 @@ class ClientConnection:
         self._events.append(StartTls())
 
     def _after_tls(self) -> None:
+        if self._xclient:
+            self._send(self._xclient, _Step.XCLIENT)
+        else:
+            self._ask_or_log_in()
+
+    def _xclient_answered(self, status: Status) -> None:
+        if not status.ok:  # it would take all clients for us, and punish all for what one of them guesses
+            raise BackendError("the server refuses XCLIENT", "greeting", "rejected")
+        self._ask_or_log_in()
+
+    def _ask_or_log_in(self) -> None:
         if self._known is None:
             self._send(b"CAPA\r\n", _Step.CAPA)
         else:

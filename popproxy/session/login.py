@@ -8,6 +8,7 @@ backend's is never shown as a wrong password: clients would ask for it again, an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from popproxy.auth.names import NameRefused
@@ -39,6 +40,7 @@ from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.shared import Lease
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
+from popproxy.wire.xclient import Visitor
 
 log = get_logger("login")
 
@@ -84,16 +86,18 @@ class LoginAttempt:
     `guess` is what was begun when its exchange was, if that has a say of its own in whether a password is right.
     """
 
-    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail")
+    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail", "_visitor")
 
     def __init__(
-        self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential, guess: Guess | None = None
-    ) -> None:
+        self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential,
+        guess: Guess | None = None, visitor: Callable[[], Visitor] | None = None,
+    ) -> None:  # fmt: skip
         self._context = context
         self._trail = trail
         self._host = host  # the client's
         self._credential = credential
         self._guess = guess
+        self._visitor = visitor  # for servers that want to know
         self._lease: Lease | None = None
         self._started = context.reactor.loop.time()
 
@@ -243,7 +247,8 @@ class LoginAttempt:
         if identity.proven and not await self._take_session(identity.user):
             return self._too_many_sessions()
         try:
-            opened = await context.dialer.open_maildrop(pool, logins)
+            visitor = self._visitor() if pool.config.xclient and self._visitor is not None else None
+            opened = await context.dialer.open_maildrop(pool, logins, visitor)
         except (DelegationFailed, NoAccessToken) as error:
             return self._nothing_to_show(identity, pool, error)
         except BackendError as error:

@@ -40,6 +40,7 @@ from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
+from popproxy.wire.xclient import Visitor
 
 UNREAD_LIMIT = 64 * 1024
 """Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
@@ -248,7 +249,12 @@ class Session:
                     elif self._context.visits:
                         credential = with_visit(credential, self._source, self._channel, self._failures + 1)
                     attempt = LoginAttempt(
-                        self._context, self._trail, self._source.host, credential, self._take_guess(credential)
+                        self._context,
+                        self._trail,
+                        self._source.host,
+                        credential,
+                        self._take_guess(credential),
+                        self._visitor,
                     )
                     outcome = await attempt.run()
                     self._restore_deadline(before)
@@ -256,6 +262,9 @@ class Session:
                         self._credential, self._lease = credential, outcome.lease
                         return outcome
                     self._refuse(outcome)
+
+    def _visitor(self) -> Visitor:
+        return Visitor(self._source, self.id)
 
     def _suspend_deadline(self) -> float:
         """Every step of an attempt has a deadline of its own."""

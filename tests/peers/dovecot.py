@@ -137,6 +137,10 @@ class Dovecot:
         files = [*(maildir / "cur").iterdir(), *(maildir / "new").iterdir()]
         return [path.read_bytes() for path in sorted(files, key=lambda path: int(path.name.split(".")[0]))]
 
+    def log(self) -> str:
+        """What it has said."""
+        return (self.directory / "dovecot.log").read_text(errors="replace")
+
     def stop(self) -> None:
         """Ends the master process, and with it all others."""
         self._process.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.clients import Account, Poplib, Transport
-from tests.peers.dovecot import Dovecot
+from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.messages import SAMPLES, wire
 from tests.peers.process import Process, accepts, free_port, public_directory, require
 from tests.peers.proxy import Proxy, StartProxy, settings
@@ -68,6 +69,32 @@ def test_session_through_haproxy_is_recorded_with_the_address_of_the_client(
     assert login["source.ip"] == "127.0.0.1"
     assert login["client.nat.ip"] == "127.0.0.1"
     assert login["client.nat.port"] != login["source.port"]
+
+
+def test_server_behind_hears_of_the_client_in_front_of_haproxy(
+    start_proxy: StartProxy, haproxy: Path, server_certificate: CertificateFiles
+) -> None:
+    """PROXY 2 from HAProxy to popproxy, XCLIENT from popproxy to Dovecot, after STLS: its log shows the client."""
+    with dovecot(server_certificate, extra="login_trusted_networks = 127.0.0.1") as server:
+        pool = {"xclient": True, "tls": "stls", "verify": False, "allow_cleartext": False}
+        trusted = {"proxy_protocol": ["127.0.0.1/32"]}
+        proxy = start_proxy(settings(f"127.0.0.1:{server.port}", server_certificate, pool=pool, listener=trusted))
+        process, port = _start(haproxy, proxy.port(), "send-proxy-v2")
+        try:
+            with socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.77", 0)) as client:
+                source = client.getsockname()[1]
+                stream = client.makefile("rwb")
+                for line in (b"", b"USER alice\r\n", b"PASS " + server.users["alice"].encode() + b"\r\n", b"QUIT\r\n"):
+                    stream.write(line)
+                    stream.flush()
+                    assert stream.readline().startswith(b"+OK")
+        finally:
+            process.stop()
+        login = next(record for record in proxy.settled() if record["event.action"] == "login")
+        assert (login["source.ip"], login["source.port"]) == ("127.0.0.77", source)
+        told = next(line for line in server.log().splitlines() if "Login: user=<alice>" in line)
+        assert "rip=127.0.0.77," in told
+        assert f"session=<{login['session.id']}>" in told
 
 
 async def test_trusted_peer_without_a_header_gets_nothing(trusting: Proxy) -> None:
