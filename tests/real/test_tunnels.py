@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import asyncssh
 import pytest
 
 from tests.peers.dovecot import Dovecot
+from tests.peers.kdc import realm
 from tests.peers.messages import SAMPLES, multiline, wire
 from tests.peers.proxy import Proxy, StartProxy, settings
 from tests.peers.raw import RawClient
@@ -148,3 +150,24 @@ async def test_wrong_host_key(start_proxy: StartProxy, sshd: OpenSsh) -> None:
         assert "Accepted" not in sshd.log()
         assert "userauth" not in sshd.log()
         assert [session.verbs for session in backend.sessions if "USER" in session.verbs] == []
+
+
+async def test_login_at_the_ssh_server_by_kerberos(start_proxy: StartProxy) -> None:
+    """No key at all: a ticket got with a keytab."""
+    with realm() as kdc:
+        owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        kdc.service("host/localhost", owner.pw_name)
+        keytabs = kdc.keytab("host/localhost"), kdc.keytab(owner.pw_name)
+        for path in keytabs:
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        env = {**kdc.environment, "KRB5_KTNAME": f"FILE:{keytabs[0]}"}
+        with openssh(gssapi=True, extra="GSSAPIStrictAcceptorCheck no\nPubkeyAuthentication no", env=env) as sshd:
+            sshd.keys.know(sshd.keys.host, "localhost")
+            async with ScriptedBackend() as backend:
+                configuration = behind(sshd, backend.address, host="localhost", gssapi=True, keytab=str(keytabs[1]))
+                del configuration["tunnels"]["jump"]["key"]
+                proxy = await asyncio.to_thread(start_proxy, configuration, env=kdc.environment)
+                await up(proxy)
+                async with RawClient(proxy.port()) as client:
+                    assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
+            assert "Accepted gssapi-with-mic" in sshd.log()
