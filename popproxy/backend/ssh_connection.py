@@ -8,6 +8,7 @@ choice and AES-CTR what old servers get; ChaCha20-Poly1305 and CBC are left out 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Callable
@@ -123,6 +124,15 @@ async def _open_channel(connection: Connection, pump: Pump, address: Address) ->
         raise BackendError(what, "connect", reason) from None
     except asyncssh.Error:
         raise BackendError("the tunnel was lost", "connect", "tunnel") from None
+    _acknowledge(connection)
+
+
+def _acknowledge(connection: Connection) -> None:
+    """At once, not after 40 ms: until then Nagle's algorithm keeps sshd from sending the greeting."""
+    sock = connection.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 class SshConnection:
