@@ -234,7 +234,7 @@ class Dialer:
         """A channel on its way to the server; with implicit TLS, one that is there."""
         try:
             if pool.transport is None:
-                channel = connect(self._reactor, address)
+                channel = connect(self._reactor, address, pool.config.source_address)
             else:
                 channel = await pool.transport.open(address, deadline)
         except ConnectFailed as error:

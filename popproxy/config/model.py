@@ -17,7 +17,7 @@ from popproxy.config.model_policy import PolicyRule
 from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Regex
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, IpNetwork, ListenAddress, LocalPath, ServerAddress
+from popproxy.config.units import Duration, IpAddress, IpNetwork, ListenAddress, LocalPath, ServerAddress
 from popproxy.types import Address
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
@@ -341,6 +341,8 @@ class Pool(Model):
     """Say true if all servers serve the same maildrops. Only then may there be more than one."""
     tunnel: Name | None = None
     """The SSH tunnel through which the servers are reached."""
+    source_address: IpAddress | None = Field(default=None, examples=["192.0.2.5"])
+    """The address of this machine from which to connect to the servers."""
     tls: Literal["stls", "implicit", "none"] = "stls"
     """How the link is protected. stls never falls back to plain text."""
     ca: LocalPath | None = None

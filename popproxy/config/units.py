@@ -175,6 +175,14 @@ def parse_network(value: Any) -> Network:
         ) from None
 
 
+def parse_ip(value: str) -> str:
+    """An IPv4 or IPv6 address. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_address(value.strip()))
+    except ValueError:
+        raise ValueError(f"{quote(value)} is not an address; write for example 192.0.2.5 or 2001:db8::5") from None
+
+
 def parse_path(value: Path, info: ValidationInfo) -> Path:
     """A file name; a relative one starts at ``context["directory"]``, the configuration file's. Raises ValueError."""
     text = str(value)
@@ -224,4 +232,5 @@ IpNetwork = Annotated[
     PlainSerializer(str, return_type=str),
     _schema(r"^[0-9A-Fa-f:./]+$", "192.0.2.0/24"),
 ]
+IpAddress = Annotated[str, AfterValidator(parse_ip)]
 LocalPath = Annotated[Path, AfterValidator(parse_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -12,6 +13,8 @@ from popproxy.errors import ConnectFailed
 from popproxy.net.channel import NOT_REACHED, Channel
 from popproxy.net.reactor import Reactor
 from popproxy.types import Address
+
+_BIND_ADDRESS_NO_PORT = 24  # Linux; Python has no name for it before 3.12
 
 
 class Resolver:
@@ -67,11 +70,12 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-def connect(reactor: Reactor, address: Address) -> Channel:
+def connect(reactor: Reactor, address: Address, source: str | None = None) -> Channel:
     """A channel to one IP address, whose connection may still be under way.
 
     Nobody waits for it: what is written meanwhile is kept, and a failure ends the channel as any later one would, with
-    a reason of `NOT_REACHED` if the connection never came about. Raises ConnectFailed.
+    a reason of `NOT_REACHED` if the connection never came about. `source` is the address of ours that the server is to
+    see. Raises ConnectFailed.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -81,6 +85,8 @@ def connect(reactor: Reactor, address: Address) -> Channel:
     try:
         # before anything is written: Nagle against a delayed ACK costs 44 ms a reply
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source is not None:
+            _bind(sock, address, source)
         code = sock.connect_ex((address.host, address.port))
         if code not in (0, errno.EINPROGRESS):
             raise ConnectFailed(f"{address}: {os.strerror(code)}", NOT_REACHED.get(code, "unreachable"))
@@ -90,3 +96,13 @@ def connect(reactor: Reactor, address: Address) -> Channel:
         if isinstance(error, OSError):
             raise ConnectFailed(f"{address}: {error.strerror or error}", "other") from None
         raise
+
+
+def _bind(sock: socket.socket, address: Address, source: str) -> None:
+    """Raises ConnectFailed."""
+    try:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)  # a port is chosen when we connect
+        sock.bind((source, 0))
+    except OSError as error:
+        raise ConnectFailed(f"{address}: cannot be reached from {source}: {error.strerror or error}", "other") from None

@@ -212,6 +212,20 @@ async def test_old_addresses_serve_while_the_name_service_does_not() -> None:
         task.cancel()
 
 
+@pytest.mark.parametrize("ours", [True, False])
+async def test_server_sees_the_address_that_it_is_to_see(tmp_path: Path, ours: bool) -> None:
+    source = "127.0.0.9" if ours else "192.0.2.1"
+    async with running(tmp_path, pool={"source_address": source}) as rig:
+        _, answer = await log_in(rig)
+        if ours:
+            peer = await rig.backend.logged_in()
+            assert peer.sock.getpeername()[0] == source
+            assert await answer == b"+OK Logged in"
+        else:
+            assert await answer == LATER
+            assert rig.metrics.backend_errors[(rig.backend.address, "connect", "other")] == 1
+
+
 # ---- TLS ----
 
 

@@ -450,6 +450,7 @@ WRONG = {
     "PAM for routing": Wrong("directories:\n  system:\n    pam: {}\nrouting:\n  default: main\n  directories: [system]\n", 6, "routing.directories[0]", "name another"),
     "a directory for routing that knows no places": Wrong(ldap("user_dn: uid={local},dc=a") + "routing:\n  default: main\n  directories: [corp]\n", 12, "routing.directories[0]", "mailHost"),
     "a directory for routing twice": Wrong("directories:\n  corp:\n    sql: {url: 'sqlite:a', query: 'SELECT pool FROM a WHERE b = :user'}\nrouting:\n  default: main\n  directories: [corp, corp]\n", 6, "routing.directories[1]", "remove one"),
+    "a source that is no address": Wrong(pool("source_address: mail.example.com"), 4, "pools.main.source_address", "192.0.2.5"),
     "a pin in hexadecimal": Wrong(pool("pin: [deadbeef]"), 4, "pools.main.pin[0]", "it must match"),
     "a tunnel that nobody knows": Wrong(tunnel("key: {env: K}").replace("tunnel: jump", "tunnel: jumb"), 2, "pools.main.tunnel", "did you mean jump?"),
     "a tunnel without a login": Wrong(tunnel("port: 2222"), 4, "tunnels.jump", "gssapi: true"),

@@ -143,7 +143,12 @@ class _Probe:
                 for host in hosts:
                     try:
                         self.reader, self.writer = await asyncio.open_connection(
-                            host, self.address.port, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
+                            host,
+                            self.address.port,
+                            ssl=context,
+                            server_hostname=server_name,
+                            limit=_LINE_LIMIT,
+                            local_addr=(self.pool.source_address, 0) if self.pool.source_address else None,
                         )
                     except ssl.SSLError as error:
                         raise self._tls_failure(error) from None
