@@ -84,7 +84,7 @@ def _files(config: Config, name: str, tunnel: Tunnel) -> list[Finding]:
     try:
         read_credentials("", name, tunnel)
     except ConfigError as error:
-        found += [problem(area, f"{one.key}: {one.what}", one.cure) for one in error.problems]
+        found += [problem(area, f"{one.where or one.key}: {one.what}", one.cure) for one in error.problems]
     return found
 
 
