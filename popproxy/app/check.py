@@ -13,6 +13,7 @@ from popproxy.app.checks.client_certificates import check_client_certificates
 from popproxy.app.checks.control import check_control
 from popproxy.app.checks.delegation import check_delegation
 from popproxy.app.checks.directories import check_directories
+from popproxy.app.checks.endpoints import check_endpoints
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
@@ -44,7 +45,7 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
 
     Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, the KDCs,
-    with the keys of the keytabs, the directories, and the issuers of tokens.
+    with the keys of the keytabs, the directories, and the issuers and endpoints of tokens.
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
@@ -52,6 +53,7 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     if offline and config.tunnels:
         local.append(_run("tunnels", check_tunnel_files, config))
     network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]
+    network.append(check_endpoints(config, offline=offline))
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
 

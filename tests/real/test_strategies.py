@@ -156,6 +156,22 @@ async def test_password_of_the_user_there(dovecot_server: Dovecot, site: Site) -
         assert proxy.metrics()[f'popproxy_backend_credentials_refused_total{{strategy="{login}"}}'] == 1
 
 
+async def test_new_key_of_the_vault_under_a_running_proxy(dovecot_server: Dovecot, site: Site) -> None:
+    """It goes on with it, and with what is put into the vault afterwards."""
+    dovecot_server.deliver("alice", [b"Subject: one\n\n1\n"])
+    dovecot_server.deliver("bob", [b"Subject: one\n\n1\n"])
+    vault = {"alice": dovecot_server.users["alice"]}
+    proxy = await asyncio.to_thread(site.proxy, dovecot_server, ["stored"], vault=vault)
+    run = await asyncio.to_thread(proxy.command, "vault", "rekey")
+    assert "a running popproxy goes on with it" in run.stdout, run.stderr
+    text = dovecot_server.users["bob"]
+    run = await asyncio.to_thread(proxy.command, "vault", "set", "bob", "--kind", "backend", "--stdin", text=text)
+    assert run.returncode == 0, run.stderr
+    await asyncio.sleep(1.1)  # the running proxy looks at its vault once a second
+    for user in ("alice", "bob"):
+        assert (await opened(proxy, user))["popproxy.strategy"] == "stored"
+
+
 @pytest.mark.parametrize("mechanism", ["user", "plain"])
 async def test_master_user(masters: tuple[Dovecot, str], site: Site, mechanism: str) -> None:
     server, password = masters
@@ -183,6 +199,9 @@ async def test_certificate(site: Site, server_certificate: CertificateFiles) -> 
                 if pair is ours:
                     assert (await opened(proxy))["popproxy.strategy"] == "external"
                     assert "AUTH EXTERNAL for alice, with the certificate" in proxy.command("explain", "alice").stdout
+                    checked = proxy.command("check").stdout
+                    assert "offers AUTH EXTERNAL" in checked, checked
+                    assert "names CN=popproxy to servers" in checked
                 else:
                     assert await refused(proxy) == (REFUSED, "proxy_credential")
 
@@ -236,6 +255,9 @@ async def test_access_token_of_our_own(site: Site, endpoint: TokenEndpoint, mech
         assert await refused(proxy) == (REFUSED, "proxy_credential")
         explained = proxy.command("explain", "alice").stdout
         assert f"AUTH {mechanism.upper()} for alice, with an access token of our own" in explained
+        checked = proxy.command("check").stdout
+        assert f"offers AUTH {mechanism.upper()}" in checked, checked
+        assert f"{endpoint.url}/token gives access tokens" in checked
 
 
 async def test_access_tokens_of_the_users(site: Site, endpoint: TokenEndpoint) -> None:

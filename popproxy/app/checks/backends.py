@@ -119,6 +119,9 @@ class _Probe:
         try:
             context = pool_context(self.pool)
         except (OSError, ssl.SSLError) as error:
+            if self.pool.certificate is not None:
+                text = f"cannot be asked: ca or certificate of the pool cannot be used: {error.strerror or error}"
+                raise _ProbeError(text, "see what is said of the certificate, or correct ca: of the pool") from None
             raise _ProbeError(
                 f"cannot be verified: the CA file {self.pool.ca} cannot be used: {error.strerror or error}",
                 "correct ca: of the pool",
@@ -275,9 +278,12 @@ class _Probe:
     def _judge_mechanisms(self, announced: list[str]) -> None:
         """What popproxy will log in with, as far as it needs AUTH."""
         offered = {word for line in announced if line.split()[:1] == ["SASL"] for word in line.split()[1:]}
+        token = "XOAUTH2" if self.pool.xoauth2 is None else self.pool.xoauth2.mechanism.upper()
         for mechanism, wanted in (
             ("GSSAPI", TICKET_STRATEGIES.intersection(self.pool.login)),
             ("PLAIN", "master" in self.pool.login and self.pool.master and self.pool.master.mechanism == "plain"),
+            ("EXTERNAL", "external" in self.pool.login),
+            (token, "xoauth2" in self.pool.login),
         ):
             if wanted and mechanism not in offered:
                 cure = "let the server offer it, or write another login: of the pool"

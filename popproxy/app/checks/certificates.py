@@ -1,4 +1,4 @@
-"""Checks of the certificates that clients are shown: readable, matching their key, valid, named, complete?"""
+"""Checks of the certificates that clients and servers are shown: readable, with their key, valid, named, complete?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from popproxy.app.checks.finding import Finding, counted, ok, problem, unreadable, warning
 from popproxy.app.checks.permissions import group_id
@@ -21,7 +22,7 @@ EXPIRES_SOON = timedelta(days=14)
 
 
 def check_certificates(config: Config) -> list[Finding]:
-    """Findings about every certificate that a listener uses. Reads files; no network."""
+    """Findings about every certificate that a listener or a pool uses. Reads files; no network."""
     findings: list[Finding] = []
     used: dict[Certificate, None] = {}
     for listener in config.listeners:
@@ -34,10 +35,13 @@ def check_certificates(config: Config) -> list[Finding]:
         used.update(dict.fromkeys(chosen))
     for certificate in used:
         findings += _check(certificate, config.process.group or config.process.user)
+    shown = [pool.certificate for pool in config.pools.values() if pool.certificate is not None and pool.tls != "none"]
+    for certificate in dict.fromkeys(shown):
+        findings += _check(certificate, config.process.group or config.process.user, to_servers=True)
     return findings
 
 
-def _check(pair: Certificate, service_group: str | None) -> list[Finding]:
+def _check(pair: Certificate, service_group: str | None, *, to_servers: bool = False) -> list[Finding]:
     area = f"certificate {pair.cert}"
     try:
         chain = x509.load_pem_x509_certificates(pair.cert.read_bytes())
@@ -51,7 +55,10 @@ def _check(pair: Certificate, service_group: str | None) -> list[Finding]:
                 "the file must begin with -----BEGIN CERTIFICATE-----",
             )
         ]
-    findings = [*_names(area, chain[0]), *_dates(area, chain), *_chain(area, chain)]
+    if to_servers:
+        findings = [*_purpose(area, chain[0]), *_dates(area, chain)]
+    else:
+        findings = [*_names(area, chain[0]), *_dates(area, chain), *_chain(area, chain)]
     findings += _key(area, pair, chain[0])
     findings += _permissions(area, pair.key or pair.cert, service_group)
     return findings
@@ -69,6 +76,17 @@ def _names(area: str, leaf: x509.Certificate) -> Iterator[Finding]:
         return
     names = [*extension.get_values_for_type(x509.DNSName), *map(str, extension.get_values_for_type(x509.IPAddress))]
     yield ok(area, f"is for {', '.join(names)}")
+
+
+def _purpose(area: str, leaf: x509.Certificate) -> Iterator[Finding]:
+    yield ok(area, f"names {_common(leaf.subject)} to servers")
+    try:
+        purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return  # then it is good for everything
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        cure = "ask for a certificate for TLS clients (extendedKeyUsage clientAuth)"
+        yield problem(area, "is not meant for clients: servers will refuse it", cure)
 
 
 def _dates(area: str, chain: list[x509.Certificate]) -> Iterator[Finding]:

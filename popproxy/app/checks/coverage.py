@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from popproxy.app.checks.finding import Finding, counted, problem, warning
+from popproxy.auth.names import canonical
 from popproxy.auth.users_file import DISABLED, UsersFile
-from popproxy.config.model import Config
+from popproxy.config.model import Config, Pool
+from popproxy.errors import ConfigError
+from popproxy.routing.router import Router
 from popproxy.sasl.scram_verifier import scheme_of
 from popproxy.types import Mechanism
 from popproxy.vault.record import Record
@@ -17,7 +21,7 @@ NAMED: Final = 5
 
 
 def check_coverage(config: Config, users: UsersFile | None, vault: Mapping[str, Record]) -> list[Finding]:
-    """Findings about APOP, CRAM-MD5 and SCRAM, for the users of the users file and the vault."""
+    """Findings about APOP, CRAM-MD5, SCRAM, and the ways in at pools, for the users of the users file and the vault."""
     findings: list[Finding] = []
     known = [user for user in users.users() if users.lookup(user) != DISABLED] if users is not None else []
     secrets = {user for user, record in vault.items() if record.secret is not None}
@@ -26,6 +30,7 @@ def check_coverage(config: Config, users: UsersFile | None, vault: Mapping[str, 
     for name, offered in digests.items():
         if offered and config.vault is not None:
             findings += _digest(name, known, secrets)
+    findings += _behind(config, known, vault)
     if any(listener.rpop == "id" for listener in config.listeners) and not any(one.rpop for one in vault.values()):
         cure = "popproxy vault set USER --kind rpop"
         findings.append(problem("RPOP", "nobody has an id for RPOP, so it would always fail", cure))
@@ -39,6 +44,39 @@ def check_coverage(config: Config, users: UsersFile | None, vault: Mapping[str, 
     for scheme, judged in schemes.items():
         findings += _scram(scheme, users, judged, vault)
     return findings
+
+
+def _behind(config: Config, users: list[str], vault: Mapping[str, Record]) -> Iterator[Finding]:
+    """Pools whose every way in is something that the vault keeps for the user."""
+    pools = {name: pool for name, pool in config.pools.items() if all(map(partial(_kept, pool), pool.login))}
+    if not pools or config.vault is None:
+        return
+    rules = config.authentication
+    try:
+        router = Router(config, partial(canonical, default_domain=rules.default_domain, case=rules.case))
+    except ConfigError:
+        return  # told of the routing files
+    lacking: dict[str, list[str]] = {}
+    for user in users:
+        route = router.find(user)
+        if route is not None and route.pool in pools and not _has_any(pools[route.pool], vault.get(user, Record())):
+            lacking.setdefault(route.pool, []).append(user)
+    for name, names in lacking.items():
+        kind = "backend" if {"apop", "stored"} & {*pools[name].login} else "refresh-token"
+        shown = ", ".join(names[:NAMED]) + (" and others" if len(names) > NAMED else "")
+        text = f"the vault has nothing to log in with for {counted(len(names), 'user')}: {shown}"
+        yield problem(f"pool {name}", text, f"popproxy vault set USER --kind {kind}")
+
+
+def _kept(pool: Pool, strategy: str) -> bool:
+    """Does the strategy need something of the user's in the vault?"""
+    by_token = pool.xoauth2 is not None and pool.xoauth2.grant == "refresh_token"
+    return strategy in ("apop", "stored") or (strategy == "xoauth2" and by_token)
+
+
+def _has_any(pool: Pool, record: Record) -> bool:
+    found = {"apop": record.for_backend, "stored": record.for_backend, "xoauth2": record.refresh_token}
+    return any(found[strategy] is not None for strategy in pool.login)
 
 
 def _digest(name: str, users: list[str], secrets: set[str]) -> Iterator[Finding]:
