@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("every_loop") and "asyncio" in item.name.partition("[")[2].rstrip("]").split("-"):
             item.add_marker(pytest.mark.long)
+
+
+def pytest_runtest_setup() -> None:
+    """libkrb5 reads krb5.conf once for a thread, and a test may live in another realm than the one before it."""
+    libkrb5 = sys.modules.get("popproxy.kerberos.libkrb5")
+    if libkrb5 is not None:
+        vars(libkrb5._contexts).clear()
 
 
 @pytest.hookimpl(wrapper=True)
