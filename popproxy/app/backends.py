@@ -29,6 +29,7 @@ class PoolSecrets:
 
     masters: dict[str, Secret] = field(default_factory=dict)
     clients: dict[str, Secret] = field(default_factory=dict)  # OAuth's, of xoauth2
+    checks: dict[str, Secret] = field(default_factory=dict)  # of the users of checks
     tls: dict[str, ssl.SSLContext] = field(default_factory=dict)  # with a certificate of ours
 
 
@@ -42,6 +43,8 @@ def read_pool_secrets(loaded: Loaded) -> PoolSecrets:
                 found.masters[name] = resolve_secret(pool.master.password, f"{at}.master.password")
             if pool.xoauth2 is not None and pool.xoauth2.client_secret is not None and "xoauth2" in pool.login:
                 found.clients[name] = resolve_secret(pool.xoauth2.client_secret, f"{at}.xoauth2.client_secret")
+            if pool.check is not None and pool.check.password is not None:
+                found.checks[name] = resolve_secret(pool.check.password, f"{at}.check.password")
         except ConfigError as error:
             problems += error.problems
         if pool.certificate is not None and pool.tls != "none":

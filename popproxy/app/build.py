@@ -16,6 +16,7 @@ from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
+from popproxy.app.pools import PoolParts
 from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
@@ -159,6 +160,7 @@ class Parts:
         resolver = Resolver(loop)
         self._tunnels = start_tunnels(config, privileged.tunnels, self.pools, self.reactor, self.metrics)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
+        self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
         self.admission = Admission(config.limits)
         self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
         self.throttle = Throttle(config.penalties, self.state)
@@ -197,6 +199,7 @@ class Parts:
 
     def close(self) -> None:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
+        self.backends.close()
         self.deadlines.close()
         self._tokens.close()
         if self._tunnels is not None:

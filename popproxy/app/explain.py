@@ -13,6 +13,7 @@ from popproxy.app.explanation import (
     Verdict,
     link_in_words,
     login_in_words,
+    servers_in_words,
     taken_for,
     way_in_words,
 )
@@ -214,9 +215,8 @@ class _Explainer:
         pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=_NoTokens())
         key = ("pools", route.pool)
         self._say("pool", Step(f"{pool.name}, where the user is {route.backend_user}", key))
-        for place, backend in enumerate(pool.backends):
-            order = "tried first" if place == 0 and len(pool.backends) > 1 else "then" if place else "the only one"
-            self._say("server", Step(f"{backend.label}, {order}", (*key, "servers", place)))
+        for backend, order in servers_in_words(pool, route.backend_user):
+            self._say("server", Step(f"{backend.label}, {order}", (*key, "servers", pool.backends.index(backend))))
         for step in way_in_words(pool.config, self._config, key):
             self._say("link", step)
         self._say("link", Step(link_in_words(pool), (*key, "tls")))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from popproxy.backend.pool import Pool
+from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
 from popproxy.config.model import Pool as PoolConfig
 from popproxy.kerberos.mapping import split_principal
@@ -73,6 +73,25 @@ def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -
         way.append(f"{name} ({tunnel.user} at {tunnel.host}:{tunnel.port})")
         name = tunnel.via
     yield Step(f"through the SSH tunnel {' via '.join(way)}", (*key, "tunnel"))
+
+
+def servers_in_words(pool: Pool, backend_user: str) -> list[tuple[Backend, str]]:
+    """The servers to which the user's logins may go, and when; while all of them work."""
+    if len(pool.backends) == 1:
+        return [(pool.backends[0], "the only one")]
+    if pool.config.balance.choose == "weights":
+        total = sum(backend.member.weight for backend in pool.backends)
+        shares = [(backend, f"by chance: {backend.member.weight} of {total} logins") for backend in pool.backends]
+        return [(backend, words if backend.member.weight else "if no other works") for backend, words in shares]
+    ranked = pool.candidates(backend_user, None, 0.0)
+    if not pool.config.shared:
+        return [(ranked[0], f"the only one for {backend_user}, by the hash of the name")]
+    first = (
+        f"tried first for {backend_user}, by the hash of the name"
+        if pool.config.balance.choose == "hash"
+        else "tried first"
+    )
+    return [(backend, "then" if place else first) for place, backend in enumerate(ranked)]
 
 
 def link_in_words(pool: Pool) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from popproxy import __version__
+from popproxy.admin.backends import add_backends
 from popproxy.admin.commands import Commands
 from popproxy.admin.control import Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, bind_control
@@ -96,6 +97,7 @@ class Service:
             cure = "choose another port, or write null to switch it off"
             raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
         parts.audit.start()
+        parts.backends.start()
         if control is not None:
             self._control = self._control_server(parts, control)
             await self._control.start()
@@ -178,6 +180,7 @@ class Service:
     def _control_server(self, parts: Parts, bound: ControlSocket) -> ControlServer:
         commands = Commands()
         add_penalties(commands, parts.throttle, parts.vet_name)
+        add_backends(commands, parts.pools, parts.backends.latest, parts.metrics)
         return ControlServer(bound, commands, Allowed.from_config(self._loaded.config.control), parts.audit)
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:

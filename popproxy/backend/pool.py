@@ -1,13 +1,19 @@
-"""Pools and their servers as the running proxy knows them: where they are, and what they have said they can do."""
+"""Pools and their servers as the running proxy knows them: where they are, what they can do, and how they are."""
 
 from __future__ import annotations
 
+import random
 import ssl
+from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol
 
+from popproxy.backend.balancer import Balancer, Choice, Member, Rules, State
+from popproxy.backend.places import Place, Places
 from popproxy.backend.transport import Transport
 from popproxy.config.model import Pool as PoolConfig
+from popproxy.config.units import format_server
+from popproxy.errors import BackendError
 from popproxy.net.tls import client_context
 from popproxy.pop3 import capabilities
 from popproxy.types import Address, Secret
@@ -20,12 +26,13 @@ DEFAULT_PORTS = {"none": 110, "stls": 110, "implicit": 995}
 class Backend:
     """One server of a pool. `label` names it in metrics, log and audit; `principal` is its name at the KDC."""
 
-    __slots__ = ("_known", "_known_until", "address", "label", "principal")
+    __slots__ = ("_known", "_known_until", "address", "label", "member", "principal")
 
-    def __init__(self, address: Address, principal: str = "") -> None:
+    def __init__(self, address: Address, member: Member, principal: str = "") -> None:
         self.address = address
         self.principal = principal
         self.label = str(address)
+        self.member = member
         self._known: capabilities.Capabilities | None = None
         self._known_until = 0.0
 
@@ -37,6 +44,13 @@ class Backend:
         """Remember a CAPA answer."""
         self._known = found
         self._known_until = now + CAPA_MEMORY
+
+
+_OURS = frozenset(("other", "layer"))
+"""Reasons of failures for which the server is not to blame: no descriptor left here, say."""
+
+Changed = Callable[["Pool", Backend, str], None]
+"""Told that the state of a server has changed, and why."""
 
 
 class Tokens(Protocol):
@@ -58,7 +72,7 @@ def pool_context(config: PoolConfig) -> ssl.SSLContext:
 
 
 class Pool:
-    """Servers that hold the same maildrops, tried in order."""
+    """Servers, and which of them a login goes to."""
 
     def __init__(
         self,
@@ -77,13 +91,21 @@ class Pool:
         if tls is not None:
             self.tls = tls
         self.transport: Transport | None = None  # directly
+        self.changed: Changed = lambda _pool, _backend, _why: None
         self.declared = capabilities.parse(config.capabilities)
+        balance = config.balance
+        rules = Rules(balance.choose, config.shared, balance.failures, balance.retry, balance.slow_start)
         port = DEFAULT_PORTS[config.tls]
         principal = config.kerberos.principal
-        self.backends = [
-            Backend(Address(server.host, server.port or port), principal.replace("{host}", server.host.lower()))
-            for server in config.servers
-        ]
+        self.backends = []
+        for server in config.servers:
+            address = Address(server.host, server.port or port)
+            member = Member(str(address), rules, balance.weights.get(format_server(server), 1), balance.sessions)
+            self.backends.append(Backend(address, member, principal.replace("{host}", server.host.lower())))
+        self._by_member = {backend.member: backend for backend in self.backends}
+        self._balancer = Balancer([backend.member for backend in self.backends], rules, random.random)
+        self.places = None if balance.sessions is None else Places(balance.queue, balance.queue_wait)
+        self._only = self.backends[0] if len(self.backends) == 1 else None
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -95,3 +117,57 @@ class Pool:
         if self.config.pipelining != "auto":
             return self.config.pipelining == "yes"
         return "PIPELINING" in (backend.known(now) or {})
+
+    # ---- choosing ----
+
+    def candidates(self, user: str, server: Address | None, now: float) -> list[Backend]:
+        """Servers to be tried in turn for `user`, his name there; `server`: where a directory says that his mail is.
+
+        Raises BackendError if operators have closed them all.
+        """
+        only = self._only
+        if only is not None and only.member.order is State.UP:
+            return self.backends
+        choice = self._choose(user, server, now)
+        return [self._by_member[member] for member in (*choice.well, *choice.last)]
+
+    def _choose(self, user: str, server: Address | None, now: float) -> Choice:
+        named = next((backend.member for backend in self.backends if backend.address == server), None)
+        choice = self._balancer.choose(user, now, named)
+        if not choice.well and not choice.last:
+            raise BackendError("operators have closed the servers for this user", "connect", "closed")
+        return choice
+
+    async def enter(self, user: str, server: Address | None, now: float) -> tuple[list[Backend], Place]:
+        """`candidates` where places are limited, and a place at the first of them. Raises BackendError."""
+        assert self.places is not None
+        choice = self._choose(user, server, now)
+        wanted = choice.well or choice.last
+        place = next(filter(None, map(self.places.take, wanted)), None) or await self.places.wait(user, wanted)
+        others = (member for member in (*choice.well, *choice.last) if member is not place.member)
+        return [self._by_member[member] for member in (place.member, *others)], place
+
+    # ---- what becomes of logins and probes ----
+
+    def worked(self, backend: Backend, now: float) -> None:
+        """The server has let somebody in, or has refused him for good reasons."""
+        if not backend.member.breaker.calm and backend.member.breaker.worked(now):
+            self.changed(self, backend, "a login got through")
+
+    def failed(self, backend: Backend, error: BackendError, now: float) -> None:
+        """A login or a probe has failed there."""
+        if error.code == "SYS/TEMP" and error.reason not in _OURS and backend.member.breaker.failed(now):
+            self.changed(self, backend, f"{error.stage}: {error.reason}")
+
+    def answered(self, backend: Backend, now: float) -> None:
+        """A probe has succeeded."""
+        if backend.member.breaker.answered(now):
+            self.changed(self, backend, "a check succeeded")
+
+    def order(self, backend: Backend, state: State) -> None:
+        """An operator's: UP, DRAIN or MAINTENANCE."""
+        if backend.member.order is not state:
+            backend.member.order = state
+            self.changed(self, backend, "ordered by an operator")
+            if state is State.UP and self.places is not None:
+                self.places.offer(backend.member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from popproxy.net.channel import Channel
@@ -16,6 +17,9 @@ class Transport(Protocol):
         """The servers' names are looked up at its other end, not here."""
         ...
 
-    async def open(self, address: Address, deadline: float) -> Channel:
-        """A connection to a server, until loop time `deadline`. Raises BackendError (stage ``connect``)."""
+    async def open(self, address: Address, deadline: float, ended: Callable[[], None] | None = None) -> Channel:
+        """A connection to a server, until loop time `deadline`; `ended` is called when it is closed.
+
+        Raises BackendError (stage ``connect``).
+        """
         ...

@@ -12,13 +12,14 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from popproxy.config.model_tunnels import Tunnel as TunnelConfig
 from popproxy.errors import BackendError
 from popproxy.net.channel import Channel
+from popproxy.net.connect import channel_on
 from popproxy.net.reactor import Reactor
 from popproxy.observe.metric_families import TUNNEL_STATES
 from popproxy.observe.metrics import Metrics
@@ -41,7 +42,7 @@ class Tunnel:
         self._loop = loop  # the connection's
         self._reactor = reactor
 
-    async def open(self, address: Address, deadline: float) -> Channel:
+    async def open(self, address: Address, deadline: float, ended: Callable[[], None] | None = None) -> Channel:
         """See Transport."""
         loop = self._reactor.loop
         try:
@@ -50,7 +51,7 @@ class Tunnel:
             raise BackendError(f"{address}: {error.strerror or error}", "connect", "other") from None
         ours.setblocking(False)
         theirs.setblocking(False)
-        channel = Channel(self._reactor, ours)
+        channel = channel_on(self._reactor, ours, ended)
         channel.pause()  # until there is somebody who listens
         lost = partial(_lost, loop, channel)
         opening = self._connection.open(address, theirs, lost, max(0.0, deadline - loop.time()))

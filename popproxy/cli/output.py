@@ -98,3 +98,13 @@ def styled(text: str, code: str, fancy: bool) -> str:
 
 def _count(number: int, noun: str) -> str:
     return counted(number, noun) if number else f"no {noun}s"
+
+
+def span(seconds: float) -> str:
+    """``42s``, ``3m 5s``, ``2h 1m``."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60}s"
+    return f"{whole // 3600}h {whole % 3600 // 60}m"

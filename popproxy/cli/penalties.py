@@ -11,7 +11,7 @@ from popproxy.app.checks.finding import counted
 from popproxy.cli.control import SocketOption, ask
 from popproxy.cli.exits import CommandError, ExitCode
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from popproxy.cli.output import print_json, print_table
+from popproxy.cli.output import print_json, print_table, span
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,18 +91,8 @@ def clear(
 def _row(penalty: dict[str, Any]) -> tuple[str, ...]:
     return (
         _SCOPES[penalty["scope"]], penalty["user"], penalty["address"], f"{penalty['level']:.1f}",
-        str(penalty["limit"]), f"{_span(penalty['age'])} ago", _span(penalty["seconds"]) if penalty["seconds"] else "",
+        str(penalty["limit"]), f"{span(penalty['age'])} ago", span(penalty["seconds"]) if penalty["seconds"] else "",
     )  # fmt: skip
-
-
-def _span(seconds: float) -> str:
-    """``42s``, ``3m 5s``, ``2h 1m``."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60}s"
-    return f"{whole // 3600}h {whole % 3600 // 60}m"
 
 
 def _is_network(text: str) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_backends import XOAuth2
+from popproxy.config.model_balance import Balance, Check
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_mechanisms import External, Rpop, SaslName, Scram
 from popproxy.config.model_oauth import OAuth
@@ -336,9 +337,14 @@ class Pool(Model):
     """One backend, or several that serve the same maildrops."""
 
     servers: list[ServerAddress] = Field(min_length=1, examples=[["mail.example.com"]])
-    """host or host:port (port 110, or 995 with tls: implicit), tried in order."""
+    """host or host:port (port 110, or 995 with tls: implicit)."""
     shared: bool = False
-    """Say true if all servers serve the same maildrops. Only then may there be more than one."""
+    """Say true if all servers serve the same maildrops. Only then is another one tried if one is down. Without it there
+    may be more than one only with choose: hash."""
+    balance: Balance = Balance()
+    """How a login finds its server, and how many a server can take."""
+    check: Check | None = None
+    """Ask the servers regularly whether they work. null: only those at which logins have failed are asked."""
     tunnel: Name | None = None
     """The SSH tunnel through which the servers are reached."""
     source_address: IpAddress | None = Field(default=None, examples=["192.0.2.5"])

@@ -15,6 +15,7 @@ from popproxy.config.model import Config, Listener, Pool
 from popproxy.config.rules_abuse import ABUSE_RULES
 from popproxy.config.rules_authentication import AUTHENTICATION_RULES
 from popproxy.config.rules_backends import BACKEND_RULES
+from popproxy.config.rules_balance import BALANCE_RULES
 from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
@@ -22,7 +23,7 @@ from popproxy.config.rules_mechanisms import MECHANISM_RULES
 from popproxy.config.rules_policy import POLICY_RULES
 from popproxy.config.rules_routing import check_domain, check_route_directories, check_routing, check_unused_pools
 from popproxy.config.rules_tunnels import TUNNEL_RULES
-from popproxy.config.units import format_duration, format_server
+from popproxy.config.units import format_duration
 from popproxy.types import Address
 
 RFC_1939_IDLE = 600.0
@@ -168,15 +169,6 @@ def _master(config: Config) -> Iterator[Finding]:
             yield Finding((*at, "master", "separator"), what, "remove it", warning=True)
 
 
-def _pool_servers(config: Config) -> Iterator[Finding]:
-    for at, pool in _pools(config):
-        yield from twice(map(format_server, pool.servers), (*at, "servers"))
-        if len(pool.servers) > 1 and not pool.shared:
-            cure = "write shared: true if all of them serve the same maildrops, otherwise make a pool of each"
-            what = "several servers, but nothing says that they serve the same maildrops"
-            yield Finding((*at, "servers"), what, cure, because=((*at, "shared"),))
-
-
 def _pool_links(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
         yield from twice(pool.login, (*at, "login"))
@@ -234,7 +226,7 @@ _RULES: tuple[Rule, ...] = (
     *DELEGATION_RULES,
     *MECHANISM_RULES,
     *POLICY_RULES,
-    _pool_servers,
+    *BALANCE_RULES,
     _pool_links,
     *BACKEND_RULES,
     *TUNNEL_RULES,

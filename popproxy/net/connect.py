@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 
 from popproxy.errors import ConnectFailed
 from popproxy.net.channel import NOT_REACHED, Channel
@@ -70,8 +71,31 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-def connect(reactor: Reactor, address: Address, source: str | None = None) -> Channel:
-    """A channel to one IP address, whose connection may still be under way.
+class CountedChannel(Channel):
+    """A channel that tells when it has no socket any more."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, ended: Callable[[], None]) -> None:
+        self._ended: Callable[[], None] | None = ended
+        super().__init__(reactor, sock)
+
+    def _destroy(self, reason: str = "closed") -> None:
+        super()._destroy(reason)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
+
+
+def channel_on(reactor: Reactor, sock: socket.socket, ended: Callable[[], None] | None = None) -> Channel:
+    """A channel on a socket; `ended` is called when it has none any more."""
+    return Channel(reactor, sock) if ended is None else CountedChannel(reactor, sock, ended)
+
+
+def connect(
+    reactor: Reactor, address: Address, source: str | None = None, ended: Callable[[], None] | None = None
+) -> Channel:
+    """A channel to one IP address, whose connection may still be under way; `ended` is called when it is closed.
 
     Nobody waits for it: what is written meanwhile is kept, and a failure ends the channel as any later one would, with
     a reason of `NOT_REACHED` if the connection never came about. `source` is the address of ours that the server is to
@@ -90,7 +114,7 @@ def connect(reactor: Reactor, address: Address, source: str | None = None) -> Ch
         code = sock.connect_ex((address.host, address.port))
         if code not in (0, errno.EINPROGRESS):
             raise ConnectFailed(f"{address}: {os.strerror(code)}", NOT_REACHED.get(code, "unreachable"))
-        return Channel(reactor, sock)
+        return channel_on(reactor, sock, ended)
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError):

@@ -208,6 +208,14 @@ def families(
             "response_codes", "response_codes", "counter", "Response codes sent to clients.", {"code": RESPONSE_CODES}
         ),
         Family("backend_up", "backend_up", "gauge", "1 if the latest attempt to use the backend succeeded.", backend),
+        Family(
+            "pools.states",
+            "backend_state",
+            "gauge",
+            "1 for the state that a server of a pool is in.",
+            {"pool": (), "backend": (), "state": ()},
+        ),
+        Family("pools.waiting", "queue_waiting", "gauge", "Logins that wait for a place at a server.", {"pool": ()}),
         Family("backend_sessions", "backend_sessions", "gauge", "Sessions logged in at the backend.", backend),
         Family(
             "backend_connect_duration",

@@ -98,6 +98,8 @@ class Metrics(Collector):
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first
+        self._states: Callable[[], Mapping[tuple[str, ...], float]] = dict
+        self._waiting: Callable[[], Mapping[str, float]] = dict
         self._families = families(listeners, backends, directories, tunnels)
         for family in self._families:
             storage = _storage(family)
@@ -118,6 +120,12 @@ class Metrics(Collector):
     def watch_penalties(self, scope: str, tracked: Callable[[], int]) -> None:
         """Expose how many are `tracked` under the label ``scope``; any thread may ask for it."""
         self._penalties[scope] = tracked
+
+    def watch_pools(
+        self, states: Callable[[], Mapping[tuple[str, ...], float]], waiting: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Ask at each scrape for the states of servers (by pool, server, state), and how many logins wait (by pool)."""
+        self._states, self._waiting = states, waiting
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Everything in the format that the HTTP header Accept asks for, and its Content-Type. Any thread may ask."""
@@ -154,6 +162,10 @@ class Metrics(Collector):
         holder, _, field = family.attribute.partition(".")
         if holder == "executor":
             return {name: getattr(executor, field) for name, executor in self._executors.items()}, 0
+        if holder == "pools" and field == "states":
+            return {key: value for key, value in self._states().items()}, 0  # noqa: C416 - for the type
+        if holder == "pools":
+            return {pool: value for pool, value in self._waiting().items()}, 0  # noqa: C416 - for the type
         if holder == "keytab":
             return {listener: readable() for listener, readable in self._keytabs.items()}, 0
         if holder == "penalties":

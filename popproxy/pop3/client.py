@@ -168,6 +168,10 @@ class ClientConnection:
         self._begin(login)
         return True
 
+    def leave(self) -> None:
+        """QUIT: we only wanted to know whether it would work. What the server says to that is of no interest."""
+        self._send(b"QUIT\r\n", _Step.DONE)
+
     # ---- dialogue ----
 
     def _line(self, line: bytes) -> None:

@@ -18,10 +18,11 @@ from popproxy.types import Address, Location, Step
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A decision: `pool`, and the user's name there."""
+    """A decision: `pool`, the user's name there, and the server of it that a directory has named."""
 
     pool: str
     backend_user: str
+    server: Address | None = None
 
 
 log = get_logger("routing")
@@ -43,7 +44,7 @@ class Router:
 
     def __init__(self, config: Config, canonical: Callable[[str], str]) -> None:
         pools = self._pools = frozenset(config.pools)
-        self._servers = [
+        self._servers: list[tuple[Address | None, str]] = [
             (Address(server.host, server.port or DEFAULT_PORTS[pool.tls]), name)
             for name, pool in config.pools.items()
             for server in pool.servers
@@ -84,18 +85,22 @@ class Router:
 
     def _find_location(self, user: str, location: Location) -> Route | None:
         wanted = location.server
-        possible = self._pools if wanted is None else [name for server, name in self._servers if _is(server, wanted)]
-        pool = next((name for name in possible if location.pool in (None, name)), None)
-        if pool is None:
+        places = self._servers if wanted is not None else [(None, name) for name in self._pools]
+        possible = [(server, name) for server, name in places if location.pool in (None, name)]
+        found = next((one for one in possible if wanted is None or _is(one[0], wanted)), None)
+        if found is None:
             what = "the directory names a place that no pool has"
             place = {"pool": location.pool, "server": None if wanted is None else str(wanted)}
             log.error(what, user=user, **place, cure="add it to the section pools")
             return None
-        return Route(pool, location.backend_user or user)
+        server, pool = found
+        return Route(pool, location.backend_user or user, server)
 
 
-def _is(configured: Address, wanted: Address) -> bool:
+def _is(configured: Address | None, wanted: Address) -> bool:
     """The same server? Without a port (0) whatever port."""
+    if configured is None:
+        return False
     same_host = configured.host.rstrip(".").lower() == wanted.host.rstrip(".").lower()
     return same_host and wanted.port in (0, configured.port)
 

@@ -248,7 +248,7 @@ class LoginAttempt:
             return self._too_many_sessions()
         try:
             visitor = self._visitor() if pool.config.xclient and self._visitor is not None else None
-            opened = await context.dialer.open_maildrop(pool, logins, visitor)
+            opened = await context.dialer.open_maildrop(pool, logins, route.backend_user, route.server, visitor)
         except (DelegationFailed, NoAccessToken) as error:
             return self._nothing_to_show(identity, pool, error)
         except BackendError as error:

@@ -355,3 +355,24 @@ def test_a_mechanism_that_is_given_up(site: Loaded, rule: str, name: str, told: 
     assert steps(found, "policy") == ([] if told is None else [told])
     assert (found.verdict == "refused") is (told is not None and told[0] == "refused")
     assert lines(loaded, found, "policy") == ([] if told is None else [FILE.count("\n") + 2])
+
+
+@pytest.mark.parametrize(
+    ("shared", "balance", "words"),
+    [
+        (
+            "true",
+            "{choose: weights, weights: {one.a.test:1110: 3}}",
+            ["by chance: 3 of 4 logins", "by chance: 1 of 4 logins"],
+        ),
+        ("true", "{choose: weights, weights: {two.a.test: 0}}", ["by chance: 1 of 1 logins", "if no other works"]),
+        ("true", "{choose: hash}", ["tried first for boss@a.test, by the hash of the name", "then"]),
+        ("false", "{choose: hash}", ["the only one for boss@a.test, by the hash of the name"]),
+    ],
+)
+def test_which_server_and_why(site: Loaded, shared: str, balance: str, words: list[str]) -> None:
+    raw = FILE.replace("shared: true,", f"shared: {shared}, balance: {balance},")
+    found = explain(load_bytes(raw.encode(), site.path), "boss@a.test")
+    servers = [one.step for one in found.steps if one.stage == "server"]
+    assert sorted(step.text.partition(", ")[2] for step in servers) == sorted(words)
+    assert [step.key[-1] for step in servers if step.text.startswith("one")] in ([0], [])

@@ -83,7 +83,7 @@ class Site:
         self.dialer = Dialer(self.reactor, self.deadlines, Resolver(loop), Timeouts(), self.metrics)
 
     def open(self, *logins: Gssapi | UserPass) -> asyncio.Task[Opened | NotOpened]:
-        return asyncio.create_task(self.dialer.open_maildrop(self.pool, logins))
+        return asyncio.create_task(self.dialer.open_maildrop(self.pool, logins, "alice"))
 
     async def asked_for_capa(self, number: int = 0) -> Peer:
         peer = await self.servers[number].greeted()

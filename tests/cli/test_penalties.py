@@ -26,7 +26,11 @@ async def proxy(tmp_path: Path) -> AsyncIterator[Rig]:
             "listener": {"authenticate": ["users"]},
             "users": users_file(tmp_path, alice="canary-pw-right"),
             "authentication": {"failure_delay": "0s", "tries": 100},
-            "penalties": {"address": {"free": 6, "per_minute": 1}, "user_address": {"free": 3, "per_minute": 1}},
+            "penalties": {
+                "address": {"free": 6, "per_minute": 1},
+                "user_address": {"free": 3, "per_minute": 1},
+                "total": {"free": 1000, "per_minute": 1},
+            },
             "control": {"socket": str(directory / "control.sock")},
         }
         async with running(tmp_path, **sections) as made:

@@ -302,6 +302,9 @@ def test_what_is_allowed_but_looks_wrong_is_a_warning(raw: bytes, key: str, what
         (b"verify: false", "pools.main.verify"),
         (b"allow_cleartext: true", "pools.main.allow_cleartext"),
         (b"tls: none, allow_cleartext: true, ca: a.pem", "pools.main.ca"),
+        (b"balance: {choose: hash}", "pools.main.balance.choose"),
+        (b"balance: {queue: 10}", "pools.main.balance.queue"),
+        (b"shared: true, balance: {weights: {old.example.com: 2}}", "pools.main.balance.weights"),
     ],
 )
 def test_a_pool_is_warned_about(pool: bytes, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks of users file, routing files, vault and master users."""
+"""Checks of users file, routing files, vault, and popproxy's own accounts at servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_accounts(config: Config) -> list[Finding]:
     findings: list[Finding] = []
     users = _read_users(config, findings)
     findings += _routing(config)
-    findings += _masters(config)
+    findings += _own_accounts(config)
     findings += _trusted_hosts(config)
     vault = _read_vault(config, findings)
     both_read = (config.users is None or users is not None) and (config.vault is None or vault is not None)
@@ -62,18 +62,22 @@ def _read_vault(config: Config, findings: list[Finding]) -> dict[str, Record] | 
     return records
 
 
-def _masters(config: Config) -> list[Finding]:
+def _own_accounts(config: Config) -> list[Finding]:
     findings: list[Finding] = []
     for name, pool in config.pools.items():
-        if pool.master is None or "master" not in pool.login:
-            continue
-        area = f"pool {name}"
-        try:
-            resolve_secret(pool.master.password, f"pools.{name}.master.password")
-        except ConfigError as error:
-            findings += _problems(area, error)
-        else:
-            findings.append(ok(area, f"the password of {pool.master.user} can be read"))
+        accounts = []
+        if pool.master is not None and "master" in pool.login:
+            accounts.append((pool.master.user, pool.master.password, f"pools.{name}.master.password"))
+        if pool.check is not None and pool.check.user is not None and pool.check.password is not None:
+            accounts.append((pool.check.user, pool.check.password, f"pools.{name}.check.password"))
+        for user, password, key in accounts:
+            area = f"pool {name}"
+            try:
+                resolve_secret(password, key)
+            except ConfigError as error:
+                findings += _problems(area, error)
+            else:
+                findings.append(ok(area, f"the password of {user} can be read"))
     return findings
 
 

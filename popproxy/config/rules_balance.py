@@ -1,0 +1,72 @@
+"""Do the servers of a pool, the way to choose among them and what is asked of them fit together?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from popproxy.config.finding import Finding, KeyPath, twice
+from popproxy.config.messages import nearest
+from popproxy.config.model import Config, Pool
+from popproxy.config.model_balance import Balance
+from popproxy.config.units import format_server
+
+
+def _servers(config: Config) -> Iterator[Finding]:
+    for name, pool in config.pools.items():
+        at: KeyPath = ("pools", name)
+        yield from twice(map(format_server, pool.servers), (*at, "servers"))
+        if len(pool.servers) > 1 and not pool.shared and pool.balance.choose != "hash":
+            cure = (
+                "write shared: true if all of them serve the same maildrops, balance: {choose: hash} if each user "
+                "has one of them by his name, otherwise make a pool of each"
+            )
+            what = "several servers, but nothing says that they serve the same maildrops"
+            yield Finding((*at, "servers"), what, cure, because=((*at, "shared"), (*at, "balance", "choose")))
+        yield from _choice(pool, at)
+
+
+def _choice(pool: Pool, at: KeyPath) -> Iterator[Finding]:
+    balance, names = pool.balance, [format_server(server) for server in pool.servers]
+    path: KeyPath = (*at, "balance", "weights")
+    for server in balance.weights:
+        if server not in names:
+            cure = f"did you mean {nearest(server, names) or names[0]}?"
+            yield Finding((*path, server), "is not one of the servers of this pool", cure)
+    if balance.weights and not any(balance.weights.get(name, 1) for name in names):
+        yield Finding(path, "no server gets any logins", "give one of them 1 or more")
+    elif balance.weights and balance.choose == "order":
+        because = ((*at, "balance", "choose"),)
+        yield Finding(path, "have no effect with choose: order", "write choose: weights", warning=True, because=because)
+    if balance.choose != "order" and len(names) == 1:
+        what, because = "has no effect: there is one server", ((*at, "servers"),)
+        yield Finding((*at, "balance", "choose"), what, "remove it", warning=True, because=because)
+
+
+def _queue(config: Config) -> Iterator[Finding]:
+    for name, pool in config.pools.items():
+        for key in ("queue", "queue_wait"):
+            changed = getattr(pool.balance, key) != Balance.model_fields[key].default
+            if changed and pool.balance.sessions is None:
+                at: KeyPath = ("pools", name, "balance")
+                cure = "say how many a server can take, for example sessions: 100, or remove it"
+                because = ((*at, "sessions"),)
+                yield Finding((*at, key), "has no effect without sessions", cure, warning=True, because=because)
+
+
+def _check(config: Config) -> Iterator[Finding]:
+    for name, pool in config.pools.items():
+        check, at = pool.check, ("pools", name, "check")
+        if check is None:
+            continue
+        if (check.user is None) != (check.password is None):
+            missing = (
+                "password: {file: /etc/popproxy/check.password}" if check.password is None else "user: popproxy-check"
+            )
+            yield Finding(at, "user and password belong together", f"add {missing}")
+        if check.user is not None and pool.tls == "none" and not pool.allow_cleartext:
+            cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
+            because = (("pools", name, "tls"), ("pools", name, "allow_cleartext"))
+            yield Finding((*at, "user"), "its password would go to the server in clear", cure, because=because)
+
+
+BALANCE_RULES = (_servers, _queue, _check)
