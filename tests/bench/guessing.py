@@ -82,10 +82,14 @@ async def attack(server: str, port: int, scenario: Scenario, minutes: int, passw
     while not guessing.done():
         try:
             reply, took = await rightful(port, USER, password, clean())
-        except (OSError, EOFError, TimeoutError):
-            reply, took = b"", 60.0
+        except (OSError, EOFError, TimeoutError) as error:
+            reply, took = repr(error).encode(), 60.0
         logins.append(took)
-        failed += not reply.startswith(b"+OK")
+        if not reply.startswith(b"+OK"):
+            failed += 1
+            print(
+                f"{server}, {scenario.title}: the user was told {reply.decode('ascii', 'replace').strip()}", flush=True
+            )
         await asyncio.sleep(EVERY)
     await guessing
     counted = [guesser.looked_at(60.0 * minute, 60.0 * (minute + 1)) for minute in range(minutes)]
