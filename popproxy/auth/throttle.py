@@ -8,7 +8,9 @@ some free, and a rate at which they are forgiven; what is beyond is refused with
   once there are very many of them. An address from which he has logged in is never refused for what others do, so
   nobody can lock him out;
 * the same wrong password of a user counts once: a telephone that was not told of the new one harms nobody;
-* what fails because of us is never counted, and neither is a password that nobody got to look at.
+* what fails because of us is never counted, and neither is a password that nobody got to look at;
+* logins under way could each be wrong, but need not: those that come while there are so many wait for them, so that an
+  office behind one address gets in on Monday morning, and many connections are no way round the count.
 
 A login that nothing speaks against costs a look-up for its address and one for its user.
 """
@@ -20,6 +22,7 @@ import heapq
 import hmac
 import ipaddress
 import secrets
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +39,8 @@ SEEN: Final = "wrong_password"
 SEEN_SECONDS: Final = 86_400.0
 _AT_ONCE: Final = 4
 """Logins from one address that may be under way without being weighed."""
+PATIENCE: Final = 10.0
+"""Seconds that a login waits for those before it."""
 _EVERYBODY: Final = "*"  # the key of the total
 _PLACES = 8192  # client addresses of which is remembered what they belong to
 
@@ -51,10 +56,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A login that is refused: for what, and after how many seconds it would be looked at if nothing else happens."""
+    """A login that is refused: for what, and after how many seconds it would be looked at if nothing else happens.
+
+    `behind` is set if nothing speaks against it but others that are under way, which it has waited for in vain.
+    """
 
     scope: ThrottleScope
     seconds: float
+    behind: tuple[ThrottleScope, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class Throttle:
         self._per_second = {scope: _allowance(config, scope)[1] / 60 for scope in ThrottleScope}
         self._key = secrets.token_bytes(32)  # so that what is kept of a password is worth nothing outside
         self._under_way: dict[tuple[ThrottleScope, str], int] = {}  # logins being looked at, where something counts
+        self._waiting: dict[tuple[ThrottleScope, str], deque[asyncio.Future[None]]] = {}  # for one of those to end
         self.place = lru_cache(_PLACES)(self._place)
 
     def guess(self, user: str, host: str) -> Guess:
@@ -175,9 +185,44 @@ class Throttle:
 
     def _crowded(self, scope: ThrottleScope, key: str, more: int = 0) -> Throttled | None:
         level = self.state.level(scope, key)
-        value = (0.0 if level is None else level.value) + self._under_way.get((scope, key), 0)
-        beyond = value + 1 - self._free[scope] - more  # this one counted already
-        return None if beyond <= 0 else Throttled(scope, beyond / self._per_second[scope])
+        decided = (0.0 if level is None else level.value) + 1 - self._free[scope] - more  # this one counted already
+        beyond = decided + self._under_way.get((scope, key), 0)
+        if beyond <= 0:
+            return None
+        return Throttled(scope, beyond / self._per_second[scope], (scope, key) if decided <= 0 else None)
+
+    async def _wait_in_turn(self, user: str, place: Place, known: bool, against: Throttled) -> Throttled | None:
+        """Wait for as long as it is only others under way that speak against a login."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + PATIENCE
+        found: Throttled | None = against
+        while found is not None and found.behind is not None and (left := give_up - loop.time()) > 0:
+            key, turn = found.behind, loop.create_future()
+            self._waiting.setdefault(key, deque()).append(turn)
+            try:
+                await asyncio.wait((turn,), timeout=left)
+            except asyncio.CancelledError:
+                self._call_next(key) if turn.done() else self._leave(key, turn)
+                raise
+            found = self._speaks_against(user, place, known)
+            if not turn.done():
+                self._leave(key, turn)
+            elif found is not None and found.behind != key:
+                self._call_next(key)  # has no use for the place that has become free there
+        return found
+
+    def _call_next(self, key: tuple[ThrottleScope, str]) -> None:
+        waiting = self._waiting.get(key)
+        if waiting:
+            turn = waiting[0]
+            self._leave(key, turn)
+            turn.set_result(None)
+
+    def _leave(self, key: tuple[ThrottleScope, str], turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting[key]
+        waiting.remove(turn)
+        if not waiting:
+            del self._waiting[key]
 
     def _was_wrong_about(self, user: str, place: Place) -> bool:
         keys = [_pair(user, near) for near in (place.near, place.wide) if near is not None]
@@ -247,6 +292,8 @@ class Guess:
             return None
         known = await throttle.state.marked(KNOWN, _pair(user, place.near))
         against = throttle._speaks_against(user, place, known)
+        if against is not None and against.behind is not None:
+            against = await throttle._wait_in_turn(user, place, known, against)
         if against is None:
             self._weighed = True
             self._begin(tuple(_keys(user, place)))
@@ -282,6 +329,7 @@ class Guess:
                 under_way[key] = count
             else:
                 del under_way[key]
+            self._throttle._call_next(key)
 
 
 def _keys(user: str, place: Place) -> Iterable[tuple[ThrottleScope, str]]:

@@ -361,8 +361,10 @@ class LoginAttempt:
         return self._failed(TOO_MANY_SESSIONS, Outcome.FAILURE, AuthFailure.SESSION_LIMIT, recorded=True)
 
     async def _throttled(self, against: Throttled) -> LoginFailed:
-        """Too many were wrong before: nobody looks at this one."""
+        """Too many were wrong before, or have not been judged in time: nobody looks at this one."""
         context = self._context
+        if against.behind is not None:
+            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
         context.relay.metrics.auth_throttled[against.scope] += 1
         failed = self._failed(THROTTLED, Outcome.FAILURE, AuthFailure.THROTTLED)
         penalties = context.config.penalties

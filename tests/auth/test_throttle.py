@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from popproxy.auth import throttle
 from popproxy.auth.throttle import KNOWN, Penalty, Throttle, Throttled, leaks, lifetimes
 from popproxy.auth.uniform import UniformDelay
 from popproxy.config.model_abuse import Penalties
@@ -29,13 +30,22 @@ class World:
         self.state = LocalState(leaks(penalties), lifetimes(penalties), lambda: self.now)
         self.throttle = Throttle(penalties, self.state)
 
-    async def login(self, user: str, host: str, password: Secret | None = None, right: bool = False) -> str:
-        """How one login goes: right, wrong, or the scope that it is refused for."""
+    async def login(
+        self,
+        user: str,
+        host: str,
+        password: Secret | None = None,
+        right: bool = False,
+        judged: asyncio.Event | None = None,
+    ) -> str:
+        """How one login goes: right, wrong, or the scope that it is refused for. It is judged after `judged`."""
         guess = self.throttle.guess(user, host)
         try:
             against = await guess.refused()
             if against is not None:
-                return against.scope
+                return against.scope if against.behind is None else f"behind {against.scope}"
+            if judged is not None:
+                await judged.wait()
             if right:
                 guess.right()
                 return "right"
@@ -90,24 +100,79 @@ async def test_parallel_logins_cannot_overtake_the_count() -> None:
     for number in range(5):
         await world.login(f"user{number}", "192.0.2.1")
     world.now += 60  # one is forgiven: one more may be looked at
-    guesses = [world.throttle.guess(f"other{number}", "192.0.2.1") for number in range(16)]
-    against = await asyncio.gather(*(guess.refused() for guess in guesses))
-    assert against.count(None) == 1
-    for guess in guesses:
-        guess.close()
-        guess.close()
+    logins = await asyncio.gather(*(world.login(f"other{number}", "192.0.2.1") for number in range(16)))
+    assert logins.count("wrong") == 1
     assert world.throttle._under_way == {}
 
 
 async def test_parallel_logins_from_a_clean_address_cannot_either() -> None:
-    world = World()
-    guesses = [world.throttle.guess("alice", "192.0.2.1") for _ in range(100)]
-    against = await asyncio.gather(*(guess.refused() for guess in guesses))
-    assert against.count(None) == 14  # the ten that are free, and four that were not weighed
-    for guess in guesses:
-        guess.close()
-    assert world.throttle._under_way == {}
-    assert await world.login("alice", "192.0.2.1", right=True) == "right"
+    world, judged = World(), asyncio.Event()
+    logins = [asyncio.ensure_future(world.login("alice", "192.0.2.1", judged=judged)) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    under_way = world.throttle._under_way[(ADDRESS, "192.0.2.1")]
+    assert under_way == 14  # the ten that are free, and four that were not weighed
+    judged.set()
+    assert (await asyncio.gather(*logins)).count("wrong") == under_way
+    assert world.throttle._under_way == world.throttle._waiting == {}
+    assert await world.login("bob", "192.0.2.1", right=True) == "right"
+
+
+async def test_an_office_behind_one_address_gets_in_on_monday_morning() -> None:
+    world, judged = World(), asyncio.Event()
+    logins = [
+        asyncio.ensure_future(world.login(f"user{number}", "192.0.2.1", right=True, judged=judged))
+        for number in range(500)
+    ]
+    await asyncio.sleep(0.05)
+    assert world.throttle._under_way[(ADDRESS, "192.0.2.1")] == 20
+    judged.set()
+    assert set(await asyncio.gather(*logins)) == {"right"}
+    assert world.throttle._under_way == world.throttle._waiting == {}
+
+
+async def test_those_who_wait_hear_of_wrong_passwords_at_once() -> None:
+    world, judged = World(address={"free": 5, "per_minute": 1}), asyncio.Event()
+    first = [asyncio.ensure_future(world.login(f"guess{number}", "192.0.2.1", judged=judged)) for number in range(5)]
+    await asyncio.sleep(0)
+    second = [asyncio.ensure_future(world.login(f"user{number}", "192.0.2.1", right=True)) for number in range(50)]
+    await asyncio.sleep(0)
+    judged.set()
+    assert set(await asyncio.gather(*first)) == {"wrong"}
+    async with asyncio.timeout(5):
+        assert set(await asyncio.gather(*second)) == {ADDRESS}
+
+
+async def test_waiting_for_others_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "PATIENCE", 0.05)
+    world, never = World(address={"free": 5, "per_minute": 1}), asyncio.Event()
+    stuck = [asyncio.ensure_future(world.login(f"user{number}", "192.0.2.1", judged=never)) for number in range(9)]
+    await asyncio.sleep(0)
+    assert await world.login("alice", "192.0.2.1", right=True) == f"behind {ADDRESS}"
+    assert world.throttle._waiting == {}
+    never.set()
+    await asyncio.gather(*stuck)
+
+
+async def test_who_goes_while_he_waits_takes_nobodys_turn() -> None:
+    world, judged = World(address={"free": 5, "per_minute": 1}), asyncio.Event()
+    first = [
+        asyncio.ensure_future(world.login(f"user{number}", "192.0.2.1", right=True, judged=judged))
+        for number in range(5)
+    ]
+    await asyncio.sleep(0)
+    goes = [asyncio.ensure_future(world.login(f"gone{number}", "192.0.2.1", right=True)) for number in range(3)]
+    stays = asyncio.ensure_future(world.login("alice", "192.0.2.1", right=True))
+    await asyncio.sleep(0)
+    goes[2].cancel()
+    judged.set()
+    await first[0]  # the next one has been called, and has not heard of it
+    for task in goes:
+        task.cancel()
+    async with asyncio.timeout(5):
+        assert await stays == "right"
+    await asyncio.gather(*first)
+    await asyncio.wait(goes)
+    assert world.throttle._under_way == world.throttle._waiting == {}
 
 
 async def test_what_nobody_has_judged_is_not_counted() -> None:

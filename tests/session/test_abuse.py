@@ -115,15 +115,21 @@ async def test_a_scram_exchange_that_began_in_time_counts_when_it_turns_out_wron
         clients = [await rig.greeted() for _ in range(10)]
         exchanges = [HandMadeClient(user=b"alice") for _ in clients]
         firsts = [
-            await client.command(b"AUTH SCRAM-SHA-256 " + b64(exchange.first))
+            asyncio.ensure_future(client.command(b"AUTH SCRAM-SHA-256 " + b64(exchange.first)))
             for client, exchange in zip(clients, exchanges, strict=True)
         ]
-        begun = [number for number, answer in enumerate(firsts) if answer.startswith(b"+ ")]
+        waiting = rig.parts.throttle._waiting
+        await until(
+            lambda: sum(map(len, waiting.values())) + sum(first.done() for first in firsts) == 10,
+            "some to wait for others",
+        )
+        begun = [number for number, first in enumerate(firsts) if first.done() and first.result().startswith(b"+ ")]
         assert 3 <= len(begun) < 8
-        assert {firsts[number].rstrip() for number in range(10) if number not in begun} == {SLOWED}
         for number in begun[1:]:
-            final = exchanges[number].final(challenge(firsts[number]), b"canary-pw-wrong")
+            final = exchanges[number].final(challenge(firsts[number].result()), b"canary-pw-wrong")
             assert (await clients[number].command(b64(final))).rstrip() == WRONG
+        later = [await first for number, first in enumerate(firsts) if number not in begun]
+        assert {answer.rstrip() for answer in later} == {SLOWED}
         clients[begun[0]].close()
         await until(lambda: rig.parts.throttle._under_way == {}, "the end of what was begun")
         answer = await clients[begun[1]].command(b"AUTH SCRAM-SHA-256 " + b64(exchanges[0].first))
