@@ -176,6 +176,7 @@ class CloseReason(Word):
     REFUSED = "refused"  # connection limits
     AUDIT = "audit"  # the audit log could not be written
     SHUTDOWN = "shutdown"
+    KICKED = "kicked"  # by an operator
     INTERNAL = "internal"  # a bug of ours, logged
 
 

@@ -19,6 +19,7 @@ from popproxy.admin.commands import Commands
 from popproxy.admin.control import Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, bind_control
 from popproxy.admin.penalties import add_penalties
+from popproxy.admin.sessions import add_sessions
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
@@ -181,6 +182,7 @@ class Service:
         commands = Commands()
         add_penalties(commands, parts.throttle, parts.vet_name)
         add_backends(commands, parts.pools, parts.backends.latest, parts.metrics)
+        add_sessions(commands, self.sessions, parts.metrics, parts.vet_name)
         return ControlServer(bound, commands, Allowed.from_config(self._loaded.config.control), parts.audit)
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:

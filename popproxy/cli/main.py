@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from popproxy.cli import backends, check, config, demo, passwords, penalties, serve, vault, version
+from popproxy.cli import backends, check, config, demo, passwords, penalties, serve, sessions, vault, version
 from popproxy.cli import explain as explain_command
 from popproxy.cli.exits import ExitCode, complain, explain
 
@@ -40,6 +40,9 @@ def make_app() -> typer.Typer:
     app.add_typer(vault.app, name="vault")
     app.add_typer(penalties.app, name="penalties")
     app.add_typer(backends.app, name="backends")
+    app.command()(sessions.who)
+    app.command()(sessions.kick)
+    app.command()(sessions.stats)
     app.command("hash-password")(passwords.hash_password)
     app.command()(version.version)
     return app

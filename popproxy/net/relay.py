@@ -439,18 +439,28 @@ class Relay:
         else:
             self._backend_gone("stall", CloseReason.BACKEND_STALL)
 
-    def shut_down(self) -> None:
-        """The process ends: R1, R3, R4."""
+    @property
+    def octets(self) -> tuple[int, int]:
+        """From the client, and to it, so far."""
+        return self._bytes_in, self._bytes_out
+
+    @property
+    def updating(self) -> bool:
+        """QUIT has gone to the backend, and its answer is not there yet."""
+        return self._exchange.state is State.UPDATE
+
+    def shut_down(self, reason: CloseReason = CloseReason.SHUTDOWN, why: str = "shutting down") -> None:
+        """The process ends, or an operator wants this session to: R1, R3, R4."""
         if self._ended is None:
             return
-        if self._exchange.state is State.UPDATE:
+        if self.updating:
             self._backend_gone("other")
         elif self._exchange.inside_body:
-            self._leave(CloseReason.SHUTDOWN, flush=True)
+            self._leave(reason, flush=True)
         else:
             self._backend.abort()
-            self._finish(CloseReason.SHUTDOWN)
-            self._say(replies.err("shutting down, nothing was deleted", "SYS/TEMP"))
+            self._finish(reason)
+            self._say(replies.err(f"{why}, nothing was deleted", "SYS/TEMP"))
 
 
 class _BackendSide:

@@ -35,9 +35,10 @@ from popproxy.session.gssapi import start_layer, take_step
 from popproxy.session.kpop import judge
 from popproxy.session.login import LoggedIn, LoginAttempt, LoginFailed
 from popproxy.session.verifiers import find_verifier
+from popproxy.session.view import SessionView
 from popproxy.session.visit import with_visit
 from popproxy.state.shared import Lease
-from popproxy.types import Address, CloseReason, Mechanism, SessionId
+from popproxy.types import Address, CloseReason, Identity, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
 from popproxy.wire.xclient import Visitor
@@ -61,8 +62,8 @@ class Session:
 
     __slots__ = (
         "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
-        "_failures", "_guess", "_header", "_kpop", "_lease", "_over", "_relay", "_sessions", "_source", "_started",
-        "_task", "_ticket", "_trail", "_waiter", "deadline", "id",
+        "_failures", "_guess", "_header", "_kpop", "_lease", "_login", "_over", "_relay", "_sessions", "_source",
+        "_started", "_task", "_ticket", "_tls", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -80,6 +81,8 @@ class Session:
         self._credential: Credential | None = None  # the one that was accepted
         self._trail = context.relay.audit.trail(self.id, context.listener.name, peer, None)
         self._relay: Relay | None = None
+        self._login: tuple[Identity, str, Address] | None = None  # who, pool, backend
+        self._tls = ""  # the version, once it is up
         self._events: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None
         self._over: CloseReason | None = None  # why the task is being cancelled
@@ -189,6 +192,7 @@ class Session:
             raise
         metrics.tls_handshakes[(name, "success", info.version)] += 1
         self._trail.tls(info)
+        self._tls = info.version
         if context.listener.client_ca is not None:
             record_certificate(self._trail, self._channel.peer_certificate)
         self.deadline = before
@@ -356,6 +360,7 @@ class Session:
         exchange = Exchange(
             pipelining=pool.pipelines(opened.backend, now), before=core.offer.capabilities(), declared=pool.declared
         )
+        self._login = login.identity, pool.name, opened.peer
         label, metrics = opened.backend.label, context.relay.metrics
         metrics.backend_sessions[label] += 1
         metrics.sessions[(context.listener.name, "authorization")] -= 1
@@ -429,14 +434,28 @@ class Session:
 
     # ---- small change ----
 
-    def shut_down(self) -> None:
-        """The process ends."""
+    def shut_down(self, reason: CloseReason = CloseReason.SHUTDOWN, why: str = "shutting down") -> None:
+        """The process ends, or an operator wants this session to."""
         if self._relay is not None:
-            self._relay.shut_down()
+            self._relay.shut_down(reason, why)
         else:
             if self._core is not None:
-                self._say(replies.err("shutting down, try again later", "SYS/TEMP"))
-            self._cancel(CloseReason.SHUTDOWN)
+                self._say(replies.err(f"{why}, try again later", "SYS/TEMP"))
+            self._cancel(reason)
+
+    def view(self) -> SessionView:
+        """What an operator sees of it."""
+        context, relay, login = self._context, self._relay, self._login
+        identity, pool, backend = login or (None, "", None)
+        return SessionView(
+            id=self.id, listener=context.listener.name, address=str(self._source), tls=self._tls,
+            phase="authorization" if relay is None else "update" if relay.updating else "transaction",
+            user="" if identity is None else identity.user,
+            mechanism="" if identity is None else identity.mechanism.value,
+            pool=pool, backend="" if backend is None else str(backend),
+            seconds=context.reactor.loop.time() - self._started,
+            octets=(self._bytes_in, self._bytes_out) if relay is None else relay.octets,
+        )  # fmt: skip
 
     async def _wait(self) -> None:
         self._waiter = self._context.reactor.loop.create_future()

@@ -1,0 +1,114 @@
+"""The commands ``who``, ``kick`` and ``stats``."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from popproxy import __version__
+from popproxy.admin.commands import Commands
+from popproxy.admin.frames import CommandFailed, Reason
+from popproxy.auth.names import NameRefused
+from popproxy.observe.metrics import Metrics
+from popproxy.session.session import Session
+from popproxy.session.view import SessionView
+from popproxy.types import CloseReason
+
+
+def add_sessions(
+    commands: Commands, sessions: Collection[Session], metrics: Metrics, vet_name: Callable[[str], str]
+) -> None:
+    """Add the commands. `sessions` are those of the process at any time; `vet_name` makes a user's name canonical."""
+    started = time.time()
+
+    def chosen(session: str | None, user: str | None, network: str | None) -> Iterator[tuple[Session, SessionView]]:
+        fits = _network(network)
+        name = None if user is None else _name(user, vet_name)
+        for one in tuple(sessions):
+            view = one.view()
+            if session in (None, view.id) and name in (None, view.user) and fits(view.address):
+                yield one, view
+
+    async def who(
+        *, session: str | None = None, user: str | None = None, network: str | None = None, everything: bool = False
+    ) -> object:
+        views = (view for _, view in chosen(session, user, network) if everything or view.user)
+        now = datetime.now(UTC).timestamp()
+        return {"sessions": [_shown(view, now) for view in sorted(views, key=lambda view: -view.seconds)]}
+
+    async def kick(*, session: str | None = None, user: str | None = None, network: str | None = None) -> object:
+        if [session, user, network].count(None) != 2:
+            raise CommandFailed(Reason.BAD_ARGUMENTS, "name a session, a user, or an address or network")
+        found = list(chosen(session, user, network))
+        if not found:
+            raise CommandFailed(Reason.REFUSED, "there is no such session")
+        kicked, left = [], []
+        for one, view in found:
+            # Between QUIT and its answer the server is deleting: to end that would only make it uncertain.
+            (left if view.phase == "update" else kicked).append(view.id)
+            if view.phase != "update":
+                one.shut_down(CloseReason.KICKED, "ended by an operator")
+        return {"kicked": kicked, "in_update": left}
+
+    async def stats() -> object:
+        return {"version": __version__, "seconds": time.time() - started, **_totals(metrics)}
+
+    commands.add("who", who)
+    commands.add("kick", kick)
+    commands.add("stats", stats)
+
+
+def _shown(view: SessionView, now: float) -> dict[str, object]:
+    from_client, to_client = view.octets
+    since = datetime.fromtimestamp(now - view.seconds, UTC).isoformat(timespec="seconds")
+    return {**asdict(view), "octets": {"from_client": from_client, "to_client": to_client}, "since": since}
+
+
+def _totals(metrics: Metrics) -> dict[str, object]:
+    """What has been counted since the start, without the fine print of /metrics."""
+    return {
+        "connections": sum(metrics.connections.values()),
+        "sessions": _by(metrics.sessions.items(), 1),
+        "logins": _by(metrics.auth_attempts.items(), 1),
+        "messages": dict(metrics.messages),
+        "octets": {"from_client": metrics.bytes_to_backend, "to_client": metrics.bytes_to_client},
+        "deletions": dict(metrics.deletions),
+        "updates": dict(metrics.update),
+        "audit": {
+            "healthy": bool(metrics.audit_healthy),
+            "dropped": sum(count for (_, outcome), count in metrics.audit_records.items() if outcome == "dropped"),
+        },
+        "backends": {
+            label: {"up": bool(up), "sessions": metrics.backend_sessions[label]}
+            for label, up in metrics.backend_up.items()
+        },
+    }
+
+
+def _by(items: Collection[tuple[tuple[str, ...], float]], place: int) -> dict[str, float]:
+    """Sums over all labels but one."""
+    sums: dict[str, float] = {}
+    for key, value in items:
+        sums[str(key[place])] = sums.get(str(key[place]), 0) + value
+    return sums
+
+
+def _name(user: str, vet_name: Callable[[str], str]) -> str:
+    try:
+        return vet_name(user)
+    except NameRefused as refused:
+        raise CommandFailed(Reason.BAD_ARGUMENTS, f"that is no user name ({refused.reason})") from None
+
+
+def _network(text: str | None) -> Callable[[str], bool]:
+    """Whether an address as it is shown (``192.0.2.1:4711``) lies in the network `text`."""
+    if text is None:
+        return lambda _address: True
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise CommandFailed(Reason.BAD_ARGUMENTS, str(error)) from None
+    return lambda address: ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0]) in network
