@@ -45,7 +45,8 @@ def add_sessions(
         found = list(chosen(session, user, network))
         if not found:
             raise CommandFailed(Reason.REFUSED, "there is no such session")
-        kicked, left = [], []
+        kicked: list[str] = []
+        left: list[str] = []
         for one, view in found:
             # Between QUIT and its answer the server is deleting: to end that would only make it uncertain.
             (left if view.phase == "update" else kicked).append(view.id)

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from popproxy.cli import backends, check, config, demo, passwords, penalties, serve, sessions, vault, version
+from popproxy.cli import audit, backends, check, config, demo, passwords, penalties, serve, sessions, vault, version
 from popproxy.cli import explain as explain_command
 from popproxy.cli.exits import ExitCode, complain, explain
 
@@ -40,6 +40,7 @@ def make_app() -> typer.Typer:
     app.add_typer(vault.app, name="vault")
     app.add_typer(penalties.app, name="penalties")
     app.add_typer(backends.app, name="backends")
+    app.add_typer(audit.app, name="audit")
     app.command()(sessions.who)
     app.command()(sessions.kick)
     app.command()(sessions.stats)

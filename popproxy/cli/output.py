@@ -45,7 +45,7 @@ def print_json(value: Any) -> None:
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:
     """`rows` under `heads` in columns as wide as they need; what cannot be shown is escaped."""
     stream = stream or sys.stdout
-    shown = [[_printable(cell) for cell in row] for row in rows]
+    shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
     print(styled(_columns([head.upper() for head in heads], widths), "1", stream.isatty()), file=stream)
     for row in shown:
@@ -96,7 +96,7 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A name that a stranger chose must not steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -1,0 +1,216 @@
+"""``popproxy audit search``, ``follow`` and ``report``: over what popproxy has written, and over damaged logs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from popproxy.cli.exits import ExitCode
+from popproxy.observe.audit_files import follow, lines, log_files
+from popproxy.observe.audit_query import Query
+from tests.cli.helpers import PROGRAM, popproxy, write_config
+from tests.peers.process import REPOSITORY, wait_until
+from tests.session.rig import running
+
+
+def record(when: str, action: str, **fields: Any) -> str:
+    names = {key.replace("__", "."): value for key, value in fields.items()}
+    return json.dumps({"@timestamp": f"{when}.000001Z", "event.action": action, **names}, separators=(",", ":"))
+
+
+def login(when: str, user: str, address: str, mechanism: str = "USER", tls: str | None = "1.3") -> str:
+    more = {} if tls is None else {"tls__version": tls}
+    return record(
+        when, "login", event__outcome="success", user__name=user, source__ip=address, auth__mechanism=mechanism,
+        popproxy__listener="pop3", popproxy__pool="old", **more,
+    )  # fmt: skip
+
+
+LOG = [
+    login("2026-01-01T08:00:00", "alice", "192.0.2.7", tls=None),
+    login("2026-01-02T08:00:00", "alice", "192.0.2.8", tls=None),
+    login("2026-01-02T09:00:00", "bob", "2001:db8::7", "APOP"),
+    login("2026-01-03T08:00:00", "carol", "192.0.2.9"),
+    login("2026-01-03T09:00:00", "dave", "192.0.2.9", "KPOP", tls=None),
+    record("2026-01-03T10:00:00", "auth", event__outcome="failure", event__reason="bad_credentials",
+           user__hash="ab12cd"),
+    record("2026-01-04T08:00:00", "dele", event__outcome="success", user__name="bob", pop3__unique_id="u1",
+           pop3__message_number=1),
+    record("2026-01-04T08:00:01", "update", event__outcome="success", user__name="bob", pop3__deleted_total=1,
+           pop3__deleted=[{"number": 1, "unique_id": "u1"}]),
+    record("2026-01-04T08:00:02", "login", event__outcome="success", user__name="\u202eevil", source__ip="192.0.2.1"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Rotated twice, the first compressed; the last line is torn."""
+    path = tmp_path / "audit.jsonl"
+    (tmp_path / "audit.jsonl.2.gz").write_bytes(gzip.compress(("\n".join(LOG[:2]) + "\n").encode()))
+    (tmp_path / "audit.jsonl.1").write_text("\n".join([*LOG[2:5], "not json", ""]))
+    path.write_text("\n".join(LOG[5:]) + "\n" + LOG[0][:40])
+    (tmp_path / "audit.jsonl.bak").write_text("somebody's own\n")
+    for age, name in enumerate(("audit.jsonl", "audit.jsonl.1", "audit.jsonl.2.gz")):
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    return path
+
+
+def found(log: Path, *arguments: str) -> list[dict[str, Any]]:
+    config = write_config(log.parent, audit={"file": str(log)})
+    run = popproxy("audit", "search", *arguments, "--json", "-c", str(config))
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_all_files_are_read_in_order_and_what_is_damaged_is_left_out(log: Path) -> None:
+    assert [path.name for path in log_files(log)] == ["audit.jsonl.2.gz", "audit.jsonl.1", "audit.jsonl"]
+    assert found(log) == [json.loads(line) for line in LOG]
+    run = popproxy("audit", "search", "-c", str(log.parent / "popproxy.yaml"))
+    assert run.stderr == f"popproxy: {log}.1: 1 line left out: not audit records\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--user", "ALICE"], [0, 1]),
+        (["--address", "192.0.2.8/31"], [1, 3, 4]),
+        (["--address", "2001:db8::/32"], [2]),
+        (["--message", "u1"], [6, 7]),
+        (["--outcome", "failure"], [5]),
+        (["--reason", "bad_credentials", "--action", "auth"], [5]),
+        (["--action", "dele", "--action", "update", "--user", "bob"], [6, 7]),
+        (["--since", "2026-01-03", "--until", "2026-01-03T09:30"], [3, 4]),
+        (["--since", "1h"], []),
+        (["--user", "al"], []),
+    ],
+)
+def test_a_search_finds_what_fits_everything(log: Path, arguments: list[str], expected: list[int]) -> None:
+    assert found(log, *arguments) == [json.loads(LOG[number]) for number in expected]
+
+
+def test_a_table_for_people_cannot_steer_their_terminal(log: Path) -> None:
+    run = popproxy("audit", "search", str(log))
+    lines_ = run.stdout.decode().splitlines()
+    assert lines_[0].split() == ["TIME", "USER", "ADDRESS", "ACTION", "OUTCOME", "WHAT"]
+    assert lines_[1].split() == ["2026-01-03T10:00:00", "(ab12cd)", "-", "auth", "failure", "bad_credentials"]
+    assert "message 1 u1" in lines_[2]
+    assert "1 deleted" in lines_[3]
+    assert r"\u202eevil" in lines_[4]
+
+
+def test_the_report_names_who_still_uses_what_should_end(log: Path) -> None:
+    config = write_config(log.parent, audit={"file": str(log)})
+    result = json.loads(popproxy("audit", "report", "--until", "2026-01-04", "--json", "-c", str(config)).stdout)
+    assert result["logins"] == 5
+    assert {way: total["users"] for way, total in result["ways"].items()} == {"APOP": 1, "KPOP": 1, "no TLS": 2}
+    assert [(use["way"], use["user"], use["logins"]) for use in result["uses"]] == [
+        ("APOP", "bob", 1), ("KPOP", "dave", 1), ("no TLS", "dave", 1), ("no TLS", "alice", 2),
+    ]  # fmt: skip
+    assert result["uses"][-1]["addresses"] == {"192.0.2.7": 1, "192.0.2.8": 1}
+    assert result["uses"][-1]["last"] == "2026-01-02T08:00:00.000001Z"
+    text = popproxy("audit", "report", "-c", str(config)).stdout.decode()
+    assert "no TLS  alice       2       2026-01-02T08:00:00  pop3      192.0.2.7, 192.0.2.8\n" in text
+    text = popproxy("audit", "report", "--since", "2030-01-01", "-c", str(config)).stdout.decode()
+    assert text == "0 logins\nnobody uses what should end\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["--since", "yesterday"], ExitCode.USAGE, "--since yesterday: is no time; write 2026-11-23"),
+        (["--since", "2026-13-01"], ExitCode.USAGE, "is no time"),
+        (["--address", "everywhere"], ExitCode.USAGE, "--address: 'everywhere' does not appear to be"),
+        (["--outcome", "bad"], ExitCode.USAGE, "write success, failure or unknown"),
+        (["/nonexistent/audit.jsonl"], ExitCode.NOINPUT, "/nonexistent/audit.jsonl: No such file"),
+    ],
+)
+def test_wrong_questions_are_answered_in_words(arguments: list[str], code: int, complaint: str) -> None:
+    run = popproxy("audit", "search", *arguments)
+    assert run.returncode == code
+    assert complaint in run.stderr.decode()
+
+
+def test_a_compressed_file_that_was_cut_short_gives_what_is_there(tmp_path: Path) -> None:
+    octets = gzip.compress(
+        "".join(login("2026-01-01T00:00:00", f"user{n}", "::1") + "\n" for n in range(5000)).encode()
+    )
+    path = tmp_path / "audit.jsonl.1.gz"
+    path.write_bytes(octets[: len(octets) // 2])
+    seen: list[tuple[int, int]] = []
+    assert 1000 < sum(1 for _ in lines(path, lambda _, done, total: seen.append((done, total)))) < 5000
+
+
+def test_following_goes_on_in_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text("before\n")
+    steps: Iterator[Any] = iter([
+        lambda: path.open("a").write("one\ntw"),
+        lambda: path.open("a").write("o\nthree\n"),
+        lambda: path.rename(tmp_path / "audit.jsonl.1"),
+        lambda: (tmp_path / "audit.jsonl.1").open("a").write("four\n"),
+        lambda: path.write_text("five\n"),
+    ])  # fmt: skip
+
+    def wait(_: float) -> None:
+        next(steps)()
+
+    following = follow(path, wait=wait)
+    assert [next(following) for _ in range(5)] == [b"one\n", b"two\n", b"three\n", b"four\n", b"five\n"]
+
+
+def test_the_shortcut_past_lines_never_hides_a_record() -> None:
+    for line in LOG:
+        parsed = json.loads(line)
+        for query in (
+            Query(user=parsed.get("user.name")),
+            Query(message=parsed.get("pop3.unique_id")),
+            Query(outcome="success"),
+        ):
+            assert (query.take(line.encode()) is not None) == query.wants(parsed)
+
+
+async def test_what_popproxy_writes_is_found(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        client, _ = await rig.logged_in()
+        client.close()
+        await rig.ends("client_lost")
+        (file,) = tmp_path.glob("*.jsonl")
+        run = popproxy("audit", "search", "--user", "alice", "--action", "login", str(file))
+        assert run.stdout.decode().splitlines()[1].split()[1:6] == ["alice", "127.0.0.1", "login", "success", "USER"]
+        report = json.loads(popproxy("audit", "report", "--json", str(file)).stdout)
+        assert [(use["way"], use["user"]) for use in report["uses"]] == [("no TLS", "alice")]
+
+
+@pytest.mark.long
+def test_follow_prints_at_once_and_ends_quietly(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text("")
+    process = subprocess.Popen(
+        [*PROGRAM, "audit", "follow", "--user", "bob", str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"TIME")
+    lines_: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines_.extend(process.stdout or ()))
+    reader.start()
+    with path.open("a") as file:
+        wait_until(lambda: wrote(file) and bool(lines_), "a line", 60)
+    process.send_signal(2)
+    reader.join(20)
+    assert process.wait(20) == 0
+    assert all(b"bob" in line for line in lines_)
+
+
+def wrote(file: TextIO) -> bool:
+    """Two more records, of which one is wanted: until the program has found the end of the file they may be skipped."""
+    file.write(f"{LOG[0]}\n{LOG[2]}\n")
+    file.flush()
+    return True
