@@ -6,13 +6,14 @@ BIN    := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench profile fuzz runtime kerberos development peers
+.PHONY: help man setup demo test check bench profile fuzz runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
 	@echo "make setup   install everything for development: .venv with the tools, mail servers and clients from Debian"
 	@echo "make check   style, types, layers and the unit tests; under a minute"
 	@echo "make test    make check, then the tests with real mail servers and clients; needs root"
+	@echo "make man     write the manual pages anew, after a change of commands or configuration keys"
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make profile show what the proxy under load does with its CPU time (ARGS=--help); needs root"
@@ -24,6 +25,9 @@ runtime:
 
 development:
 	@tests/setup/venv.sh development
+
+man: development
+	@$(BIN)/python tests/setup/manual.py config/man
 
 peers:
 	@tests/setup/debian.sh
