@@ -50,7 +50,8 @@ class Query:
     _needles: tuple[bytes, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        texts = (self.user, self.session, self.outcome, self.reason, self.message)
+        action = next(iter(self.actions)) if len(self.actions) == 1 else None
+        texts = (self.user, self.session, action, self.outcome, self.reason, self.message)
         needles = [json_string(text)[1:-1].lower().encode() for text in texts if text]
         object.__setattr__(self, "_needles", tuple(needles))
 
