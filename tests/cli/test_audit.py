@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -194,18 +195,23 @@ def test_follow_prints_at_once_and_ends_quietly(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text("")
     process = subprocess.Popen(
-        [*PROGRAM, "audit", "follow", "--user", "bob", str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY
-    )
+        [*PROGRAM, "audit", "follow", "--user", "bob", str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored in what a shell runs behind
+    )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"TIME")
     lines_: list[bytes] = []
-    reader = threading.Thread(target=lambda: lines_.extend(process.stdout or ()))
+    reader = threading.Thread(target=lambda: lines_.extend(process.stdout or ()), daemon=True)
     reader.start()
-    with path.open("a") as file:
-        wait_until(lambda: wrote(file) and bool(lines_), "a line", 60)
-    process.send_signal(2)
+    try:
+        with path.open("a") as file:
+            wait_until(lambda: wrote(file) and bool(lines_), "a line", 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
     reader.join(20)
-    assert process.wait(20) == 0
     assert all(b"bob" in line for line in lines_)
 
 
