@@ -52,16 +52,6 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: Tex
         print(_columns(row, widths), file=stream)
 
 
-def span(seconds: float) -> str:
-    """``42s``, ``3m 5s``, ``2h 1m``."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60}s"
-    return f"{whole // 3600}h {whole % 3600 // 60}m"
-
-
 def print_findings(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
     """`findings` grouped by area, in the order of their first appearance."""
     stream = stream or sys.stdout
