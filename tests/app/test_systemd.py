@@ -300,7 +300,8 @@ def traced_service(directory: Path) -> str:
         run = process("penalties", "list", "--socket", str(directory / "control.sock"))
         assert run.returncode == 0, run.stderr
         assert service.stop(60) == 0, service.log.read_text()
-    wait_until(lambda: f"{service.pid} +++ exited" in trace.read_text(), "strace to have seen the end")
+    end = re.compile(rf"^{service.pid} +\+\+\+ exited", re.MULTILINE)  # strace pads short process ids
+    wait_until(lambda: end.search(trace.read_text()) is not None, "strace to have seen the end")
     return trace.read_text()
 
 
