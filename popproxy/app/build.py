@@ -29,7 +29,8 @@ from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile
 from popproxy.backend.dial import Dialer
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.errors import AuditError, ConfigError, Problem, VaultError
 from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from popproxy.app.kerberos import mapping_rules, principal_map
 from popproxy.backend.kerberos_logins import KerberosLogins
-from popproxy.config.model import Config, Kerberos, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_kerberos import Kerberos
+from popproxy.config.model_listeners import Listener
 from popproxy.observe.metrics import Metrics
 from popproxy.state.executors import BoundedExecutor
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from popproxy.auth.stored_hash import HashJudge
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config, Routing
+from popproxy.config.model import Config
 from popproxy.config.model_directories import AuthHttp, Ldap, Pam, Sql
 from popproxy.config.model_directories import Directory as DirectorySection
+from popproxy.config.model_routing import Routing
 from popproxy.config.secret import resolve_secret
 from popproxy.directories import pam as pam_client
 from popproxy.directories.cached import CachedDirectory

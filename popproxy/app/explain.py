@@ -27,7 +27,8 @@ from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.config.units import quote
 from popproxy.directories.entry import Answer
 from popproxy.errors import PopproxyError, Unavailable

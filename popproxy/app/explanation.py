@@ -8,7 +8,7 @@ from typing import Literal
 
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
-from popproxy.config.model import Pool as PoolConfig
+from popproxy.config.model_pools import Pool as PoolConfig
 from popproxy.kerberos.mapping import split_principal
 from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer

@@ -12,7 +12,9 @@ from pathlib import Path
 from popproxy.app.chain import KdcJudge
 from popproxy.auth.kerberos import Kdc, RememberingKdc
 from popproxy.config.loader import Loaded
-from popproxy.config.model import TICKET_STRATEGIES, Config, Kerberos
+from popproxy.config.model import Config
+from popproxy.config.model_kerberos import Kerberos
+from popproxy.config.model_pools import TICKET_STRATEGIES
 from popproxy.errors import ConfigError, Problem, Unavailable
 from popproxy.kerberos.keytab import usable
 from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule, TableRule, parse_table, regex_rule

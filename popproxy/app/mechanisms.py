@@ -22,7 +22,8 @@ from popproxy.auth.scram import (
 from popproxy.auth.shared_secret import SharedSecretAuthenticator
 from popproxy.auth.timed import TimedProver
 from popproxy.auth.users_file import UsersFile
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.config.rules_mechanisms import TOKEN_MECHANISMS
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, Problem

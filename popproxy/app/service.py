@@ -25,7 +25,8 @@ from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
 from popproxy.app.systemd import Notifier, passed_sockets
 from popproxy.config.loader import Loaded
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.errors import AuditError, ConfigError, ConnectFailed, Problem
 from popproxy.net.listener import Acceptor, bind
 from popproxy.observe import logs

@@ -11,7 +11,7 @@ from typing import Protocol
 from popproxy.backend.balancer import Balancer, Choice, Member, Rules, State
 from popproxy.backend.places import Place, Places
 from popproxy.backend.transport import Transport
-from popproxy.config.model import Pool as PoolConfig
+from popproxy.config.model_pools import Pool as PoolConfig
 from popproxy.config.units import format_server
 from popproxy.errors import BackendError
 from popproxy.net.tls import client_context

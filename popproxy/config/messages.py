@@ -11,7 +11,9 @@ from pydantic_core import ErrorDetails
 
 from popproxy.config.fields import field_at, homes, is_section, type_at
 from popproxy.config.finding import KeyPath
-from popproxy.config.model import BANNER_PATTERN, NAME_PATTERN, Config
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import BANNER_PATTERN
+from popproxy.config.patterns import NAME_PATTERN
 from popproxy.config.secret_source import SecretSource
 from popproxy.config.units import quote
 

@@ -7,9 +7,12 @@ from datetime import date
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from popproxy.config.units import quote
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+"""Of listeners, pools and whatever else has a name: labels in logs and metrics."""
 
 
 def _compiles(value: str) -> str:
@@ -51,6 +54,7 @@ def parse_day(value: Any) -> date:
     raise ValueError(f"{quote(value)} is not a day; write year, month and day, for example 2027-06-30")
 
 
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Regex = Annotated[str, AfterValidator(_compiles)]
 HttpsUrl = Annotated[str, AfterValidator(check_https_url)]
 Day = Annotated[

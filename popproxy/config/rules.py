@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.capabilities import check_capabilities
 from popproxy.config.finding import Finding, KeyPath, dotted, twice
-from popproxy.config.model import Config, Listener, Pool
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
+from popproxy.config.model_pools import Pool
 from popproxy.config.rules_abuse import ABUSE_RULES
 from popproxy.config.rules_authentication import AUTHENTICATION_RULES
 from popproxy.config.rules_backends import BACKEND_RULES

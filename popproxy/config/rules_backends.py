@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
-from popproxy.config.model import TICKET_STRATEGIES, Config, Pool
+from popproxy.config.model import Config
+from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
 from popproxy.config.units import format_duration
 
 _NOTHING_SECRET = TICKET_STRATEGIES | {"apop", "external"}

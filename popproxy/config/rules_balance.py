@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from popproxy.config.finding import Finding, KeyPath, twice
 from popproxy.config.messages import nearest
-from popproxy.config.model import Config, Pool
+from popproxy.config.model import Config
 from popproxy.config.model_balance import Balance
+from popproxy.config.model_pools import Pool
 from popproxy.config.units import format_server
 
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
-from popproxy.config.model import TICKET_STRATEGIES, Config, Pool, PoolKerberos
+from popproxy.config.model import Config
+from popproxy.config.model_pools import TICKET_STRATEGIES, Pool, PoolKerberos
 from popproxy.config.units import quote
 
 _BY_TICKET = {

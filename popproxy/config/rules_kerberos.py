@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.messages import nearest
-from popproxy.config.model import TICKET_STRATEGIES, Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
+from popproxy.config.model_pools import TICKET_STRATEGIES
 from popproxy.config.units import quote
 
 _WITH_SECTION = "add the section kerberos with keytab, principals, replay_cache and realms"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from popproxy.config.finding import Finding, KeyPath
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.config.model_mechanisms import Rpop
 from popproxy.config.model_oauth import OAuth, OAuthIssuer
 from popproxy.config.units import quote

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from popproxy.config.finding import Finding, KeyPath, twice
 from popproxy.config.messages import nearest
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.config.units import quote
 
 

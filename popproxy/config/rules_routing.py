@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from popproxy.config.finding import Finding, KeyPath, twice
 from popproxy.config.messages import nearest
-from popproxy.config.model import Config, Rule
+from popproxy.config.model import Config
+from popproxy.config.model_routing import Rule
 from popproxy.config.units import quote
 
 _PLACEHOLDERS = ("user", "local", "domain")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from popproxy.backend.pool import DEFAULT_PORTS
-from popproxy.config.model import Config, Rule
+from popproxy.config.model import Config
+from popproxy.config.model_routing import Rule
 from popproxy.directories.placeholders import fields_of
 from popproxy.observe.logs import get_logger
 from popproxy.routing.route_file import RouteFile

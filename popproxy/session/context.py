@@ -22,7 +22,8 @@ from popproxy.auth.uniform import UniformDelay
 from popproxy.backend.dial import Dialer
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.net.channel import Channel
 from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext

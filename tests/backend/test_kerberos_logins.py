@@ -12,8 +12,8 @@ from popproxy.backend.dial import Dialer, NotOpened, Opened
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
-from popproxy.config.model import Pool as PoolConfig
 from popproxy.config.model import Timeouts
+from popproxy.config.model_pools import Pool as PoolConfig
 from popproxy.errors import BackendError, Unavailable
 from popproxy.kerberos.delegation_failure import DelegationFailed, Obstacle
 from popproxy.net.connect import Resolver

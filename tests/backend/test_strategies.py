@@ -10,7 +10,7 @@ import pytest
 
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
-from popproxy.config.model import Pool as PoolConfig
+from popproxy.config.model_pools import Pool as PoolConfig
 from popproxy.pop3.logins import Apop, Bearer, External, Plain, UserPass
 from popproxy.sasl.credentials import GssapiCredential, PasswordCredential
 from popproxy.types import Identity, Location, Mechanism, Secret

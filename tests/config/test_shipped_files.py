@@ -11,7 +11,9 @@ import yaml
 
 from popproxy.config.fields import all_fields, is_section
 from popproxy.config.loader import load_bytes, load_file
-from popproxy.config.model import Config, Listener, Pool
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
+from popproxy.config.model_pools import Pool
 
 FOLDER = Path(__file__).parents[2] / "config"
 FILES = sorted(FOLDER.rglob("*.yaml"))

@@ -15,7 +15,8 @@ from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.checks.tunnels import CheckedTunnels
 from popproxy.backend.pool import pool_context
-from popproxy.config.model import TICKET_STRATEGIES, Config, Pool
+from popproxy.config.model import Config
+from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
 from popproxy.errors import BackendError
 from popproxy.net.certificate import key_pin
 from popproxy.types import Address

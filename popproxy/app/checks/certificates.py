@@ -16,7 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from popproxy.app.checks.finding import Finding, counted, ok, problem, unreadable, warning
 from popproxy.app.checks.permissions import group_id
-from popproxy.config.model import Certificate, Config
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Certificate
 
 EXPIRES_SOON = timedelta(days=14)
 

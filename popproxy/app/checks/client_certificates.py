@@ -10,7 +10,8 @@ from cryptography import x509
 from popproxy.app.checks.finding import Finding, ok, problem, unreadable, warning
 from popproxy.app.client_certificates import certificate_rules
 from popproxy.auth.revocation import parse_lists
-from popproxy.config.model import Config, Listener
+from popproxy.config.model import Config
+from popproxy.config.model_listeners import Listener
 from popproxy.errors import ConfigError
 
 

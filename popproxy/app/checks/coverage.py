@@ -9,7 +9,8 @@ from typing import Final
 from popproxy.app.checks.finding import Finding, counted, problem, warning
 from popproxy.auth.names import canonical
 from popproxy.auth.users_file import DISABLED, UsersFile
-from popproxy.config.model import Config, Pool
+from popproxy.config.model import Config
+from popproxy.config.model_pools import Pool
 from popproxy.errors import ConfigError
 from popproxy.routing.router import Router
 from popproxy.sasl.scram_verifier import scheme_of

@@ -12,7 +12,8 @@ from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.kerberos import libraries_missing
 from popproxy.backend.pool import Pool
-from popproxy.config.model import TICKET_STRATEGIES, Config
+from popproxy.config.model import Config
+from popproxy.config.model_pools import TICKET_STRATEGIES
 from popproxy.errors import PopproxyError
 from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.state.executors import BoundedExecutor

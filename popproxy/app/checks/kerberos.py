@@ -11,7 +11,8 @@ from popproxy.app.checks.finding import Finding, ok, problem
 from popproxy.app.checks.keytabs import check_keytabs
 from popproxy.app.checks.permissions import account, make_directory, may
 from popproxy.app.kerberos import INSTALL, libraries_missing, mapping_rules
-from popproxy.config.model import Config, Kerberos
+from popproxy.config.model import Config
+from popproxy.config.model_kerberos import Kerberos
 from popproxy.errors import ConfigError
 from popproxy.kerberos.service import CACHE_FILE
 
