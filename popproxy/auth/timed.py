@@ -18,6 +18,7 @@ class Timed:
         self.name = authenticator.name
         self._authenticator = authenticator
         self._durations = metrics.auth_duration
+        self._durations.expect(self.name)
 
     async def authenticate(self, credential: Credential, user: str) -> AuthResult:
         """See Authenticator."""
@@ -35,6 +36,7 @@ class TimedProver:
         self.name = prover.name
         self._prover = prover
         self._durations = metrics.auth_duration
+        self._durations.expect(self.name)
 
     async def prove(self, credential: Any) -> AuthResult:
         """See Prover."""

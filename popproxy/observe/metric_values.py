@@ -89,11 +89,16 @@ class Histogram:
 class LabelledHistogram:
     """A histogram for each value of the labels; values outside the closed sets are dropped."""
 
-    __slots__ = ("series",)
+    __slots__ = ("_bounds", "series")
 
     def __init__(self, bounds: Sequence[float], *labels: Sequence[str]) -> None:
         keys: Iterable[Key] = labels[0] if len(labels) == 1 else product(*labels)
         self.series = {key: Histogram(bounds) for key in keys}
+        self._bounds = bounds
+
+    def expect(self, key: Key) -> None:
+        """`key` is one of the closed set in this configuration."""
+        self.series.setdefault(key, Histogram(self._bounds))
 
     def observe(self, key: Key, seconds: float) -> None:
         """Count one observation of `seconds` for `key`."""
