@@ -270,7 +270,18 @@ async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = Non
             await stopping
         await service.stop()
     systemd.close()
+    _ignore_signals(loop)
     return 0
+
+
+def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """The end has begun, and ends with status 0. Between handler and ignoring there is a moment that would kill."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _wanted(config: Config) -> Iterator[str]:

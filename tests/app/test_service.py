@@ -8,12 +8,14 @@ import io
 import json
 import os
 import pwd
+import random
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +158,15 @@ def serving(directory: Path, loop: str = "uvloop", **sections: Any) -> Iterator[
             proxy.wait()
             assert proxy.stdout is not None
             proxy.stdout.close()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_signals_that_come_while_it_ends_do_not_kill_it(tmp_path: Path, loop: str) -> None:
+    with serving(tmp_path, loop) as (proxy, _):
+        while proxy.poll() is None:
+            proxy.send_signal(random.choice((signal.SIGTERM, signal.SIGINT)))
+            time.sleep(0.0002)
+        assert proxy.returncode == 0, (tmp_path / "stderr").read_text()
 
 
 def test_privileges_are_dropped_for_good() -> None:
