@@ -56,4 +56,4 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 2 --reruns 1 -rR -m "real or long" $(ARGS)
+	@$(BIN)/pytest -q -n 4 --reruns 1 -rR -m "real or long" $(ARGS)

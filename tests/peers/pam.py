@@ -55,7 +55,8 @@ class PamSystem:
         (directory / "shadow").touch(mode=0o600)
         (directory / "shadow").write_text(shadow)
         mounts = {directory / "passwd": "/etc/passwd", directory / "shadow": "/etc/shadow", self.services: "/etc/pam.d"}
-        self._thread = ThreadPoolExecutor(1, "pam", lambda: _enter(mounts))
+        self._thread = ThreadPoolExecutor(1, "pam")
+        self._thread.submit(_enter, mounts).result()
 
     def run(self, function: Callable[[], T]) -> T:
         """What `function` returns or raises."""
@@ -72,7 +73,10 @@ def _enter(mounts: Mapping[Path, str]) -> None:
         cure = "run the tests as root, where root may mount (CAP_SYS_ADMIN)"
         raise PeerMissingError(f"no mount namespace: {os.strerror(ctypes.get_errno())}; {cure}")
     mount = require("mount")
-    subprocess.run([mount, "--make-rprivate", "/"], check=True)
+    private = subprocess.run([mount, "--make-rprivate", "/"], capture_output=True, text=True, check=False)
+    if private.returncode:  # in a chroot, whose root is nobody's mount: what is mounted would be seen by all
+        cure = "mount --bind the directory onto itself before chroot"
+        raise PeerMissingError(f"no private mounts: {private.stderr.strip()}; {cure}")
     for source, target in mounts.items():
         subprocess.run([mount, "--bind", str(source), target], check=True)
 

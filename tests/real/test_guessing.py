@@ -48,9 +48,9 @@ async def test_one_address_at_many_users(start_proxy: StartProxy, server: Doveco
     guesser = Guesser(proxy.port(), [f"user{number}" for number in range(1000)], ["127.0.0.9"] * 16)
     await guesser.run(SECONDS)
     await asyncio.to_thread(proxy.settled)
-    assert 20 < judged(proxy) <= 20 + 20 * SECONDS + 16  # the last ones may have been on their way
+    assert judged(proxy) <= 20 + 20 * SECONDS + 16  # the last ones may have been on their way
     assert guesser.succeeded == 0
-    assert len(guesser.answers) > 2 * judged(proxy), "the guesser was slower than the limit"
+    assert judged(proxy) > 20 + 10 * SECONDS, "the guesser was slower than the limit"
     reply, _ = await rightful(proxy.port(), "alice", server.users["alice"], "127.0.0.10")
     assert reply.startswith(b"+OK")
 
