@@ -14,6 +14,8 @@ from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.ssh import Keys, ScriptedSsh, scripted_ssh
 from tests.session.rig import Rig, answer_login, running, until
 
+pytestmark = pytest.mark.long
+
 
 def behind(server: ScriptedSsh, **pool: Any) -> dict[str, Any]:
     """A configuration whose pool is behind `server`."""

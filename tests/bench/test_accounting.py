@@ -14,6 +14,8 @@ from tests.bench.accounting import Group, ProcessTree, accounting
 from tests.bench.target import Ports, Target
 from tests.peers.process import free_port, wait_until
 
+pytestmark = pytest.mark.long
+
 SECOND = 10**9
 # burns 0.1 s itself and 0.1 s in a child that has exited by the time it greets
 BUSY = r"""

@@ -11,6 +11,8 @@ import pytest
 from tests.bench.cores import CORES, seconds
 from tests.peers.process import REPOSITORY
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("name", CORES)
 async def test_a_core_can_be_timed_again_and_again(name: str) -> None:

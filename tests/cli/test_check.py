@@ -33,6 +33,8 @@ from tests.cli.backends import backend, tls_context
 from tests.cli.helpers import popproxy, write_config, write_pair
 from tests.peers.certs import Authority, CertificateFiles
 
+pytestmark = pytest.mark.long
+
 
 async def look(directory: Path, offline: bool = True, **sections: Any) -> list[Finding]:
     return await check_environment(load_file(write_config(directory, **sections)), offline=offline)

@@ -20,6 +20,8 @@ from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.postgresql import Postgresql, postgresql
 from tests.peers.process import free_port
 
+pytestmark = pytest.mark.long
+
 TABLE = "CREATE TABLE users (login text, password text)"
 QUERY = "SELECT password FROM users WHERE login = :user"
 

@@ -21,6 +21,8 @@ from tests.peers.process import free_port
 from tests.peers.scripted_ldap import BIND, scripted_ldap
 from tests.peers.slapd import PEOPLE, SERVICE, Person, Slapd, slapd
 
+pytestmark = pytest.mark.long
+
 TEMPLATE: dict[str, Any] = {"user_dn": f"uid={{local}},{PEOPLE}"}
 
 

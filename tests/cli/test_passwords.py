@@ -8,6 +8,8 @@ from popproxy.auth.hashes import verify
 from popproxy.cli.exits import ExitCode
 from tests.cli.helpers import CANARY, popproxy, type_at
 
+pytestmark = pytest.mark.long
+
 
 def test_hash_of_a_password_typed_twice() -> None:
     code, output = type_at(["hash-password"], CANARY, CANARY)

@@ -20,6 +20,8 @@ from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
 from tests.cli.helpers import CANARY, popproxy, write_config
 
+pytestmark = pytest.mark.long
+
 
 def config_with(directory: Path, vault: Path, key: Path, **sections: Any) -> str:
     pool = {"servers": ["127.0.0.1:9"], "tls": "none", "allow_cleartext": True, "login": ["stored", "forward"]}

@@ -28,6 +28,8 @@ from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.postgresql import Postgresql, postgresql
 from tests.peers.process import free_port
 
+pytestmark = pytest.mark.long
+
 QUERY = "SELECT password, server, backend_user FROM users WHERE login = :user"
 ALICE = canary("alice")
 HASH = hash_password(ALICE.encode())

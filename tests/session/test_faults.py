@@ -15,7 +15,7 @@ import pytest
 
 from tests.session.rig import Peer, Rig, Transcript, running, until
 
-pytestmark = pytest.mark.every_loop
+pytestmark = [pytest.mark.every_loop, pytest.mark.long]
 
 GONE = b"-ERR [SYS/TEMP] the mail server is gone, nothing was deleted\r\n"
 UNKNOWN = b"-ERR [SYS/TEMP] update outcome unknown, the server did not answer QUIT\r\n"
