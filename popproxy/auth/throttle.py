@@ -154,13 +154,12 @@ class Throttle:
     # ---- rules ----
 
     def _is_quiet(self, user: str, place: Place) -> bool:
-        """Has there been nothing lately, neither from there nor about him? Then there is nothing to weigh.
+        """Is there nothing to weigh? But if several come from there at once, they could overtake the count."""
+        return self._under_way.get((ThrottleScope.ADDRESS, place.near), 0) < _AT_ONCE and self._is_clean(user, place)
 
-        But not if several come from there at once, lest they overtake the count.
-        """
+    def _is_clean(self, user: str, place: Place) -> bool:
+        """Has nothing been wrong lately, neither from there nor about him?"""
         level = self.state.level
-        if self._under_way.get((ThrottleScope.ADDRESS, place.near), 0) >= _AT_ONCE:
-            return False
         if level(ThrottleScope.ADDRESS, place.near) is not None or level(ThrottleScope.ACCOUNT, user) is not None:
             return False
         return place.wide is None or level(ThrottleScope.NETWORK, place.wide) is None
@@ -291,6 +290,10 @@ class Guess:
             self._begin(((ThrottleScope.ADDRESS, place.near),))
             return None
         known = await throttle.state.marked(KNOWN, _pair(user, place.near))
+        if known and throttle._is_clean(user, place):
+            # several at once from where he belongs: what they get wrong together they all wait for afterwards
+            self._begin(((ThrottleScope.ADDRESS, place.near),))
+            return None
         against = throttle._speaks_against(user, place, known)
         if against is not None and against.behind is not None:
             against = await throttle._wait_in_turn(user, place, known, against)

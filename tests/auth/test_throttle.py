@@ -130,6 +130,21 @@ async def test_an_office_behind_one_address_gets_in_on_monday_morning() -> None:
     assert world.throttle._under_way == world.throttle._waiting == {}
 
 
+async def test_who_belongs_there_waits_for_nobody_until_something_is_wrong() -> None:
+    world, judged = World(), asyncio.Event()
+    assert await world.login("alice", "192.0.2.1", right=True) == "right"
+    logins = [asyncio.ensure_future(world.login("alice", "192.0.2.1", judged=judged)) for _ in range(30)]
+    await asyncio.sleep(0.05)
+    assert world.throttle._waiting == {}
+    judged.set()
+    assert (await asyncio.gather(*logins)).count("wrong") == 30
+    assert await world.login("alice", "192.0.2.1", right=True) == PAIR  # for all that were too many
+    world.now += 20 * 60
+    assert await world.taken("alice", "192.0.2.1", 50) == 0
+    world.now += 2 * 60
+    assert await world.taken("alice", "192.0.2.1", 50) in (1, 2)
+
+
 async def test_those_who_wait_hear_of_wrong_passwords_at_once() -> None:
     world, judged = World(address={"free": 5, "per_minute": 1}), asyncio.Event()
     first = [asyncio.ensure_future(world.login(f"guess{number}", "192.0.2.1", judged=judged)) for number in range(5)]

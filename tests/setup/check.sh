@@ -10,6 +10,6 @@ lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports
 mypy --no-error-summary &
 types=$!
 status=0
-pytest -q -n 2 --reruns 1 -rR -m "not real and not long" || status=$?
+pytest -q -n 2 --reruns 1 -rR --ignore=tests/real --ignore=tests/fuzz -m "not real and not long" || status=$?
 wait "$types" || status=$?
 exit "$status"
