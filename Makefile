@@ -56,4 +56,6 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 4 --reruns 1 -rR -m "real or long" $(ARGS)
+	@$(BIN)/pytest -q -n 4 --reruns 1 -rR -m "real or long" $(ARGS) || { \
+	    echo "what has failed once more, with servers of its own:"; \
+	    $(BIN)/pytest -q -n 2 --last-failed --last-failed-no-failures none -m "real or long" $(ARGS); }
