@@ -56,6 +56,7 @@ check: development
 
 test: setup
 	@tests/setup/check.sh
-	@$(BIN)/pytest -q -n 4 --reruns 1 -rR -m "real or long" $(ARGS) || { \
-	    echo "what has failed once more, with servers of its own:"; \
+	@rm -f .venv/secrets-found
+	@$(BIN)/pytest -q -n 4 --reruns 1 -rR -m "real or long" $(ARGS) || { [ ! -e .venv/secrets-found ] && \
+	    echo "what has failed once more, with servers of its own:" && \
 	    $(BIN)/pytest -q -n 2 --last-failed --last-failed-no-failures none -m "real or long" $(ARGS); }
