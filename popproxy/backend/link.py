@@ -1,0 +1,140 @@
+"""One connection to one server: connect, TLS, greeting, login. Nothing is tried a second time here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from popproxy.backend.access_tokens import give_token
+from popproxy.backend.dialogue import Dialogue
+from popproxy.backend.kerberos_logins import make_token
+from popproxy.backend.pins import check_pin
+from popproxy.backend.places import Place
+from popproxy.backend.pool import Backend, Pool
+from popproxy.config.model import Timeouts
+from popproxy.errors import BackendError, ChannelClosed, ConnectFailed, TlsFailed
+from popproxy.net.channel import NOT_REACHED, Channel
+from popproxy.net.connect import connect
+from popproxy.net.deadlines import Deadlines
+from popproxy.net.reactor import Reactor
+from popproxy.observe.logs import get_logger
+from popproxy.observe.metrics import Metrics
+from popproxy.pop3.client import ClientConnection
+from popproxy.pop3.client_events import AccessTokenNeeded, LoggedIn, Refused, StartTls
+from popproxy.types import Address
+
+log = get_logger("backend")
+
+
+class Attempt:
+    """A connection that is to be made to one server of a pool, until loop time `give_up`. `others`: there are more."""
+
+    __slots__ = ("backend", "give_up", "late", "others", "place", "pool")
+
+    def __init__(self, pool: Pool, backend: Backend, give_up: float, others: bool) -> None:
+        self.pool = pool
+        self.backend = backend
+        self.give_up = give_up
+        self.others = others
+        self.late = False  # it has been counted as a failure already
+        self.place: Place | None = None  # of the connection, where there are limits
+
+
+class Linker:
+    """Makes connections to servers. One for the process."""
+
+    def __init__(self, reactor: Reactor, deadlines: Deadlines, timeouts: Timeouts, metrics: Metrics) -> None:
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._timeouts = timeouts
+        self._metrics = metrics
+
+    async def reach(
+        self,
+        attempt: Attempt,
+        address: Address,
+        core: ClientConnection,
+        login_seconds: float,
+        late: Callable[[], None] | None = None,
+    ) -> tuple[LoggedIn | Refused, Dialogue]:
+        """Connect, and let `core` talk to the server. The channel is open if it has logged in.
+
+        `late` is called when the server greets late; None if there are no others to go on with. Raises BackendError.
+        """
+        loop = self._reactor.loop
+        event: LoggedIn | Refused | None = None
+        connect_by = min(loop.time() + self._timeouts.connect, attempt.give_up)
+        channel = await self._connect(attempt, address, connect_by)
+        dialogue = Dialogue(channel, core, loop, connect_by, attempt.give_up, login_seconds, late)
+        self._deadlines.add(dialogue)
+        try:
+            event = await self._talk(attempt.pool, attempt.backend, dialogue)
+        finally:
+            self._deadlines.discard(dialogue)
+            if not isinstance(event, LoggedIn):
+                channel.abort()  # R3: no QUIT, and nothing buffered may be read as a command
+                del dialogue.waiter  # it holds the exception, whose traceback holds this frame
+        return event, dialogue
+
+    async def _connect(self, attempt: Attempt, address: Address, deadline: float) -> Channel:
+        """A channel on its way to the server; with implicit TLS, one that is there."""
+        pool, place = attempt.pool, attempt.place
+        try:
+            ended = None if place is None else place.release
+            if pool.transport is None:
+                channel = connect(self._reactor, address, pool.config.source_address, ended)
+            else:
+                channel = await pool.transport.open(address, deadline, ended)
+        except BaseException as error:
+            if place is not None:
+                place.release()
+            if isinstance(error, ConnectFailed):
+                raise BackendError(str(error), "connect", error.reason) from None
+            raise
+        if pool.config.tls == "implicit":
+            unreachable = self._reactor.loop.call_at(deadline, _give_up_connecting, channel)
+            try:
+                async with asyncio.timeout_at(deadline + self._timeouts.handshake):
+                    await self._start_tls(pool, attempt.backend, channel)
+            except TimeoutError:
+                channel.abort()
+                raise BackendError("no TLS handshake in time", "tls", "timeout") from None
+            except BaseException:
+                channel.abort()
+                raise
+            finally:
+                unreachable.cancel()
+        return channel
+
+    async def _talk(self, pool: Pool, backend: Backend, dialogue: Dialogue) -> LoggedIn | Refused:
+        core, gss = dialogue.core, None
+        event = await dialogue.waiter
+        while not isinstance(event, LoggedIn | Refused):
+            if isinstance(event, StartTls):
+                await self._start_tls(pool, backend, dialogue.channel)
+                core.upgrade_to_tls()
+            elif isinstance(event, AccessTokenNeeded):
+                await give_token(dialogue.channel, core, event)
+            else:
+                gss = await make_token(pool, backend, dialogue.channel, core, event, gss, self._metrics)
+            dialogue.waiter = self._reactor.loop.create_future()
+            dialogue.go_on()
+            event = await dialogue.waiter
+        return event
+
+    async def _start_tls(self, pool: Pool, backend: Backend, channel: Channel) -> None:
+        name = pool.config.server_name or backend.address.host
+        try:
+            await channel.connect_tls(pool.tls, name)
+            check_pin(pool, channel)
+        except TlsFailed as error:
+            log.error("TLS to a backend failed", backend=backend.label, why=str(error))
+            raise BackendError(str(error), "tls", "tls") from None
+        except ChannelClosed as error:
+            stage = "connect" if error.reason in NOT_REACHED.values() else "tls"
+            raise BackendError(str(error), stage, error.reason) from None
+
+
+def _give_up_connecting(channel: Channel) -> None:
+    if not channel.connected:
+        channel.abort("timeout")
