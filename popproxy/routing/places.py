@@ -15,6 +15,8 @@ from popproxy.types import Location
 
 CAPACITY: Final = 20_000
 """Users whose places are remembered; the one asked for longest ago goes first."""
+STRANGERS: Final = 2_000
+"""Names that no directory knows and that have proved nothing: remembered apart, for anybody can make up more of them."""
 PATIENCE: Final = 5.0
 """Seconds for which a directory that has not answered is left alone, as far as older answers serve."""
 
@@ -49,18 +51,19 @@ class Places:
         self._stale = stale
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._strangers: OrderedDict[str, _Known] = OrderedDict()
         self._leave_alone_until = 0.0
 
-    async def find(self, user: str) -> Place:
-        """The place of a canonical name. Raises Unavailable."""
-        known, now = self._known.get(user), self._clock()
+    async def find(self, user: str, *, proven: bool = True) -> Place:
+        """The place of a canonical name; `proven`: that there is such a user. Raises Unavailable."""
+        known, now = self._known.get(user) or self._strangers.get(user), self._clock()
         if known is not None and now < known.at + self._fresh:
             return known.place
         serves = known is not None and now < known.at + self._fresh + self._stale
         if known is not None and serves and now < self._leave_alone_until:
             return known.place
         try:
-            place = await self._ask(user)
+            place, stranger = await self._ask(user)
         except Unavailable as error:
             self._leave_alone_until = self._clock() + PATIENCE
             if known is None or not serves:
@@ -68,17 +71,32 @@ class Places:
             log.warning("an older answer of a directory is used", why=str(error))
             return known.place
         self._leave_alone_until = 0.0
-        self._known[user] = _Known(place, now)
-        self._known.move_to_end(user)
-        if len(self._known) > CAPACITY:
-            self._known.popitem(last=False)
+        self._strangers.pop(user, None)
+        self._known.pop(user, None)
+        if stranger and not proven:
+            _put(self._strangers, user, _Known(place, now), STRANGERS)
+        else:
+            _put(self._known, user, _Known(place, now), CAPACITY)
         return place
 
-    async def _ask(self, user: str) -> Place:
+    def confirm(self, user: str) -> None:
+        """A server has let the user in: what is remembered of him is worth as much as what is known of any other."""
+        known = self._strangers.pop(user, None)
+        if known is not None:
+            _put(self._known, user, known, CAPACITY)
+
+    async def _ask(self, user: str) -> tuple[Place, bool]:
+        """The place, and whether nobody knows the user."""
         for finder in self._finders:
             answer = await finder.find(user)
             if isinstance(answer, Entry):
-                return None if answer.location is None else replace(answer.location, password=None)
+                return None if answer.location is None else replace(answer.location, password=None), False
             if not answer.stranger:
-                return answer
-        return None
+                return answer, False
+        return None, True
+
+
+def _put(table: OrderedDict[str, _Known], user: str, known: _Known, most: int) -> None:
+    table[user] = known
+    if len(table) > most:
+        table.popitem(last=False)

@@ -294,6 +294,8 @@ class LoginAttempt:
             opened.channel.abort()
             raise
         self._count(Outcome.SUCCESS, AuthFailure.NONE)
+        if context.places is not None and not identity.proven:
+            context.places.confirm(identity.user)
         if context.kerberos_logins is not None:
             forget_evidence(self._credential)
         return LoggedIn(identity, pool, opened, self._lease)

@@ -17,7 +17,7 @@ async def with_place(places: Places, identity: Identity) -> Identity | Refused:
     judged = identity.location
     if judged is not None and (judged.pool is not None or judged.server is not None):
         return identity
-    place = await places.find(identity.user)
+    place = await places.find(identity.user, proven=identity.proven)
     if isinstance(place, Refused):
         return place
     if judged is not None and place is not None:

@@ -100,10 +100,32 @@ async def test_a_directory_that_is_down_is_left_alone_for_a_moment_by_those_who_
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "CAPACITY", 10)
-    finder = Finder({})
+    finder = Finder({f"user{number}": Entry(location=NORTH) for number in range(30)})
     found = Places([finder], 60, 600)
     for number in range(30):
         await found.find(f"user{number}")
     for number in (29, 20, 19):
         await found.find(f"user{number}")
     assert finder.asked[30:] == ["user19"]
+
+
+async def test_made_up_names_push_out_nothing_that_is_needed_when_the_directory_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "CAPACITY", 10)
+    monkeypatch.setattr(places, "STRANGERS", 10)
+    finder = Finder({"alice": Entry(location=NORTH), "dora": Refused(AuthFailure.DISABLED), "erik": Entry()})
+    clock = Clock()
+    found = Places([finder], 60, 600, clock)
+    expected = {"alice": NORTH, "dora": Refused(AuthFailure.DISABLED), "erik": None, "ticket": None, "byrule": None}
+    for user in expected:
+        await found.find(user, proven=user == "ticket")
+    found.confirm("byrule")  # a server that a rule names has let him in
+    for number in range(50):
+        await found.find(f"madeup{number}", proven=False)
+    clock.time += 61
+    finder.down = True
+    assert {user: await found.find(user, proven=False) for user in expected} == expected
+    assert len(found._strangers) == 10
+    with pytest.raises(Unavailable):
+        await found.find("madeup0", proven=False)
