@@ -4,6 +4,8 @@
 PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo /usr/bin/python3 || echo python3)
 BIN    := .venv/bin
 export PYTHON
+# Where somebody has told Python to keep no compiled modules, each of the hundred processes that tests start would compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help man setup demo test check bench profile fuzz runtime kerberos development peers

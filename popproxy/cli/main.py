@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
@@ -32,6 +33,7 @@ def make_app() -> typer.Typer:
         rich_markup_mode="rich" if sys.stdout.isatty() else None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_options)
     app.command()(serve.serve)
     app.command()(check.check)
     app.command()(explain_command.explain)
@@ -47,6 +49,14 @@ def make_app() -> typer.Typer:
     app.command("hash-password")(passwords.hash_password)
     app.command()(version.version)
     return app
+
+
+def _options(
+    wanted: Annotated[
+        bool, typer.Option("--version", callback=version.asked, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command; the callback does what there is to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 
+import typer
+
 from popproxy import __version__
 from popproxy.cli.options import JsonOption
 from popproxy.cli.output import print_json
@@ -24,3 +26,10 @@ def version(as_json: JsonOption = False) -> None:
     import ssl  # noqa: PLC0415 - slow, and needed here only
 
     print_json({"popproxy": __version__, "python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION})
+
+
+def asked(wanted: bool) -> None:
+    """The option that people try first: the same line, and nothing else is done. Raises typer.Exit."""
+    if wanted:
+        version()
+        raise typer.Exit

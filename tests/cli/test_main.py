@@ -37,6 +37,7 @@ COMMANDS = [
 def test_version() -> None:
     run = process("version")
     assert (run.returncode, run.stdout, run.stderr) == (0, f"popproxy {__version__}\n".encode(), b"")
+    assert process("--version").stdout == run.stdout
     assert json.loads(popproxy("version", "--json").stdout)["popproxy"] == __version__
 
 
