@@ -16,7 +16,7 @@ from popproxy.types import Location
 CAPACITY: Final = 20_000
 """Users whose places are remembered; the one asked for longest ago goes first."""
 STRANGERS: Final = 2_000
-"""Names that no directory knows and that have proved nothing: remembered apart, for anybody can make up more of them."""
+"""Names that no directory knows and that have proved nothing: remembered apart, for anybody can make them up."""
 PATIENCE: Final = 5.0
 """Seconds for which a directory that has not answered is left alone, as far as older answers serve."""
 
