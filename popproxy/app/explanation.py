@@ -62,6 +62,8 @@ def taken_for(name: str, config: Config) -> tuple[Kind, str]:
 
 def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -> Iterator[Step]:
     """What the connection goes through, and what the servers are told: nothing by default."""
+    if pool.proxy_header != "none":
+        yield Step(f"the server is told the client's address (PROXY {pool.proxy_header})", (*key, "proxy_header"))
     if pool.xclient:
         yield Step("the server is told the client's address (XCLIENT)", (*key, "xclient"))
     if pool.tunnel is None:

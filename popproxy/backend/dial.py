@@ -29,7 +29,8 @@ from popproxy.pop3.client_events import Refused
 from popproxy.pop3.logins import Bearer, Gssapi, Login
 from popproxy.pop3.probe import ProbeConnection
 from popproxy.types import Address
-from popproxy.wire.xclient import Visitor, xclient
+from popproxy.wire.visitor import Visitor
+from popproxy.wire.xclient import xclient
 
 log = get_logger("backend")
 
@@ -83,7 +84,9 @@ class Dialer:
         failure: BackendError | None = None
         try:
             for number, backend in enumerate(backends):
-                attempt = Attempt(pool, backend, loop.time() + self._timeouts.connect_total, number + 1 < len(backends))
+                attempt = Attempt(
+                    pool, backend, loop.time() + self._timeouts.connect_total, number + 1 < len(backends), visitor
+                )
                 try:
                     addresses = self._resolver.known(backend.address) or await self._resolve(pool, backend)
                 except BackendError as error:
@@ -100,7 +103,7 @@ class Dialer:
                         attempt.place, place = place, None
                     core = ClientConnection(
                         logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()),
-                        xclient=b"" if visitor is None else xclient(visitor),
+                        xclient=xclient(visitor) if pool.config.xclient and visitor is not None else b"",
                     )  # fmt: skip
                     try:
                         return await self._try(attempt, address, core)

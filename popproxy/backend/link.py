@@ -22,20 +22,28 @@ from popproxy.observe.metrics import Metrics
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.client_events import AccessTokenNeeded, LoggedIn, Refused, StartTls
 from popproxy.types import Address
+from popproxy.wire.proxy_protocol import introduce
+from popproxy.wire.visitor import Visitor
 
 log = get_logger("backend")
 
 
 class Attempt:
-    """A connection that is to be made to one server of a pool, until loop time `give_up`. `others`: there are more."""
+    """A connection that is to be made to one server of a pool, until loop time `give_up`. `others`: there are more.
 
-    __slots__ = ("backend", "give_up", "late", "others", "place", "pool")
+    `visitor` is whom the server is told of, None if it is we who want to know how it is.
+    """
 
-    def __init__(self, pool: Pool, backend: Backend, give_up: float, others: bool) -> None:
+    __slots__ = ("backend", "give_up", "late", "others", "place", "pool", "visitor")
+
+    def __init__(
+        self, pool: Pool, backend: Backend, give_up: float, others: bool, visitor: Visitor | None = None
+    ) -> None:
         self.pool = pool
         self.backend = backend
         self.give_up = give_up
         self.others = others
+        self.visitor = visitor
         self.late = False  # it has been counted as a failure already
         self.place: Place | None = None  # of the connection, where there are limits
 
@@ -91,6 +99,8 @@ class Linker:
             if isinstance(error, ConnectFailed):
                 raise BackendError(str(error), "connect", error.reason) from None
             raise
+        if pool.config.proxy_header != "none":
+            channel.write(introduce(pool.config.proxy_header, attempt.visitor))
         if pool.config.tls == "implicit":
             unreachable = self._reactor.loop.call_at(deadline, _give_up_connecting, channel)
             try:

@@ -92,6 +92,8 @@ class Pool:
             self.tls = tls
         self.transport: Transport | None = None  # directly
         self.changed: Changed = lambda _pool, _backend, _why: None
+        self.introduces = config.xclient or config.proxy_header != "none"
+        """Its servers are told who the client is."""
         self.declared = capabilities.parse(config.capabilities)
         balance = config.balance
         rules = Rules(balance.choose, config.shared, balance.failures, balance.retry, balance.slow_start)

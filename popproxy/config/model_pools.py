@@ -92,6 +92,10 @@ class Pool(Model):
     servers of this pool, and from no others."""
     certificate: Certificate | None = None
     """The certificate that popproxy shows to the servers, for login: [external] or where they insist on one."""
+    proxy_header: Literal["none", "v1", "v2"] = "none"
+    """Begin each connection with a PROXY header of this version, which tells the servers who the client is; v2 also
+    says the session's id in the audit log. For servers that want one (Dovecot: haproxy = yes at the listener, and
+    popproxy in haproxy_trusted_networks); others take it for a broken command."""
     xclient: bool = False
     """Tell the servers by XCLIENT, before the login, who the client is: its address and port, and the session's id in
     the audit log. For Dovecot, with popproxy in its login_trusted_networks. A server that refuses it is not used."""

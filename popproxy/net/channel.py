@@ -22,7 +22,7 @@ from popproxy.net.gss_layer import GssLayer
 from popproxy.net.layer import Layer, Receiver
 from popproxy.net.reactor import BROKEN, READABLE, WRITABLE, Reactor, Watched
 from popproxy.net.tls_layer import ContextChooser, TlsLayer
-from popproxy.types import TlsInfo
+from popproxy.types import Address, TlsInfo
 
 LINGER_SECONDS = 2.0
 FLUSH_SECONDS = 30.0
@@ -116,6 +116,14 @@ class Channel:
     def gone(self) -> bool:
         """True once there is no socket any more."""
         return self._sock is None
+
+    @property
+    def local_address(self) -> Address | None:
+        """Our end of the connection, while there is one."""
+        if self._sock is None:
+            return None
+        host, port, *_ = self._sock.getsockname()
+        return Address(host[7:] if host.startswith("::ffff:") else host, port)
 
     @property
     def encrypted(self) -> bool:

@@ -40,7 +40,7 @@ from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.shared import Lease
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
-from popproxy.wire.xclient import Visitor
+from popproxy.wire.visitor import Visitor
 
 log = get_logger("login")
 
@@ -247,7 +247,7 @@ class LoginAttempt:
         if identity.proven and not await self._take_session(identity.user):
             return self._too_many_sessions()
         try:
-            visitor = self._visitor() if pool.config.xclient and self._visitor is not None else None
+            visitor = self._visitor() if pool.introduces and self._visitor is not None else None
             opened = await context.dialer.open_maildrop(pool, logins, route.backend_user, route.server, visitor)
         except (DelegationFailed, NoAccessToken) as error:
             return self._nothing_to_show(identity, pool, error)

@@ -41,7 +41,7 @@ from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, Identity, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
-from popproxy.wire.xclient import Visitor
+from popproxy.wire.visitor import Visitor
 
 UNREAD_LIMIT = 64 * 1024
 """Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
@@ -61,9 +61,9 @@ class Session:
     """One client's connection. Its channel's receiver until the relay takes over."""
 
     __slots__ = (
-        "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential", "_events",
-        "_failures", "_guess", "_header", "_kpop", "_lease", "_login", "_over", "_relay", "_sessions", "_source",
-        "_started", "_task", "_ticket", "_tls", "_trail", "_waiter", "deadline", "id",
+        "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential",
+        "_destination", "_events", "_failures", "_guess", "_header", "_kpop", "_lease", "_login", "_over", "_relay",
+        "_sessions", "_source", "_started", "_task", "_ticket", "_tls", "_trail", "_waiter", "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -71,6 +71,7 @@ class Session:
         self.id = SessionId(secrets.token_hex(8))
         self._context = context
         self._source = peer
+        self._destination: Address | None = None  # where the client has come to, if a load balancer has said so
         self._started = loop.time()
         self.deadline = self._started + context.config.timeouts.login
         self._channel = Channel(context.reactor, sock, self)
@@ -158,7 +159,7 @@ class Session:
             await self._wait()
         header, balancer = self._header.result, self._source
         if not header.local and header.source is not None:
-            self._source = header.source
+            self._source, self._destination = header.source, header.destination
             self._trail = context.relay.audit.trail(self.id, context.listener.name, self._source, balancer)
         self.deadline = self._started + context.config.timeouts.login
 
@@ -268,7 +269,8 @@ class Session:
                     self._refuse(outcome)
 
     def _visitor(self) -> Visitor:
-        return Visitor(self._source, self.id)
+        destination = self._destination or self._channel.local_address
+        return Visitor(self._source, destination or self._source, self.id)
 
     def _suspend_deadline(self) -> float:
         """Every step of an attempt has a deadline of its own."""

@@ -10,9 +10,11 @@ import re
 import struct
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Literal
 
 from popproxy.errors import RemoteProtocolError
 from popproxy.types import Address
+from popproxy.wire.visitor import Visitor
 
 V1_LIMIT = 107
 """Longest version 1 header in octets, CRLF included (section 2.1)."""
@@ -29,6 +31,8 @@ _ADDRESS_OCTETS = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
 """Family and transport → octets of the address block. Only streams: POP3 does not come in datagrams."""
 _FIXED = 16
 _TLV_CRC32C, _TLV_UNIQUE_ID, _TLV_SSL = 0x03, 0x05, 0x20
+
+Version = Literal["v1", "v2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +98,32 @@ class ProxyHeaderParser:
         self.result = result
 
 
+def introduce(version: Version, visitor: Visitor | None) -> bytes:
+    """The header that tells a server who the client is; None: that we come for ourselves, to see whether it works.
+
+    Version 2 also says our name for the session (PP2_TYPE_UNIQUE_ID, section 2.2.5). It says nothing of TLS: a server
+    would take that for the protection of its own link.
+    """
+    if visitor is None:
+        return encode_v1() if version == "v1" else encode_v2(local=True)
+    source, destination = visitor.source, visitor.destination
+    hosts = [address.host.partition("%")[0] for address in (source, destination)]
+    if len({":" in host for host in hosts}) > 1:  # the client has come by a proxy that speaks the other IP with us
+        hosts = [host if ":" in host else f"::ffff:{host}" for host in hosts]
+    source, destination = Address(hosts[0], source.port), Address(hosts[1], destination.port)
+    if version == "v1":
+        return encode_v1(source, destination)
+    return encode_v2(source, destination, tlvs=((_TLV_UNIQUE_ID, visitor.session.encode("ascii")),))
+
+
 def encode_v1(source: Address | None = None, destination: Address | None = None) -> bytes:
     """A version 1 header; UNKNOWN without addresses. Raises ValueError unless both are of one family."""
     if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
-    families = [6 if ":" in address.host else 4 for address in (source, destination)]
-    packed = _pack(source, destination)
-    if packed is None:
-        raise ValueError(f"{source} and {destination} are not of one family")
-    return f"PROXY TCP{families[0]} {source.host} {destination.host} {source.port} {destination.port}\r\n".encode(
-        "ascii"
-    )
+    _pack(source, destination)  # are they what they should be?
+    family = 6 if ":" in source.host else 4
+    ends = f"{source.host} {destination.host} {source.port} {destination.port}"
+    return f"PROXY TCP{family} {ends}\r\n".encode("ascii")
 
 
 def encode_v2(

@@ -8,23 +8,11 @@ others it answers +OK all the same, and forgets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from popproxy.types import Address, SessionId
-
-HOPS = 5
-"""How many proxies may hand a session on, so that two that point at each other end it."""
+from popproxy.wire.visitor import Visitor
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """The client on whose behalf we come, and our name for its session."""
-
-    source: Address
-    session: SessionId
-
-
-def xclient(visitor: Visitor, ttl: int = HOPS) -> bytes:
+def xclient(visitor: Visitor) -> bytes:
     """The command, with its line end."""
     source = visitor.source
-    return f"XCLIENT ADDR={source.host} PORT={source.port} SESSION={visitor.session} TTL={ttl}\r\n".encode("ascii")
+    host = source.host.partition("%")[0]  # the zone of a link-local address means nothing elsewhere
+    return f"XCLIENT ADDR={host} PORT={source.port} SESSION={visitor.session} TTL={visitor.hops}\r\n".encode("ascii")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.errors import RemoteProtocolError
-from popproxy.types import Address
+from popproxy.types import Address, SessionId
 from popproxy.wire.proxy_protocol import (
     SIGNATURE,
     V1_LIMIT,
@@ -19,7 +19,9 @@ from popproxy.wire.proxy_protocol import (
     crc32c,
     encode_v1,
     encode_v2,
+    introduce,
 )
+from popproxy.wire.visitor import Visitor
 
 CLIENT, SERVER = Address("192.0.2.7", 40000), Address("198.51.100.1", 110)
 CLIENT6, SERVER6 = Address("2001:db8::7", 40000), Address("2001:db8::1", 110)
@@ -265,3 +267,30 @@ def test_addresses_of_two_families_cannot_be_encoded() -> None:
     assert encode_v1() == b"PROXY UNKNOWN\r\n"
     assert read(encode_v2(local=True)).result == ProxyHeader(True)
     assert read(encode_v2()).result == ProxyHeader(False)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "heard"),
+    [
+        ("192.0.2.1", "198.51.100.2", ("192.0.2.1", "198.51.100.2")),
+        ("2001:db8::1", "2001:db8::2", ("2001:db8::1", "2001:db8::2")),
+        ("2001:db8::1", "198.51.100.2", ("2001:db8::1", "198.51.100.2")),  # told of by somebody who speaks IPv4 with us
+        ("192.0.2.1", "2001:db8::2", ("192.0.2.1", "2001:db8::2")),
+        ("fe80::1%eth0", "fe80::2%eth0", ("fe80::1", "fe80::2")),
+    ],
+)
+def test_clients_are_introduced_in_either_version(source: str, destination: str, heard: tuple[str, str]) -> None:
+    visitor = Visitor(Address(source, 40_000), Address(destination, 110), SessionId("dc92af40c059a068"))
+    for header in (introduce("v1", visitor), introduce("v2", visitor)):
+        parser = ProxyHeaderParser()
+        parser.feed(header + b"STLS\r\n")
+        assert parser.result == ProxyHeader(False, Address(heard[0], 40_000), Address(heard[1], 110))
+        assert parser.rest == b"STLS\r\n"
+    assert introduce("v2", visitor).endswith(b"\x05\x00\x10dc92af40c059a068")
+
+
+def test_what_we_ask_for_ourselves_is_in_nobodys_name() -> None:
+    for header, local in ((introduce("v1", None), False), (introduce("v2", None), True)):
+        parser = ProxyHeaderParser()
+        parser.feed(header)
+        assert parser.result == ProxyHeader(local)

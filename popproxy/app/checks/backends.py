@@ -20,6 +20,7 @@ from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
 from popproxy.errors import BackendError
 from popproxy.net.certificate import key_pin
 from popproxy.types import Address
+from popproxy.wire.proxy_protocol import introduce
 
 PROBE_SECONDS = 12.0
 """Longest time for one server; all servers are asked at once."""
@@ -100,7 +101,14 @@ class _Probe:
 
     async def run(self, connect_seconds: float) -> None:
         context = self._tls_context()
-        await self._connect(connect_seconds, context if self.pool.tls == "implicit" else None)
+        if self.pool.proxy_header == "none":
+            await self._connect(connect_seconds, context if self.pool.tls == "implicit" else None)
+        else:
+            await self._connect(connect_seconds, None)
+            assert self.writer is not None
+            self.writer.write(introduce(self.pool.proxy_header, None))
+            if self.pool.tls == "implicit":
+                await self._start_tls(context, connect_seconds)
         greeting = await self._greeting(connect_seconds)
         if self.pool.tls == "stls":
             await self._upgrade(context)
@@ -211,9 +219,15 @@ class _Probe:
         if not await self._ask("STLS"):
             cure = "use tls: implicit (port 995), or tls: none with allow_cleartext: true on a link nobody can tap"
             raise _ProbeError("refuses STLS", cure)
+        await self._start_tls(context)
+
+    async def _start_tls(self, context: ssl.SSLContext, seconds: float | None = None) -> None:
         assert self.writer is not None
         try:
-            await self.writer.start_tls(context, server_hostname=self.pool.server_name or self.address.host)
+            async with asyncio.timeout(seconds):
+                await self.writer.start_tls(context, server_hostname=self.pool.server_name or self.address.host)
+        except TimeoutError:
+            raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
         except ssl.SSLError as error:
             raise self._tls_failure(error) from None
         except OSError:
