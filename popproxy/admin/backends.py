@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from popproxy.admin.commands import Commands
+from popproxy.admin.commands import Commands, Role
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.backend.balancer import State
 from popproxy.backend.pool import Backend, Pool
@@ -50,7 +50,7 @@ def add_backends(
 
         return ordered
 
-    commands.add("backends list", listed)
+    commands.add("backends list", listed, Role.VIEWER)
     for name, state in ORDERS.items():
         commands.add(f"backends {name}", order(state))  # type: ignore[arg-type]
 

@@ -3,51 +3,93 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, get_type_hints
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast, get_type_hints
 
 from popproxy.admin.frames import CommandFailed, Reason
 
 Run = Callable[..., Awaitable[object]]
+Stream = Callable[..., AsyncGenerator[object, None]]
+
+
+class Role(StrEnum):
+    """What an operator may do: look, or also change something and read along."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+
+    def may(self, needed: Role) -> bool:
+        """Does this role include the one that is needed?"""
+        return self is Role.OPERATOR or needed is Role.VIEWER
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its function, and what that takes."""
+
+    name: str
+    run: Run | Stream
+    role: Role
+    streams: bool
+    """It gives any number of answers, one after the other."""
+    types: Mapping[str, Any]
+    required: tuple[str, ...]
+
+    def bind(self, arguments: Mapping[str, object]) -> None:
+        """Raises CommandFailed unless the command can be called with `arguments`."""
+        for key, value in arguments.items():
+            wanted = self.types.get(key)
+            if wanted is None:
+                raise CommandFailed(Reason.BAD_ARGUMENTS, f"{self.name} has no argument {key}")
+            if not isinstance(value, wanted) or (isinstance(value, bool) and not takes_bool(wanted)):
+                raise CommandFailed(Reason.BAD_ARGUMENTS, f"{self.name}: {key} must be {_shown(wanted)}")
+        if missing := sorted(set(self.required) - arguments.keys()):
+            raise CommandFailed(Reason.BAD_ARGUMENTS, f"{self.name} needs {', '.join(missing)}")
 
 
 class Commands:
     """Functions by the name of their command.
 
     A command is an ``async def`` with keyword-only parameters of the types str, int, float, bool and None; what it
-    returns must be good for JSON. It raises CommandFailed (REFUSED) with a text for the operator.
+    returns must be good for JSON. One that yields streams: each value is an answer of its own, and it ends when whoever
+    asked has gone. It raises CommandFailed (REFUSED) with a text for the operator; a stream before its first value.
     """
 
     def __init__(self) -> None:
-        self._commands: dict[str, tuple[Run, dict[str, Any], frozenset[str]]] = {}
+        self._commands: dict[str, Command] = {}
 
-    def add(self, name: str, run: Run) -> None:
-        """Let operators call `run` as `name`."""
+    def add(self, name: str, run: Run | Stream, role: Role = Role.OPERATOR) -> None:
+        """Let operators of `role` call `run` as `name`."""
         parameters = inspect.signature(run).parameters
         types = {key: value for key, value in get_type_hints(run).items() if key in parameters}
-        required = frozenset(key for key, parameter in parameters.items() if parameter.default is parameter.empty)
-        self._commands[name] = (run, types, required)
+        required = tuple(key for key, parameter in parameters.items() if parameter.default is parameter.empty)
+        self._commands[name] = Command(name, run, role, inspect.isasyncgenfunction(run), types, required)
 
     def __iter__(self) -> Any:
         return iter(sorted(self._commands))
 
-    async def execute(self, name: object, arguments: Mapping[str, object]) -> object:
-        """Carry out a command. Raises CommandFailed, and whatever a command with a bug raises."""
+    def find(self, name: object) -> Command:
+        """The command of that name. Raises CommandFailed."""
         if not isinstance(name, str) or name not in self._commands:
             raise CommandFailed(Reason.UNKNOWN_COMMAND, f"no such command; there are {', '.join(self)}")
-        run, types, required = self._commands[name]
-        for key, value in arguments.items():
-            wanted = types.get(key)
-            if wanted is None:
-                raise CommandFailed(Reason.BAD_ARGUMENTS, f"{name} has no argument {key}")
-            if not isinstance(value, wanted) or (isinstance(value, bool) and not _takes_bool(wanted)):
-                raise CommandFailed(Reason.BAD_ARGUMENTS, f"{name}: {key} must be {_shown(wanted)}")
-        if missing := sorted(required - arguments.keys()):
-            raise CommandFailed(Reason.BAD_ARGUMENTS, f"{name} needs {', '.join(missing)}")
-        return await run(**arguments)
+        return self._commands[name]
+
+    async def execute(self, name: object, arguments: Mapping[str, object]) -> object:
+        """Carry out a command that gives one answer. Raises CommandFailed, and whatever one with a bug raises."""
+        command = self.find(name)
+        command.bind(arguments)
+        return await cast("Run", command.run)(**arguments)
+
+    def stream(self, name: object, arguments: Mapping[str, object]) -> AsyncGenerator[object, None]:
+        """The answers of a command that streams, to be closed by whoever asks. Raises like `execute`."""
+        command = self.find(name)
+        command.bind(arguments)
+        return cast("Stream", command.run)(**arguments)
 
 
-def _takes_bool(wanted: Any) -> bool:
+def takes_bool(wanted: Any) -> bool:
     """To isinstance a bool is an int, to people it is not."""
     return wanted is bool or bool in getattr(wanted, "__args__", ())
 

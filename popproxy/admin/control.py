@@ -1,4 +1,4 @@
-"""The server of the control socket: who may give commands, one answer to each, one audit record for each."""
+"""The server of the control socket: who may give commands, and how their answers get there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import grp
 import os
 import pwd
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 
-from popproxy.admin.commands import Commands
+from popproxy.admin.commands import Role
 from popproxy.admin.control_socket import ControlSocket, Peer, peer_of
-from popproxy.admin.frames import HEADER, MAX_REQUEST, CommandFailed, Reason, decode, encode, length
+from popproxy.admin.desk import Desk, Operator
+from popproxy.admin.frames import HEADER, MAX_REQUEST, decode, encode, length
 from popproxy.config.model_abuse import Control
 from popproxy.errors import RemoteProtocolError
-from popproxy.observe.audit import AuditLog
 from popproxy.observe.logs import get_logger
-from popproxy.types import Outcome
 
 CONNECTIONS = 16
 """Operators at a time; one more is turned away."""
@@ -49,11 +48,10 @@ class Allowed:
 class ControlServer:
     """Answers the commands that come over a socket."""
 
-    def __init__(self, bound: ControlSocket, commands: Commands, allowed: Allowed, audit: AuditLog) -> None:
+    def __init__(self, bound: ControlSocket, desk: Desk, allowed: Allowed) -> None:
         self._bound = bound
-        self._commands = commands
+        self._desk = desk
         self._allowed = allowed
-        self._audit = audit
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -82,15 +80,19 @@ class ControlServer:
         sock: socket.socket = writer.get_extra_info("socket")
         try:
             peer = peer_of(sock)
-            allowed = True
-            while allowed:
-                allowed = self._allowed.may(peer)  # who is not gets one answer
+            more = True
+            while more:
+                operator = self._operator(peer)  # asked anew for each command; who may not gets one answer
                 async with asyncio.timeout(IDLE):
                     octets = await reader.readexactly(length(await reader.readexactly(HEADER), MAX_REQUEST))
-                answer = await self._answer(decode(octets), peer, allowed)
-                async with asyncio.timeout(IDLE):
-                    writer.write(encode(answer))
-                    await writer.drain()
+                request = decode(octets)
+                name = request.get("command")
+                answers = self._desk.answers(name, request.get("arguments", {}), operator)
+                if operator.role is not None and self._desk.streams(name):
+                    more = await self._send_until_gone(reader, writer, answers)
+                else:
+                    await self._send(writer, answers)
+                    more = operator.role is not None
         except (asyncio.IncompleteReadError, TimeoutError, OSError):
             pass  # the operator has gone
         except RemoteProtocolError as error:
@@ -98,40 +100,31 @@ class ControlServer:
         finally:
             writer.close()
 
-    async def _answer(self, request: Mapping[str, object], peer: Peer, allowed: bool) -> dict[str, object]:
-        name, arguments = request.get("command"), request.get("arguments", {})
-        try:
-            if not allowed:
-                raise CommandFailed(
-                    Reason.DENIED, f"{peer.name} may not give commands; see control in the configuration"
-                )
-            if not isinstance(arguments, dict):
-                raise CommandFailed(Reason.BAD_ARGUMENTS, "arguments must be an object")
-            result = await self._commands.execute(name, arguments)
-        except CommandFailed as error:
-            self._record(Outcome.FAILURE, peer, name, arguments, error.reason)
-            return {"error": {"reason": error.reason, "text": str(error)}}
-        except Exception:
-            log.exception("a command failed", command=str(name))
-            self._record(Outcome.FAILURE, peer, name, arguments, Reason.INTERNAL)
-            return {"error": {"reason": Reason.INTERNAL, "text": "internal error; popproxy's log says more"}}
-        self._record(Outcome.SUCCESS, peer, name, arguments, None)
-        return {"result": result}
-
-    def _record(self, outcome: Outcome, peer: Peer, name: object, arguments: object, reason: Reason | None) -> None:
-        """Who has asked for what. Nobody waits for the record: operators are needed when the disk is full."""
-        why = {} if reason is None else {"event.reason": reason}
-        fields = {"popproxy.command": name if isinstance(name, str) else None, "popproxy.arguments": _shown(arguments)}
+    def _operator(self, peer: Peer) -> Operator:
+        """Whoever may give commands here may give all of them."""
         who = {"user.name": peer.name, "user.id": str(peer.uid), "popproxy.operator_pid": peer.pid}
-        self._audit.event("admin", outcome, **why, **fields, **who)
+        return Operator(peer.name, Role.OPERATOR if self._allowed.may(peer) else None, who)
 
+    async def _send(self, writer: asyncio.StreamWriter, answers: AsyncGenerator[dict[str, object]]) -> None:
+        async for answer in answers:
+            async with asyncio.timeout(IDLE):
+                writer.write(encode(answer))
+                await writer.drain()
 
-def _shown(arguments: object) -> object:
-    """For the record. No command takes what is nested, and a stranger's may be too deep to be written."""
-    flat = isinstance(arguments, dict) and all(
-        value is None or isinstance(value, str | int | float) for value in arguments.values()
-    )
-    return arguments if flat else "(not an object with plain values)"
+    async def _send_until_gone(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: AsyncGenerator[dict[str, object]]
+    ) -> bool:
+        """Answer after answer, as long as whoever asked is there and says nothing. False if he went, or spoke."""
+        sending = asyncio.ensure_future(self._send(writer, answers))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, gone):
+                task.cancel()
+            ended, heard = await asyncio.gather(sending, gone, return_exceptions=True)
+            await answers.aclose()
+        return ended is None and isinstance(heard, asyncio.CancelledError)
 
 
 def _numbers(names: Iterable[str], look_up: Callable[[str], int]) -> list[int]:

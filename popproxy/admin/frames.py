@@ -2,6 +2,9 @@
 
 A request is ``{"command": "penalties list", "arguments": {"everything": true}}``, its answer ``{"result": ...}`` or
 ``{"error": {"reason": ..., "text": ...}}`` (see `Reason`). Requests on one connection are answered one after the other.
+
+A command that streams (``top``, ``trace``) is answered by any number of frames ``{"event": ...}`` first; what ends it,
+if nothing else does, is that whoever asked closes the connection or sends anything.
 """
 
 from __future__ import annotations

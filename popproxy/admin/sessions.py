@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from popproxy import __version__
-from popproxy.admin.commands import Commands
+from popproxy.admin.commands import Commands, Role
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.auth.names import NameRefused
 from popproxy.observe.metrics import Metrics
@@ -57,9 +57,9 @@ def add_sessions(
     async def stats() -> object:
         return {"version": __version__, "seconds": time.time() - started, **_totals(metrics)}
 
-    commands.add("who", who)
+    commands.add("who", who, Role.VIEWER)
     commands.add("kick", kick)
-    commands.add("stats", stats)
+    commands.add("stats", stats, Role.VIEWER)
 
 
 def _shown(view: SessionView, now: float) -> dict[str, object]:

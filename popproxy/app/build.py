@@ -45,6 +45,7 @@ from popproxy.pop3.capabilities import common
 from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
+from popproxy.session.tracing import Tracing
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.local import LocalState
 from popproxy.types import Secret, ThrottleScope
@@ -163,6 +164,7 @@ class Parts:
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
         self.admission = Admission(config.limits)
+        self.tracing = Tracing()
         self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
         self.throttle = Throttle(config.penalties, self.state)
         for scope in ThrottleScope:
@@ -191,6 +193,7 @@ class Parts:
             places=self._places,
             visits=any(directory.asks_whence for directory in self.config.directories.values()),
             policy=Policy(self.config.policy, listener.name, self._canonical) if self.config.policy else None,
+            tracing=self.tracing,
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 

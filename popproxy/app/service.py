@@ -18,8 +18,11 @@ from popproxy.admin.backends import add_backends
 from popproxy.admin.commands import Commands
 from popproxy.admin.control import Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, bind_control
+from popproxy.admin.desk import Desk
 from popproxy.admin.penalties import add_penalties
 from popproxy.admin.sessions import add_sessions
+from popproxy.admin.top import add_top
+from popproxy.admin.trace import add_trace
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
@@ -184,7 +187,9 @@ class Service:
         add_penalties(commands, parts.throttle, parts.vet_name)
         add_backends(commands, parts.pools, parts.backends.latest, parts.metrics)
         add_sessions(commands, self.sessions, parts.metrics, parts.vet_name)
-        return ControlServer(bound, commands, Allowed.from_config(self._loaded.config.control), parts.audit)
+        add_trace(commands, self.sessions, parts.tracing, parts.vet_name)
+        add_top(commands)
+        return ControlServer(bound, Desk(commands, parts.audit), Allowed.from_config(self._loaded.config.control))
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:
         parts = self._parts

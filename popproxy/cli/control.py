@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +25,25 @@ SocketOption = Annotated[
 def ask(config: Path, socket: Path | None, command: str, **arguments: object) -> Any:
     """The result of a command. Raises CommandError, Unavailable, and ConfigError if the socket's place is not known."""
     from popproxy.admin.control_client import ask as ask_at  # noqa: PLC0415
+
+    with _explained():
+        return ask_at(socket or _socket(config), command, **arguments)
+
+
+def follow(config: Path, socket: Path | None, command: str, **arguments: object) -> Iterator[Any]:
+    """The events of a command that streams, as they come. Raises like `ask`."""
+    from popproxy.admin.control_client import follow as follow_at  # noqa: PLC0415
+
+    with _explained():
+        yield from follow_at(socket or _socket(config), command, **arguments)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
     from popproxy.admin.frames import CommandFailed, Reason  # noqa: PLC0415
 
     try:
-        return ask_at(socket or _socket(config), command, **arguments)
+        yield
     except CommandFailed as error:
         codes = {Reason.DENIED: ExitCode.NOPERM, Reason.INTERNAL: ExitCode.SOFTWARE, Reason.REFUSED: ExitCode.NOINPUT}
         raise CommandError(str(error), codes.get(error.reason, ExitCode.USAGE)) from None

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from popproxy.cli import audit, backends, check, config, demo, passwords, penalties, serve, sessions, vault, version
+from popproxy.cli import (
+    audit,
+    backends,
+    check,
+    config,
+    demo,
+    live,
+    passwords,
+    penalties,
+    serve,
+    sessions,
+    vault,
+    version,
+)
 from popproxy.cli import explain as explain_command
 from popproxy.cli.exits import ExitCode, complain, explain
 
@@ -46,6 +59,8 @@ def make_app() -> typer.Typer:
     app.command()(sessions.who)
     app.command()(sessions.kick)
     app.command()(sessions.stats)
+    app.command()(live.top)
+    app.command()(live.trace)
     app.command("hash-password")(passwords.hash_password)
     app.command()(version.version)
     return app

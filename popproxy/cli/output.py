@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
+from popproxy.admin.tables import printable, span, styled, table
 from popproxy.app.checks.finding import counted
+
+__all__ = ["print_findings", "print_json", "print_table", "printable", "span", "styled", "summary"]
 
 
 class Finding(Protocol):
@@ -45,11 +48,7 @@ def print_json(value: Any) -> None:
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:
     """`rows` under `heads` in columns as wide as they need; what cannot be shown is escaped."""
     stream = stream or sys.stdout
-    shown = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
-    print(styled(_columns([head.upper() for head in heads], widths), "1", stream.isatty()), file=stream)
-    for row in shown:
-        print(_columns(row, widths), file=stream)
+    print("\n".join(table(heads, rows, fancy=stream.isatty())), file=stream)
 
 
 def print_findings(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
@@ -82,29 +81,5 @@ def _lines(finding: Finding, fancy: bool) -> list[str]:
     return lines
 
 
-def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def printable(text: str) -> str:
-    """A name that a stranger chose must not steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def styled(text: str, code: str, fancy: bool) -> str:
-    """`text` in the colour or weight `code` of a terminal; as it is unless `fancy`."""
-    return f"\x1b[{code}m{text}\x1b[0m" if fancy else text
-
-
 def _count(number: int, noun: str) -> str:
     return counted(number, noun) if number else f"no {noun}s"
-
-
-def span(seconds: float) -> str:
-    """``42s``, ``3m 5s``, ``2h 1m``."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60}s"
-    return f"{whole // 3600}h {whole % 3600 // 60}m"

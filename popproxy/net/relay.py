@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from popproxy.config.model import Timeouts
-from popproxy.net.channel import Channel
+from popproxy.net.channel import NOBODY, Channel
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.splice import Pipe, Splice
+from popproxy.net.tapped import Tap, TappedChannel
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
 from popproxy.observe.metrics import Metrics
@@ -438,6 +439,22 @@ class Relay:
             self._leave(self._lost or CloseReason.IDLE, flush=True)
         else:
             self._backend_gone("stall", CloseReason.BACKEND_STALL)
+
+    def tap(self, tap: Tap) -> None:
+        """Have the client's dialogue go by `tap` from now on; bodies are not spliced any more where they would be."""
+        self.untap()
+        self._splice = None
+        channel = self._client
+        self._client = TappedChannel.on(channel, tap, lambda: self._exchange.idle and not self._reply)
+        if channel.receiver is self:
+            self._client.receiver = self
+
+    def untap(self) -> None:
+        """No longer."""
+        if isinstance(self._client, TappedChannel):
+            self._client = self._client.channel
+            if self._client.receiver is not NOBODY:
+                self._client.receiver = self
 
     @property
     def octets(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
+from popproxy.session.tracing import Tracing
 from popproxy.state.shared import SharedState
 from popproxy.types import Address
 
@@ -81,6 +82,7 @@ class ListenerContext:
     places: Places | None = None  # directories that say where mail is, whoever lets users in
     visits: bool = False  # somebody who judges wants to know where logins come from
     policy: Policy | None = None  # on mechanisms that are given up
+    tracing: Tracing = field(default_factory=Tracing)  # what operators watch
     talkative: bool = False  # log every connection: asked once, since even a call that logs nothing costs microseconds
 
     @property

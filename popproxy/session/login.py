@@ -64,6 +64,11 @@ class LoginFailed:
     counts: int = 0
     final: CloseReason | None = None
 
+    @property
+    def answer(self) -> str:
+        """As it stands behind -ERR."""
+        return self.text if self.code is None else f"[{self.code}] {self.text}"
+
 
 WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
 TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")

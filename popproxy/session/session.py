@@ -15,6 +15,7 @@ from popproxy.auth.throttle import Guess
 from popproxy.errors import ChannelClosed, LocalProtocolError, RemoteProtocolError, TlsFailed
 from popproxy.net.channel import Channel
 from popproxy.net.relay import Relay
+from popproxy.net.tapped import Tap
 from popproxy.observe.logs import get_logger
 from popproxy.pop3 import replies
 from popproxy.pop3.exchange import Exchange
@@ -266,6 +267,10 @@ class Session:
                     if isinstance(outcome, LoggedIn):
                         self._credential, self._lease = credential, outcome.lease
                         return outcome
+                    if self._context.tracing.active:
+                        self._context.tracing.refused(
+                            self.id, self._source, credential, self._context.vet, outcome.answer
+                        )
                     self._refuse(outcome)
 
     def _visitor(self) -> Visitor:
@@ -374,6 +379,8 @@ class Session:
         )  # fmt: skip
         if pool.config.splice:
             self._relay.splice()
+        if context.tracing.active:
+            context.tracing.logged_in(self)
         self._relay.start(pipelined, eof)
 
     # ---- receiver ----
@@ -433,6 +440,28 @@ class Session:
         else:
             self._say(replies.err("you took too long to log in"))
             self._cancel(CloseReason.LOGIN_TIMEOUT)
+
+    # ---- tracing ----
+
+    @property
+    def user(self) -> str:
+        """Who has logged in; empty before."""
+        return "" if self._login is None else self._login[0].user
+
+    @property
+    def source(self) -> Address:
+        """Where the client is."""
+        return self._source
+
+    def tap(self, tap: Tap) -> None:
+        """Have the dialogue after the login go by `tap`."""
+        if self._relay is not None:
+            self._relay.tap(tap)
+
+    def untap(self) -> None:
+        """No longer."""
+        if self._relay is not None:
+            self._relay.untap()
 
     # ---- small change ----
 
@@ -533,6 +562,8 @@ class Session:
             self._lease.release()
         if context.talkative:
             log.debug("ended", session=self.id, listener=name, client=str(self._source), reason=str(reason))
+        if context.tracing.active:
+            context.tracing.ended(self.id, reason)
         metrics = context.relay.metrics
         metrics.sessions_ended[(name, reason)] += 1
         metrics.session_duration.observe(name, context.reactor.loop.time() - self._started)

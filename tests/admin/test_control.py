@@ -20,6 +20,7 @@ from popproxy.admin import control_client
 from popproxy.admin.commands import Commands
 from popproxy.admin.control import CONNECTIONS, Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, Peer, bind_control, peer_of
+from popproxy.admin.desk import Desk
 from popproxy.admin.frames import MAX_REQUEST, CommandFailed, Reason, encode
 from popproxy.config.model_abuse import Control
 from popproxy.errors import ConnectFailed, Unavailable
@@ -76,7 +77,7 @@ def commands() -> Commands:
 @pytest.fixture
 async def path(directory: Path, audit: AuditLog) -> AsyncIterator[Path]:
     bound = bind_control(directory / "control.sock", None, None)
-    server = ControlServer(bound, commands(), Allowed(frozenset({os.geteuid()}), frozenset()), audit)
+    server = ControlServer(bound, Desk(commands(), audit), Allowed(frozenset({os.geteuid()}), frozenset()))
     await server.start()
     yield bound.path
     await server.stop()
@@ -207,7 +208,7 @@ async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None
 async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: Path, audit: AuditLog) -> None:
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     bound = bind_control(directory / "control.sock", None, "nogroup")
-    server = ControlServer(bound, commands(), Allowed(frozenset({0}), frozenset()), audit)
+    server = ControlServer(bound, Desk(commands(), audit), Allowed(frozenset({0}), frozenset()))
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)
@@ -223,7 +224,7 @@ async def test_members_of_a_named_group_may(directory: Path, audit: AuditLog) ->
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     control = Control(socket=directory / "control.sock", group="nogroup", users=["no-such-user"])
     bound = bind_control(directory / "control.sock", None, control.group)
-    server = ControlServer(bound, commands(), Allowed.from_config(control), audit)
+    server = ControlServer(bound, Desk(commands(), audit), Allowed.from_config(control))
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)
