@@ -6,11 +6,10 @@ What BoundedExecutor is for threads and Helper for processes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from popproxy.errors import Unavailable
+from popproxy.state.slots import Slots, late
 
 T = TypeVar("T")
 
@@ -23,11 +22,9 @@ class Gate:
 
     def __init__(self, name: str, limit: int, queue_limit: int, deadline: float) -> None:
         self.name = name
-        self._free = limit
-        self._queue_limit = queue_limit
+        self._slots = Slots(name, limit, queue_limit)
         self._deadline = deadline
         self._tasks: set[asyncio.Task[Any]] = set()  # those that are late are in it until they have really ended
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._abandoned = 0
 
     @property
@@ -38,7 +35,7 @@ class Gate:
     @property
     def queued(self) -> int:
         """Not begun."""
-        return len(self._waiting)
+        return self._slots.waiting
 
     @property
     def abandoned(self) -> int:
@@ -51,7 +48,7 @@ class Gate:
         Nobody waits for the clearing up of what is late: a driver may need a silent server for that.
         """
         started = asyncio.get_running_loop().time()
-        await self._enter()
+        await self._slots.take(self._deadline)
         task = asyncio.ensure_future(work())
         self._tasks.add(task)
         task.add_done_callback(self._left)
@@ -63,7 +60,7 @@ class Gate:
                 self._abandoned += 1
                 task.cancel()
         if not task.done() or task.cancelled():
-            raise self._late()
+            raise late(self.name, self._deadline)
         return task.result()
 
     async def close(self) -> None:
@@ -73,37 +70,8 @@ class Gate:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
 
-    async def _enter(self) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        if len(self._waiting) >= self._queue_limit:
-            raise Unavailable(f"{self.name}: {len(self._waiting)} questions are waiting already", "queue_full")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await asyncio.wait((turn,), timeout=self._deadline)
-        except asyncio.CancelledError:
-            if turn.done():
-                self._release()
-            raise
-        finally:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-        if not turn.done():
-            raise self._late()
-
     def _left(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # has been told to whoever still waited
-        self._release()
-
-    def _release(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
-        else:
-            self._free += 1
-
-    def _late(self) -> Unavailable:
-        return Unavailable(f"{self.name}: no answer within {self._deadline:g} s", "deadline")
+        self._slots.give()

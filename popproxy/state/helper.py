@@ -12,7 +12,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +19,7 @@ from typing import Any, Final
 from popproxy.errors import Unavailable
 from popproxy.observe.logs import get_logger
 from popproxy.state.helper_process import MAX_PACKET
+from popproxy.state.slots import Slots
 
 _START_SECONDS: Final = 30.0
 _GRACE: Final = 2.0
@@ -87,10 +87,8 @@ class Helper:
         self.name = name
         self._started = started
         self._loop = loop
-        self._free = workers  # slots that nobody has
-        self._queue_limit = queue_limit
+        self._slots = Slots(name, workers, queue_limit)
         self._deadline = deadline
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
         self._abandoned = 0
@@ -105,7 +103,7 @@ class Helper:
     @property
     def queued(self) -> int:
         """Questions that wait for a worker."""
-        return len(self._waiting)
+        return self._slots.waiting
 
     @property
     def abandoned(self) -> int:
@@ -119,7 +117,7 @@ class Helper:
         ``closed``.
         """
         started = self._loop.time()
-        await self._slot()
+        await self._slots.take(self._deadline)
         self._number += 1
         number = self._number
         left = max(0.0, started + self._deadline - self._loop.time())
@@ -130,10 +128,10 @@ class Helper:
                 raise Unavailable(f"{self.name}: the question is too long", "error")
             self._started.sock.send(packet)
         except Unavailable:
-            self._release()
+            self._slots.give()
             raise
         except OSError as error:
-            self._release()
+            self._slots.give()
             raise self._unavailable("queue_full" if isinstance(error, BlockingIOError) else "closed") from None
         self._asked[number] = answer
         give_up = self._loop.call_later(left + _GRACE, self._answered, number, {"failed": "deadline"})
@@ -156,37 +154,6 @@ class Helper:
             self._lose("closed")
         self._started.close()
 
-    async def _slot(self) -> None:
-        """Wait until a question may be asked."""
-        if self._gone:
-            raise self._unavailable("closed")
-        if self._free:
-            self._free -= 1
-            return
-        if len(self._waiting) >= self._queue_limit:
-            raise self._unavailable("queue_full")
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
-        try:
-            await asyncio.wait((turn,), timeout=self._deadline)
-        except asyncio.CancelledError:
-            if turn.done() and not turn.exception():
-                self._release()
-            raise
-        finally:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-        if not turn.done():
-            raise self._unavailable("deadline")
-        turn.result()
-
-    def _release(self) -> None:
-        """Give a slot to whoever has waited longest."""
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
-        else:
-            self._free += 1
-
     def _hear(self) -> None:
         try:
             packet = self._started.sock.recv(MAX_PACKET + 1024)
@@ -207,19 +174,18 @@ class Helper:
             return
         if not answer.done():
             answer.set_result(result)
-        self._release()
+        self._slots.give()
 
     def _lose(self, reason: str) -> None:
         self._gone = True
         self._loop.remove_reader(self._started.sock.fileno())
-        while self._waiting:
-            self._waiting.popleft().set_exception(self._unavailable(reason))
+        self._slots.close(str(self._unavailable(reason)), reason)
         for number in list(self._asked):
             self._answered(number, {"failed": reason})
 
     def _unavailable(self, reason: str) -> Unavailable:
         text = {
-            "queue_full": f"{len(self._waiting)} questions are waiting already",
+            "queue_full": "it takes no more questions",
             "deadline": f"no answer within {self._deadline:g} s",
             "died": "the worker died over the question",
             "closed": "the helper process is gone",
