@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from popproxy.app.checks.coverage import check_coverage
-from popproxy.app.checks.finding import Finding, counted, ok, problem
+from popproxy.app.checks.finding import Finding, counted, misconfigured, ok, problem
 from popproxy.auth.names import canonical
 from popproxy.auth.rpop import TrustedHosts
 from popproxy.auth.users_file import UsersFile
@@ -40,7 +40,7 @@ def _read_users(config: Config, findings: list[Finding]) -> UsersFile | None:
     try:
         users = UsersFile.load(config.users.file, _canonical(config))
     except ConfigError as error:
-        findings += _problems(area, error)
+        findings += misconfigured(area, error)
         return None
     findings.append(ok(area, counted(len(users), "user")))
     return users
@@ -53,7 +53,7 @@ def _read_vault(config: Config, findings: list[Finding]) -> dict[str, Record] | 
     try:
         records = dict(Vault.open(config.vault.file, vault_key(config.vault)).records())
     except ConfigError as error:
-        findings += _problems(area, error)
+        findings += misconfigured(area, error)
         return None
     except VaultError as error:
         findings.append(problem(area, str(error)))
@@ -75,7 +75,7 @@ def _own_accounts(config: Config) -> list[Finding]:
             try:
                 resolve_secret(password, key)
             except ConfigError as error:
-                findings += _problems(area, error)
+                findings += misconfigured(area, error)
             else:
                 findings.append(ok(area, f"the password of {user} can be read"))
     return findings
@@ -87,7 +87,7 @@ def _trusted_hosts(config: Config) -> list[Finding]:
     try:
         TrustedHosts.load(config.rpop.hosts, _canonical(config))
     except ConfigError as error:
-        return _problems("RPOP", error)
+        return misconfigured("RPOP", error)
     return [ok("RPOP", f"{config.rpop.hosts} can be used")]
 
 
@@ -98,14 +98,10 @@ def _routing(config: Config) -> list[Finding]:
     try:
         Router(config, _canonical(config))
     except ConfigError as error:
-        return _problems("routing", error)
+        return misconfigured("routing", error)
     return [ok("routing", f"{file} can be used") for file in files]
 
 
 def _canonical(config: Config) -> Callable[[str], str]:
     rules = config.authentication
     return partial(canonical, default_domain=rules.default_domain, case=rules.case)
-
-
-def _problems(area: str, error: ConfigError) -> list[Finding]:
-    return [problem(area, ": ".join(filter(None, (one.where, one.key, one.what))), one.cure) for one in error.problems]

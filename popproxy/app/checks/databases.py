@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.finding import Finding, misconfigured, ok, problem, warning
 from popproxy.app.directories import CannotStart, open_sql
 from popproxy.config.model import Config
 from popproxy.config.model_directories import Sql
@@ -19,7 +19,7 @@ async def check_sql(config: Config, name: str, sql: Sql, *, offline: bool) -> li
     try:
         engine = open_sql(config, name, sql, 1)
     except ConfigError as error:
-        return [problem(area, ": ".join(filter(None, (one.where, one.what))), one.cure) for one in error.problems]
+        return misconfigured(area, error)
     except CannotStart as error:
         return [problem(area, str(error), error.cure)]
     if offline:

@@ -10,7 +10,7 @@ import ssl
 from functools import partial
 
 from popproxy.app.checks.databases import check_sql
-from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.finding import Finding, misconfigured, ok, problem, warning
 from popproxy.app.checks.pam import check_pam
 from popproxy.app.checks.permissions import account
 from popproxy.app.checks.services import check_service
@@ -71,7 +71,7 @@ async def _check_ldap(config: Config, name: str, ldap: Ldap, offline: bool) -> l
         try:
             resolve_secret(ldap.account.password, f"directories.{name}.ldap.account.password")
         except ConfigError as error:
-            return [problem(area, ": ".join(filter(None, (one.where, one.what))), one.cure) for one in error.problems]
+            return misconfigured(area, error)
     if offline:
         return []
     greetings = await asyncio.gather(*(_greet(area, ldap, server, config) for server in servers_of(ldap)))

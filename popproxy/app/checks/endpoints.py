@@ -8,7 +8,7 @@ import secrets
 import ssl
 
 from popproxy.app.backends import endpoint_context
-from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.finding import Finding, misconfigured, ok, problem, warning
 from popproxy.app.checks.permissions import account, may
 from popproxy.backend.access_tokens import AccessTokens, NoAccessToken
 from popproxy.config.model import Config
@@ -41,7 +41,7 @@ async def _check(config: Config, name: str, section: XOAuth2, offline: bool) -> 
         if section.client_secret is not None:
             secret = resolve_secret(section.client_secret, f"pools.{name}.xoauth2.client_secret")
     except ConfigError as error:
-        return [problem(area, ": ".join(filter(None, (one.where, one.what))), one.cure) for one in error.problems]
+        return misconfigured(area, error)
     findings = []
     if section.grant == "refresh_token":
         findings += _may_keep(area, config)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from popproxy.errors import ConfigError
+
 Level = Literal["problem", "warning", "ok"]
 
 
@@ -43,6 +45,11 @@ def unreadable(area: str, path: Path, error: OSError) -> Finding:
     if error.errno == errno.EACCES:
         return problem(area, f"{path} may not be read by {_me()}", "run the check as root or correct the permissions")
     return problem(area, f"{path} cannot be read: {error.strerror}", "correct the path")
+
+
+def misconfigured(area: str, error: ConfigError) -> list[Finding]:
+    """The problems of a part that cannot be made from the configuration."""
+    return [problem(area, ": ".join(filter(None, (one.where, one.key, one.what))), one.cure) for one in error.problems]
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from popproxy.app.checks.finding import Finding, ok, problem
+from popproxy.app.checks.finding import Finding, misconfigured, ok, problem
 from popproxy.app.checks.keytabs import check_keytabs
 from popproxy.app.checks.permissions import account, make_directory, may
 from popproxy.app.kerberos import INSTALL, libraries_missing, mapping_rules
@@ -75,5 +75,4 @@ def _mapping(kerberos: Kerberos) -> Iterator[Finding]:
     try:
         mapping_rules(kerberos)
     except ConfigError as error:
-        for one in error.problems:
-            yield problem(_AREA, ": ".join(filter(None, (one.where, one.key, one.what))), one.cure)
+        yield from misconfigured(_AREA, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from popproxy.app.checks.finding import Finding, counted, ok, problem, warning
+from popproxy.app.checks.finding import Finding, counted, misconfigured, ok, problem, warning
 from popproxy.app.oauth import INSTALL_OAUTH, IssuerSecrets, read_issuer_secrets, takes_tokens
 from popproxy.config.model import Config
 from popproxy.config.model_oauth import OAuth, OAuthIssuer
@@ -34,7 +34,7 @@ async def _check(section: OAuth, number: int, offline: bool) -> list[Finding]:
     try:
         found = read_issuer_secrets(issuer, f"oauth.issuers[{number}]")
     except ConfigError as error:
-        return [problem(area, ": ".join(filter(None, (one.where, one.what))), one.cure) for one in error.problems]
+        return misconfigured(area, error)
     if offline:
         return []
     if issuer.introspection is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from popproxy.app.checks.finding import Finding, ok, problem
+from popproxy.app.checks.finding import Finding, misconfigured, ok, problem
 from popproxy.app.directories import CannotStart, open_service
 from popproxy.config.model import Config
 from popproxy.config.model_directories import AuthHttp
@@ -23,7 +23,7 @@ async def check_service(config: Config, name: str, http: AuthHttp, *, offline: b
     try:
         opened = open_service(config, name, http, 1)
     except ConfigError as error:
-        return [problem(area, ": ".join(filter(None, (one.where, one.what))), one.cure) for one in error.problems]
+        return misconfigured(area, error)
     except CannotStart as error:
         return [problem(area, str(error), error.cure)]
     if offline:
