@@ -10,6 +10,7 @@
     │   ├── TlsFailed              the handshake failed or the peer's certificate was refused
     │   └── ChannelClosed          it ended while we still needed it
     ├── BackendError           the backend cannot serve this session; says at which stage and why
+    ├── Overtaken              another backend was ready first: nothing is wrong with this one
     ├── Unavailable            a helper (pool of threads, directory, file) cannot answer just now
     ├── VaultError             the vault cannot be read or written
     └── AuditError             a record that must be written was not written
@@ -100,6 +101,10 @@ class BackendError(PopproxyError):
         self.stage = stage
         self.reason = reason
         self.code = code
+
+
+class Overtaken(PopproxyError):
+    """Another backend was ready for this session's login first."""
 
 
 class Unavailable(PopproxyError):

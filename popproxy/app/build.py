@@ -198,7 +198,8 @@ class Parts:
         )  # fmt: skip
 
     async def hang_up(self) -> None:
-        """Close the connections that only the event loop can close; `close` comes after it."""
+        """End what only the event loop can end; `close` comes after it."""
+        await self.dialer.close()
         await self._directories.hang_up()
 
     def close(self) -> None:

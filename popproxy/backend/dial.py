@@ -1,24 +1,21 @@
-"""From a pool to an open maildrop: which server, and which next.
-
-What fails before the first octet of a credential has been sent is tried again at the next server; after it, nothing is.
-"""
+"""From a pool to an open maildrop, and from a server to whether it works; what comes of it is counted."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
 
 from popproxy.backend.breaker import Circuit
+from popproxy.backend.dialogue import Turn
 from popproxy.backend.kerberos_logins import protect
-from popproxy.backend.link import Attempt, Linker
+from popproxy.backend.link import Attempt, Linker, NotOpened, Opened
 from popproxy.backend.places import Place
 from popproxy.backend.pool import Backend, Pool
+from popproxy.backend.search import Search
 from popproxy.config.model import Timeouts
 from popproxy.errors import BackendError, ConnectFailed
-from popproxy.net.channel import Channel
 from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
@@ -35,25 +32,6 @@ from popproxy.wire.xclient import xclient
 log = get_logger("backend")
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An open maildrop: the channel is ours, at the beginning of TRANSACTION, with nothing unread."""
-
-    channel: Channel
-    backend: Backend
-    peer: Address
-    login: Login
-
-
-@dataclass(frozen=True, slots=True)
-class NotOpened:
-    """The server refused the login. `code` as in `Refused`."""
-
-    backend: Backend
-    login: Login
-    code: str | None
-
-
 class Dialer:
     """Opens maildrops. One for the process."""
 
@@ -63,6 +41,7 @@ class Dialer:
         self._reactor = reactor
         self._linker = Linker(reactor, deadlines, timeouts, metrics)
         self._resolver = resolver
+        self._lanes: set[asyncio.Task[None]] = set()  # attempts of searches, also of those that are over
         self._timeouts = timeouts
         self._metrics = metrics
 
@@ -81,45 +60,29 @@ class Dialer:
             backends = pool.candidates(user, server, loop.time())
         else:
             backends, place = await pool.enter(user, server, loop.time())
-        failure: BackendError | None = None
+        seconds = self._timeouts.connect_total
+        if len(backends) == 1:
+            named = pool.transport is not None and pool.transport.resolves
+            addresses = [backends[0].address] if named else self._resolver.known(backends[0].address)
+            if addresses is not None and len(addresses) == 1:
+                attempt = Attempt(pool, backends[0], loop.time() + seconds, visitor, place=place)
+                return await self._log_in(logins, attempt, addresses[0])
+        log_in = partial(self._log_in, logins)
+        return await Search(pool, backends, place, seconds, visitor, self._where, log_in, self._lanes).run()
+
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    async def _where(self, pool: Pool, backend: Backend) -> list[Address]:
+        """Where it is; what fails is counted. Raises BackendError."""
         try:
-            for number, backend in enumerate(backends):
-                attempt = Attempt(
-                    pool, backend, loop.time() + self._timeouts.connect_total, number + 1 < len(backends), visitor
-                )
-                try:
-                    addresses = self._resolver.known(backend.address) or await self._resolve(pool, backend)
-                except BackendError as error:
-                    failure = self._failed(attempt, error)
-                    if place is not None:
-                        place.release()
-                        place = None  # it was one at this server
-                    continue
-                for address in addresses:
-                    if pool.places is not None:
-                        place = place or pool.places.take(backend.member)
-                        if place is None:
-                            break  # others have taken the last one meanwhile
-                        attempt.place, place = place, None
-                    core = ClientConnection(
-                        logins, stls=pool.config.tls == "stls", known=backend.known(loop.time()),
-                        xclient=xclient(visitor) if pool.config.xclient and visitor is not None else b"",
-                    )  # fmt: skip
-                    try:
-                        return await self._try(attempt, address, core)
-                    except BackendError as error:
-                        failure = self._failed(attempt, error)
-                        if core.credential_sent:
-                            raise
-                    if loop.time() >= attempt.give_up:
-                        break
-            if failure is None:
-                raise BackendError("no place at the other servers", "connect", "limit")
-            raise failure
-        finally:
-            del failure  # its traceback holds this frame, and that the passwords
-            if place is not None:
-                place.release()
+            return self._resolver.known(backend.address) or await self._resolve(pool, backend)
+        except BackendError as error:
+            self._failed(pool, backend, error)
+            raise
 
     async def _resolve(self, pool: Pool, backend: Backend) -> list[Address]:
         if pool.transport is not None and pool.transport.resolves:
@@ -136,7 +99,7 @@ class Dialer:
 
     async def probe(self, pool: Pool, backend: Backend, logins: Sequence[Login], seconds: float) -> None:
         """Find out whether the server works, as far as greeting and TLS, or by one of `logins`. Raises BackendError."""
-        attempt = Attempt(pool, backend, self._reactor.loop.time() + seconds, others=False)
+        attempt = Attempt(pool, backend, self._reactor.loop.time() + seconds)
         up = 0
         try:
             async with asyncio.timeout(seconds):
@@ -162,8 +125,21 @@ class Dialer:
         if isinstance(event, Refused):
             raise BackendError("the login of the check is refused", "login", "rejected")
         core.leave()
-        dialogue.send()
+        dialogue.go_on()
         dialogue.channel.close(linger=True)
+
+    async def _log_in(self, logins: Sequence[Login], attempt: Attempt, address: Address) -> Opened | NotOpened:
+        """One attempt; what fails is counted. Raises BackendError, Overtaken."""
+        config, visitor = attempt.pool.config, attempt.visitor
+        core = ClientConnection(
+            logins, stls=config.tls == "stls", known=attempt.backend.known(self._reactor.loop.time()),
+            xclient=xclient(visitor) if config.xclient and visitor is not None else b"",
+        )  # fmt: skip
+        try:
+            return await self._try(attempt, address, core)
+        except BackendError as error:
+            self._failed(attempt.pool, attempt.backend, error, attempt.turn)
+            raise
 
     async def _try(self, attempt: Attempt, address: Address, core: ClientConnection) -> Opened | NotOpened:
         loop = self._reactor.loop
@@ -172,8 +148,7 @@ class Dialer:
         on_trial = member.breaker.circuit is Circuit.ON_TRIAL and not member.trial
         member.trial = member.trial or on_trial
         try:
-            late = partial(self._greets_late, attempt) if attempt.others else None
-            event, dialogue = await self._linker.reach(attempt, address, core, self._timeouts.backend_login, late)
+            event, dialogue = await self._linker.reach(attempt, address, core, self._timeouts.backend_login)
         finally:
             if on_trial:
                 member.trial = False
@@ -194,20 +169,12 @@ class Dialer:
             protect(dialogue.channel, event.protection)
         return Opened(dialogue.channel, backend, address, event.login)
 
-    def _greets_late(self, attempt: Attempt) -> None:
-        """It has let us in and says nothing. We go on waiting, but others should not have to."""
-        late = BackendError("no greeting in time", "greeting", "timeout")
-        attempt.pool.failed(attempt.backend, late, self._reactor.loop.time())
-        attempt.late = True
-
-    def _failed(self, attempt: Attempt, error: BackendError) -> BackendError:
-        backend = attempt.backend
+    def _failed(self, pool: Pool, backend: Backend, error: BackendError, turn: Turn | None = None) -> None:
         self._metrics.backend_errors[(backend.label, error.stage, error.reason)] += 1
         self._metrics.backend_up[backend.label] = 0
         log.warning("backend failed", backend=backend.label, stage=error.stage, reason=error.reason, why=str(error))
-        if not attempt.late:  # else it has been counted
-            attempt.pool.failed(backend, error, self._reactor.loop.time())
-        return error
+        if turn is None or not turn.counted:
+            pool.failed(backend, error, self._reactor.loop.time())
 
 
 class _Source(Protocol):

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
-from popproxy.errors import BackendError
+from popproxy.errors import BackendError, Overtaken, PopproxyError
 from popproxy.net.channel import NOT_REACHED, Channel
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.client_events import Event
+
+
+class Turn(Protocol):
+    """The place of an attempt among others of the same login, at other servers."""
+
+    counted: bool
+    """Its failure is known to the pool."""
+
+    @property
+    def alone(self) -> bool:
+        """None of the others is left."""
+        ...
+
+    def claim(self) -> bool:
+        """It is about to send a credential. May it? Then nobody else may any more."""
+        ...
+
+    def late(self) -> bool:
+        """The server has let us in, and its greeting is late. Shall we go on waiting?"""
+        ...
 
 
 class Dialogue:
     """Drives a core over a channel until it has something to say. A receiver, with three deadlines one after the other.
 
     The first octets prove that the connection has come about. A server that has let us in and greets late may be slow,
-    and gets the time for all attempts; then it gets the time for logging in. If there are others to go on with, which
-    is when there is a `late`, it gets that only once it has a credential; `late` is called when it greets late.
+    and gets the time for all attempts; then it gets the time for logging in. If there are others, which is when it has
+    a `turn`, it gets that only once it may send a credential, or is the last one left.
     """
 
-    __slots__ = ("_by", "_late", "channel", "core", "deadline", "heard_at", "waiter")
+    __slots__ = ("_by", "_turn", "channel", "core", "deadline", "heard_at", "waiter")
 
     def __init__(
         self,
@@ -29,7 +49,7 @@ class Dialogue:
         connect_by: float,
         greet_by: float,
         login_seconds: float,
-        late: Callable[[], None] | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.channel = channel
         self.core = core
@@ -37,7 +57,7 @@ class Dialogue:
         self.heard_at = 0.0  # loop time of the greeting
         self.waiter: asyncio.Future[Event] = loop.create_future()
         self._by = (greet_by, login_seconds)
-        self._late = late  # None: there is no other server
+        self._turn = turn  # None: there are no others, or it may send credentials
         channel.receiver = self
 
     def data_received(self, buffer: bytearray, end: int) -> None:
@@ -46,38 +66,44 @@ class Dialogue:
             return
         if not self.heard_at:
             self.heard_at = self.waiter.get_loop().time()
-            self.deadline = self.heard_at + self._by[1] if self._late is None else self._by[0]
+            self.deadline = self.heard_at + self._by[1] if self._turn is None else self._by[0]
         try:
             self.core.receive_data(memoryview(buffer)[:end])
         except BackendError as error:
             self._fail(error)
             return
-        self.send()
-        for event in self.core.events_received():
-            self.waiter.set_result(event)
+        self.go_on()
 
     def deadline_passed(self) -> None:
+        turn = self._turn
         if self.deadline < self._by[0] and not self.heard_at and self.channel.connected:
             self.deadline = self._by[0]
-            if self._late is not None:
-                self._late()
-            return
-        if self._late is not None and self.core.credential_sent:
-            self.deadline, self._late = self.heard_at + self._by[1], None
+            if turn is None or turn.late():
+                return
+        if turn is not None and self.heard_at and turn.alone:
+            self._turn = None
+            self.deadline = self.heard_at + self._by[1]
             return
         self._fail(BackendError("no answer in time", self._stage(self.channel.connected), "timeout"))
         self.channel.abort("timeout")
 
-    def send(self) -> None:
+    def go_on(self) -> None:
+        """Send what the core has to say, and pass on what it asks for."""
         data = self.core.data_to_send()
         if data:
+            if self._turn is not None and self.core.credential_sent and not self._claim(self._turn):
+                return
             self.channel.write(data)
-
-    def go_on(self) -> None:
-        """What the core has asked for is done; it may ask for the next thing at once."""
-        self.send()
         for event in self.core.events_received():
             self.waiter.set_result(event)
+
+    def _claim(self, turn: Turn) -> bool:
+        if not turn.claim():
+            self._fail(Overtaken("another server was ready first"))
+            return False
+        self._turn = None
+        self.deadline = self.heard_at + self._by[1]
+        return True
 
     def eof_received(self) -> None:
         if self.waiter.done():
@@ -102,7 +128,7 @@ class Dialogue:
     def _stage(self, connected: bool) -> str:
         return self.core.stage if connected or self.heard_at else "connect"
 
-    def _fail(self, error: BackendError) -> None:
+    def _fail(self, error: PopproxyError) -> None:
         if not self.waiter.done():
             self.waiter.set_exception(error)
         else:

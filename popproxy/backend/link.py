@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from popproxy.backend.access_tokens import give_token
-from popproxy.backend.dialogue import Dialogue
+from popproxy.backend.dialogue import Dialogue, Turn
 from popproxy.backend.kerberos_logins import make_token
 from popproxy.backend.pins import check_pin
 from popproxy.backend.places import Place
@@ -21,6 +21,7 @@ from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.client_events import AccessTokenNeeded, LoggedIn, Refused, StartTls
+from popproxy.pop3.logins import Login
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import introduce
 from popproxy.wire.visitor import Visitor
@@ -28,24 +29,43 @@ from popproxy.wire.visitor import Visitor
 log = get_logger("backend")
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open maildrop: the channel is ours, at the beginning of TRANSACTION, with nothing unread."""
+
+    channel: Channel
+    backend: Backend
+    peer: Address
+    login: Login
+
+
+@dataclass(frozen=True, slots=True)
+class NotOpened:
+    """The server refused the login. `code` as in `Refused`."""
+
+    backend: Backend
+    login: Login
+    code: str | None
+
+
 class Attempt:
-    """A connection that is to be made to one server of a pool, until loop time `give_up`. `others`: there are more.
+    """A connection that is to be made to one server of a pool, until loop time `give_up`. `turn`: there are others.
 
     `visitor` is whom the server is told of, None if it is we who want to know how it is.
     """
 
-    __slots__ = ("backend", "give_up", "late", "others", "place", "pool", "visitor")
+    __slots__ = ("backend", "give_up", "place", "pool", "turn", "visitor")
 
     def __init__(
-        self, pool: Pool, backend: Backend, give_up: float, others: bool, visitor: Visitor | None = None
-    ) -> None:
+        self, pool: Pool, backend: Backend, give_up: float, visitor: Visitor | None = None, turn: Turn | None = None,
+        place: Place | None = None,
+    ) -> None:  # fmt: skip
         self.pool = pool
         self.backend = backend
         self.give_up = give_up
-        self.others = others
         self.visitor = visitor
-        self.late = False  # it has been counted as a failure already
-        self.place: Place | None = None  # of the connection, where there are limits
+        self.turn = turn
+        self.place = place  # of the connection, where there are limits
 
 
 class Linker:
@@ -58,22 +78,17 @@ class Linker:
         self._metrics = metrics
 
     async def reach(
-        self,
-        attempt: Attempt,
-        address: Address,
-        core: ClientConnection,
-        login_seconds: float,
-        late: Callable[[], None] | None = None,
+        self, attempt: Attempt, address: Address, core: ClientConnection, login_seconds: float
     ) -> tuple[LoggedIn | Refused, Dialogue]:
         """Connect, and let `core` talk to the server. The channel is open if it has logged in.
 
-        `late` is called when the server greets late; None if there are no others to go on with. Raises BackendError.
+        Raises BackendError, and Overtaken instead of sending a credential that another attempt has sent.
         """
         loop = self._reactor.loop
         event: LoggedIn | Refused | None = None
         connect_by = min(loop.time() + self._timeouts.connect, attempt.give_up)
         channel = await self._connect(attempt, address, connect_by)
-        dialogue = Dialogue(channel, core, loop, connect_by, attempt.give_up, login_seconds, late)
+        dialogue = Dialogue(channel, core, loop, connect_by, attempt.give_up, login_seconds, attempt.turn)
         self._deadlines.add(dialogue)
         try:
             event = await self._talk(attempt.pool, attempt.backend, dialogue)
@@ -102,7 +117,7 @@ class Linker:
         if pool.config.proxy_header != "none":
             channel.write(introduce(pool.config.proxy_header, attempt.visitor))
         if pool.config.tls == "implicit":
-            unreachable = self._reactor.loop.call_at(deadline, _give_up_connecting, channel)
+            unreachable = self._reactor.loop.call_at(deadline, _late, channel, attempt.turn)
             try:
                 async with asyncio.timeout_at(deadline + self._timeouts.handshake):
                     await self._start_tls(pool, attempt.backend, channel)
@@ -145,6 +160,7 @@ class Linker:
             raise BackendError(str(error), stage, error.reason) from None
 
 
-def _give_up_connecting(channel: Channel) -> None:
-    if not channel.connected:
+def _late(channel: Channel, turn: Turn | None) -> None:
+    """The time for connecting is over, and TLS is not there yet."""
+    if not channel.connected or (channel.handshaking and turn is not None and not turn.late()):
         channel.abort("timeout")

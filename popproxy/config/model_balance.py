@@ -26,6 +26,9 @@ class Balance(Model):
     """It is asked again after this time, then after twice that, up to twelve times."""
     slow_start: Duration = 30.0
     """A server that was down gets a tenth of its logins at first, and all after this time. 0s: all at once."""
+    next_after: Duration = 0.5
+    """With shared maildrops: when a server has kept a login waiting so long, the next one is tried beside it, and the
+    one that is ready first gets the password, alone. The same for several addresses of one name."""
     sessions: int | None = Field(default=None, ge=1)
     """Connections that each server can take at a time. More logins wait, the users in turn. null: any number."""
     queue: int = Field(default=200, ge=0)
@@ -33,7 +36,7 @@ class Balance(Model):
     queue_wait: Duration = 20.0
     """How long they may wait; then the answer is [SYS/TEMP]."""
 
-    @field_validator("retry", "queue_wait")
+    @field_validator("retry", "next_after", "queue_wait")
     @classmethod
     def _positive(cls, value: float) -> float:
         if value <= 0:

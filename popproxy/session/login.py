@@ -16,7 +16,7 @@ from popproxy.auth.proof import Prover
 from popproxy.auth.result import Accepted, AuthResult, CannotTell, Declined, Rejected
 from popproxy.auth.throttle import Guess, Throttled
 from popproxy.backend.access_tokens import NoAccessToken
-from popproxy.backend.dial import NotOpened, Opened
+from popproxy.backend.link import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.directories.entry import Refused

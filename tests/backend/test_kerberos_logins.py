@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from popproxy.backend.dial import Dialer, NotOpened, Opened
+from popproxy.backend.dial import Dialer
 from popproxy.backend.kerberos_logins import KerberosLogins
+from popproxy.backend.link import NotOpened, Opened
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
 from popproxy.config.model import Timeouts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from popproxy.backend.balancer import State
+from popproxy.types import Address
+from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.scripted import Cut, Hang, Reaction, ScriptedBackend, Slow
 from tests.session.rig import Backend, Rig, running, until
 
@@ -89,14 +92,76 @@ def shown(rig: Rig) -> str:
 
 
 async def test_many_logins_at_once_when_a_server_falls_silent(tmp_path: Path) -> None:
+    """None of them waits longer than `next_after`, and those that come when it is found out not at all."""
     silent, well = ScriptedBackend(greeting=Hang()), ScriptedBackend()
-    timeouts = {"connect": "100ms", "connect_total": "2s"}
-    async with site(tmp_path, silent, well, timeouts=timeouts, balance={"retry": "60s"}) as rig:
-        first = [asyncio.create_task(log_in(rig)) for _ in range(8)]
-        await until(lambda: state(rig, silent) is State.DOWN, "it to be found out")
-        assert not any(task.done() for task in first), "found out before these have given it up"
+    limits, timeouts = {"retry": "60s", "next_after": "50ms"}, {"connect": "1s"}
+    async with site(tmp_path, silent, well, balance=limits, timeouts=timeouts) as rig:
+        assert await asyncio.gather(*(log_in(rig) for _ in range(8))) == [WELCOME] * 8
+        assert state(rig, silent) is State.UP, "slow or dead? nobody knows yet"
+        await until(lambda: state(rig, silent) is State.DOWN, "it to be found out by what these have left behind")
+        asked = len(silent.sessions)
         assert await log_in(rig) == WELCOME
-        assert await asyncio.gather(*first) == [WELCOME] * 8
+        assert (len(silent.sessions), silent.lines) == (asked, [])
+
+
+async def test_only_one_server_gets_the_password_whichever_is_first(tmp_path: Path) -> None:
+    """Both greet at about the same time, again and again: exactly one PASS for each login, and none fails."""
+    early, late = ScriptedBackend(greeting=Slow(0.06, b"+OK\r\n")), ScriptedBackend(greeting=Slow(0.02, b"+OK\r\n"))
+    async with site(tmp_path, early, late, balance={"next_after": "40ms"}) as rig:
+        assert await asyncio.gather(*(log_in(rig, f"user{number}") for number in range(40))) == [WELCOME] * 40
+        passwords = [line for server in (early, late) for line in server.lines if line.startswith(b"PASS")]
+        assert len(passwords) == 40
+        assert [state(rig, server) for server in (early, late)] == [State.UP] * 2, "to be slower is no fault"
+        assert not any(rig.metrics.backend_errors.values())
+
+
+async def test_a_server_that_was_overtaken_and_answers_late_is_not_held_to_be_down(tmp_path: Path) -> None:
+    slow, well = ScriptedBackend(greeting=Slow(0.3, b"+OK\r\n")), ScriptedBackend()
+    async with site(tmp_path, slow, well, balance={"next_after": "10ms", "failures": 1}) as rig:
+        assert [await log_in(rig) for _ in range(3)] == [WELCOME] * 3
+        await until(lambda: len([1 for session in slow.sessions if session.ended]) == 3, "the greetings to come")
+        assert state(rig, slow) is State.UP
+        assert not any(line.startswith(b"PASS") for line in slow.lines)
+
+
+async def test_a_client_that_leaves_while_two_servers_are_asked(tmp_path: Path) -> None:
+    servers = ScriptedBackend(greeting=Hang()), ScriptedBackend(greeting=Hang())
+    async with site(tmp_path, *servers, balance={"next_after": "10ms", "sessions": 5}) as rig:
+        client = await rig.greeted()
+        await client.send("USER alice\r\nPASS canary-pw-right\r\n")
+        await until(lambda: all(server.sessions for server in servers), "both to be asked")
+        client.reset()
+        await until(lambda: all(server.sessions[0].ended for server in servers), "both to be left")
+        assert [member(rig, server).connections for server in servers] == [0, 0]
+
+
+async def test_one_address_of_a_name_is_silent(tmp_path: Path) -> None:
+    """A server by a name with two addresses need not be one of several to be reached at the other."""
+    with socket.create_server(("127.0.0.2", 0)) as silent:
+        port = silent.getsockname()[1]
+        only = ScriptedBackend(port=port)
+        pool = {"servers": [f"mail.example.com:{port}"], "shared": False}
+        async with site(tmp_path, only, pool=pool, balance={"next_after": "50ms"}) as rig:
+            addresses = [Address("127.0.0.2", port), Address("127.0.0.1", port)]
+            rig.parts.dialer._resolver._known[Address("mail.example.com", port)] = (float("inf"), addresses)
+            assert [await log_in(rig) for _ in range(2)] == [WELCOME] * 2
+
+
+async def test_a_server_that_is_silent_in_the_handshake_is_found_out_as_soon_as_any_other(
+    tmp_path: Path, authority: Authority, server_certificate: CertificateFiles
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        well = ScriptedBackend(tls="implicit", certificate=server_certificate)
+        async with well:
+            pool = {
+                "servers": [f"127.0.0.1:{silent.getsockname()[1]}", well.address], "tls": "implicit",
+                "ca": str(authority.ca), "allow_cleartext": False,
+            }  # fmt: skip
+            limits = {"connect": "300ms", "handshake": "60s"}
+            async with site(tmp_path, pool=pool, timeouts=limits, balance={"next_after": "10ms"}) as rig:
+                assert [await log_in(rig) for _ in range(3)] == [WELCOME] * 3
+                down = rig.parts.pools["main"].backends[0].member
+                await until(lambda: down.state is State.DOWN, "it to be found out")
 
 
 async def test_a_slow_server_gets_its_time_if_the_other_one_is_dead(tmp_path: Path) -> None:
@@ -151,7 +216,7 @@ async def test_a_user_whose_only_server_is_down_gets_no_empty_maildrop(tmp_path:
     servers = [ScriptedBackend() for _ in range(3)]
     async with site(tmp_path, *servers, pool={"shared": False, "balance": {"choose": "hash", **QUICK}}) as rig:
         home: dict[str, ScriptedBackend] = {}
-        for number in range(12):
+        for number in range(30):
             assert await log_in(rig, f"user{number}") == WELCOME
             home[f"user{number}"] = next(server for server in servers if server.sessions)
             for server in servers:

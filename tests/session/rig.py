@@ -435,6 +435,7 @@ async def running(directory: Path, **sections: Any) -> AsyncIterator[Rig]:
         for client in rig.clients:
             client.close()
         await until(lambda: not service.sessions, "the end of all sessions after that of their clients")
+        await rig.parts.dialer.close()  # attempts that nobody waits for any more
         rig.balanced()
     finally:
         backend.close()
