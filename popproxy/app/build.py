@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from popproxy.app.directories import DirectoryParts, StartedDirectories, start_d
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
 from popproxy.app.pools import PoolParts
+from popproxy.app.shared import make_state
 from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
 from popproxy.auth.names import canonical, vet_name
 from popproxy.auth.policy import Policy
 from popproxy.auth.result import Authenticator
-from popproxy.auth.throttle import Throttle, leaks, lifetimes
+from popproxy.auth.throttle import Throttle
 from popproxy.auth.timed import Timed
 from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile
@@ -47,7 +49,7 @@ from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
 from popproxy.session.tracing import Tracing
 from popproxy.state.executors import BoundedExecutor
-from popproxy.state.local import LocalState
+from popproxy.state.mirrored import MirroredState
 from popproxy.types import Secret, ThrottleScope
 
 if TYPE_CHECKING:
@@ -129,7 +131,11 @@ def read_privileged(loaded: Loaded) -> Privileged:
 class Parts:
     """Everything the sessions share. Built after the privileges are dropped, so that files stay readable later."""
 
-    def __init__(self, loaded: Loaded, privileged: Privileged, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loaded: Loaded, privileged: Privileged, loop: asyncio.AbstractEventLoop,
+        supervisor: socket.socket | None = None,
+    ) -> None:  # fmt: skip
+        """`supervisor` is where workers share state, if this is one of them."""
         config = self.config = loaded.config
         self._where = str(loaded.path)
         self._privileged = privileged
@@ -165,7 +171,7 @@ class Parts:
         self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
         self.admission = Admission(config.limits)
         self.tracing = Tracing()
-        self.state = LocalState(leaks(config.penalties), lifetimes(config.penalties))
+        self.state = make_state(config, self.metrics, supervisor)
         self.throttle = Throttle(config.penalties, self.state)
         for scope in ThrottleScope:
             self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))
@@ -197,9 +203,16 @@ class Parts:
             talkative=self.config.logging.level == "debug",
         )  # fmt: skip
 
+    async def share(self) -> None:
+        """Reach those with whom state is shared, before the first client comes."""
+        if isinstance(self.state, MirroredState):
+            await self.state.start()
+
     async def hang_up(self) -> None:
         """End what only the event loop can end; `close` comes after it."""
         await self.dialer.close()
+        if isinstance(self.state, MirroredState):
+            await self.state.stop()
         await self._directories.hang_up()
 
     def close(self) -> None:

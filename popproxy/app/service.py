@@ -54,9 +54,13 @@ log = logs.get_logger("popproxy")
 
 
 class Service:
-    """One proxy in this process. `addresses` are the bound ones, by listener, after `start`."""
+    """One proxy in this process. `addresses` are the bound ones, by listener, after `start`.
 
-    def __init__(self, loaded: Loaded) -> None:
+    `supervisor` is a socket to who keeps the state that workers share, if there are several.
+    """
+
+    def __init__(self, loaded: Loaded, supervisor: socket.socket | None = None) -> None:
+        self._supervisor = supervisor
         self.addresses: dict[str, list[Address]] = {}
         self.http_address: Address | None = None
         self.sessions: set[Session] = set()
@@ -80,7 +84,7 @@ class Service:
                 for module in (*_IMPORTED_LATE, *_wanted(config)):
                     importlib.import_module(module)
                 privileges.drop(config.process, str(self._loaded.path))
-                parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop())
+                parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop(), self._supervisor)
             except BaseException:
                 privileged.close()
                 raise
@@ -102,6 +106,7 @@ class Service:
             cure = "choose another port, or write null to switch it off"
             raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
         parts.audit.start()
+        await parts.share()
         parts.backends.start()
         if control is not None:
             self._control = self._control_server(parts, control)

@@ -21,7 +21,6 @@ import asyncio
 import heapq
 import hmac
 import ipaddress
-import secrets
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,7 +102,6 @@ class Throttle:
         self.state = state
         self._free = {scope: _allowance(config, scope)[0] for scope in ThrottleScope}
         self._per_second = {scope: _allowance(config, scope)[1] / 60 for scope in ThrottleScope}
-        self._key = secrets.token_bytes(32)  # so that what is kept of a password is worth nothing outside
         self._under_way: dict[tuple[ThrottleScope, str], int] = {}  # logins being looked at, where something counts
         self._waiting: dict[tuple[ThrottleScope, str], deque[asyncio.Future[None]]] = {}  # for one of those to end
         self.place = lru_cache(_PLACES)(self._place)
@@ -247,7 +245,8 @@ class Throttle:
 
     async def _seen_before(self, user: str, password: Secret) -> bool:
         """Has this very password of this user been wrong before? Remembers that it was."""
-        digest = hmac.digest(self._key, b"\0".join((user.encode(), password.reveal())), "sha256")[:16].hex()
+        # under a key, so that what is kept of a password is worth nothing outside
+        digest = hmac.digest(self.state.secret, b"\0".join((user.encode(), password.reveal())), "sha256")[:16].hex()
         seen = await self.state.marked(SEEN, digest)
         self.state.mark(SEEN, digest)
         return seen

@@ -34,10 +34,12 @@ TUNNEL_FAILURES = (
 )
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
 SINKS = ("file", "stdout")
+SHARED_STATE_REASONS = ("refused", "timeout", "lost", "login", "tls", "protocol", "other")
 
 _USUAL = (("success", "none"), ("failure", "bad_credentials"), ("error", "unavailable"))
 """Outcomes of logins, with their reasons, that are there from the start."""
 
+_QUICK = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LOGIN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -284,6 +286,39 @@ def families(
             "counter",
             "Passwords looked for among those that were right a moment ago.",
             {"source": (*directories, "kerberos"), "outcome": ("hit", "miss")},
+        ),
+        Family(
+            "shared_state_up",
+            "shared_state_up",
+            "gauge",
+            "1 if what processes share (penalties, sessions of users) is reached; 0: this one goes by its share.",
+        ),
+        Family("shared_state_members", "shared_state_members", "gauge", "Processes that share it, as far as is known."),
+        Family(
+            "shared_state_duration",
+            "shared_state_duration_seconds",
+            "histogram",
+            "Time that a batch of questions about leases, marks and claims took.",
+            bounds=_QUICK,
+        ),
+        Family(
+            "shared_state_failures",
+            "shared_state_failures",
+            "counter",
+            "Why what is shared was not reached.",
+            {"reason": SHARED_STATE_REASONS},
+        ),
+        Family(
+            "shared_state_local_decisions",
+            "shared_state_local_decisions",
+            "counter",
+            "Sessions counted against this process's share of a limit, because what is shared was not reached.",
+        ),
+        Family(
+            "shared_state_rejected",
+            "shared_state_rejected_values",
+            "counter",
+            "Values found in the shared state that no popproxy has written: somebody else writes there.",
         ),
         Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
         Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),

@@ -84,6 +84,8 @@ class Metrics(Collector):
     directory_duration: LabelledHistogram
     auth_cache: Series[tuple[str, str]]
     event_loop_lag: Histogram
+    shared_state_duration: Histogram
+    shared_state_failures: Series[str]
 
     def __init__(
         self, listeners: Sequence[str], backends: Sequence[str], directories: Sequence[str] = (),
@@ -95,6 +97,10 @@ class Metrics(Collector):
         self.bytes_to_client = 0
         self.config_last_reload_successful = 0
         self.config_last_reload_success_timestamp_seconds = 0.0
+        self.shared_state_up = 1
+        self.shared_state_members = 1
+        self.shared_state_local_decisions = 0
+        self.shared_state_rejected = 0
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first

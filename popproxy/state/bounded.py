@@ -33,20 +33,41 @@ class LeakyCounters:
         entry = self._once.get(key) or self._again.get(key)
         return None if entry is None else self._level(entry, self._clock())
 
-    def add(self, key: str) -> None:
-        """Count one."""
+    def add(self, key: str, amount: float = 1.0, age: float = 0.0) -> None:
+        """Count `amount`, as if `age` seconds ago."""
         now = self._clock()
         self._sweep(now)
+        when = now - age
         entry = self._once.pop(key, None)
         if entry is None and key not in self._again:
-            self._once[key] = (now + 1 / self._leak.per_second, now)
+            self._put(key, (when + amount / self._leak.per_second, when), again=amount > 1)
         else:
-            empty_at, _ = entry or self._again[key]
-            self._again[key] = (max(now, empty_at) + 1 / self._leak.per_second, now)
+            empty_at, latest = entry or self._again[key]
+            self._put(key, (max(when, empty_at) + amount / self._leak.per_second, max(when, latest)), again=True)
+
+    def raise_to(self, key: str, level: Level) -> None:
+        """Let the counter show `level` at least: what somebody else has counted, who may know more."""
+        now = self._clock()
+        empty_at, latest = self._once.pop(key, (0.0, 0.0)) if key in self._once else self._again.get(key, (0.0, 0.0))
+        told = (now + level.value / self._leak.per_second, now - level.age)
+        self._put(key, (max(empty_at, told[0]), max(latest, told[1])), again=level.value > 1)
+
+    def change(self, leak: Leak) -> None:
+        """From now on it leaks otherwise; what is counted stays."""
+        now, before, self._leak = self._clock(), self._leak.per_second, leak
+        for table in (self._once, self._again):
+            for key, (empty_at, latest) in table.items():
+                table[key] = (now + (empty_at - now) * before / leak.per_second, latest)
+
+    def _put(self, key: str, entry: _Entry, *, again: bool) -> None:
+        if not again and key not in self._again:
+            self._once[key] = entry
+        else:
+            self._again[key] = entry
             self._again.move_to_end(key)
             if len(self._again) > self._capacity // 2:
-                oldest, entry = self._again.popitem(last=False)
-                self._once[oldest] = entry
+                oldest, pushed_out = self._again.popitem(last=False)
+                self._once[oldest] = pushed_out
         if len(self) > self._capacity:
             self._once.popitem(last=False)
 
@@ -96,12 +117,48 @@ class ExpiringMarks:
     def __contains__(self, key: str) -> bool:
         return self._until.get(key, 0.0) > self._clock()
 
-    def set(self, key: str) -> None:
-        """Set it, or begin its time again if a tenth of that has passed: most logins only look."""
+    def set(self, key: str) -> bool:
+        """Set it, or begin its time again if a tenth of that has passed: most logins only look. Was there any to do?"""
         until = self._clock() + self._seconds
         if self._until.get(key, 0.0) > until - self._seconds / 10:
-            return
+            return False
         self._until[key] = until
         self._until.move_to_end(key)
         if len(self._until) > self._capacity:
             self._until.popitem(last=False)
+        return True
+
+
+class ExpiringClaims:
+    """Keys that can be claimed once in a time. When the table is full, the one claimed longest ago goes."""
+
+    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()  # in the order they were claimed
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def __contains__(self, key: str) -> bool:
+        return self._until.get(key, 0.0) > self._clock()
+
+    def claim(self, key: str, seconds: float) -> bool:
+        """Is it the first?"""
+        now = self._clock()
+        for _ in range(2):  # more than can come in the same time
+            oldest = next(iter(self._until), None)
+            if oldest is None or self._until[oldest] > now:
+                break
+            del self._until[oldest]
+        if self._until.get(key, 0.0) > now:
+            return False
+        self._until[key] = now + seconds
+        self._until.move_to_end(key)
+        if len(self._until) > self._capacity:
+            self._until.popitem(last=False)
+        return True
+
+    def unclaim(self, key: str) -> None:
+        """Forget it."""
+        self._until.pop(key, None)

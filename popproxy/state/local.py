@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from popproxy.state.bounded import ExpiringMarks, LeakyCounters
-from popproxy.state.shared import Leak, Lease, Level, Want
+from popproxy.state.bounded import ExpiringClaims, ExpiringMarks, LeakyCounters
+from popproxy.state.shared import Claim, Leak, Lease, Level, SharingStatus, Want
 
 COUNTERS: Final = 32_768
 """Counters of each kind that are kept at most."""
 MARKS: Final = 65_536
 """Marks of each kind that are kept at most."""
+CLAIMS: Final = 262_144
+"""Claims that are kept at most: those of Kerberos for ten minutes, of more than 400 logins a second."""
 
 
 class LocalState:
@@ -23,7 +26,10 @@ class LocalState:
     ) -> None:
         self._counters = {kind: LeakyCounters(leak, COUNTERS, clock) for kind, leak in leaks.items()}
         self._marks = {kind: ExpiringMarks(seconds, MARKS, clock) for kind, seconds in lifetimes.items()}
-        self._leased: dict[str, int] = {}  # by key; as many entries as there are sessions, at most
+        self._leased: dict[str, int] = {}  # by owner and what; at most twice as many entries as there are sessions
+        self._claims = ExpiringClaims(CLAIMS, clock)
+        self._notes: dict[str, dict[str, str]] = {}  # by kind
+        self.secret = secrets.token_bytes(32)
 
     def level(self, kind: str, key: str) -> Level | None:
         """See SharedState."""
@@ -53,15 +59,40 @@ class LocalState:
         """See SharedState."""
         return key in self._marks[kind]
 
-    async def acquire(self, wanted: Sequence[Want]) -> Lease | str:
+    async def acquire(self, owner: str, wanted: Sequence[Want]) -> Lease | str:
         """See SharedState."""
         leased = self._leased
-        for key, limit in wanted:
-            if leased.get(key, 0) >= limit:
-                return key
-        for key, _ in wanted:
+        for what, limit in wanted:
+            if leased.get(f"{owner}\0{what}", 0) >= limit:
+                return what
+        keys = [f"{owner}\0{what}" for what, _ in wanted]
+        for key in keys:
             leased[key] = leased.get(key, 0) + 1
-        return _Lease(leased, [key for key, _ in wanted])
+        return _Lease(leased, keys)
+
+    async def claim(self, kind: str, key: str, seconds: float) -> Claim:
+        """See SharedState."""
+        return Claim.FIRST if self._claims.claim(f"{kind}\0{key}", seconds) else Claim.REPEATED
+
+    def unclaim(self, kind: str, key: str) -> None:
+        """See SharedState."""
+        self._claims.unclaim(f"{kind}\0{key}")
+
+    def note(self, kind: str, key: str, text: str | None) -> None:
+        """See SharedState."""
+        notes = self._notes.setdefault(kind, {})
+        if text is None:
+            notes.pop(key, None)
+        else:
+            notes[key] = text
+
+    def notes(self, kind: str) -> Mapping[str, str]:
+        """See SharedState."""
+        return self._notes.get(kind, {})
+
+    def status(self) -> SharingStatus:
+        """See SharedState."""
+        return SharingStatus("memory", up=True, members=1)
 
 
 class _Lease:

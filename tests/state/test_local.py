@@ -94,17 +94,17 @@ async def test_a_mark_expires_and_can_be_set_again(clock: Clock) -> None:
 
 async def test_leases_are_taken_together_or_not_at_all(clock: Clock) -> None:
     shared = state(clock)
-    first = await shared.acquire([("user", 3), ("user address", 2)])
-    second = await shared.acquire([("user", 3), ("user address", 2)])
+    first = await shared.acquire("user", [("", 3), ("address", 2)])
+    second = await shared.acquire("user", [("", 3), ("address", 2)])
     assert not isinstance(first, str)
     assert not isinstance(second, str)
-    assert await shared.acquire([("user", 3), ("user address", 2)]) == "user address"
-    third = await shared.acquire([("user", 3), ("user elsewhere", 2)])  # the refused one has taken nothing
+    assert await shared.acquire("user", [("", 3), ("address", 2)]) == "address"
+    third = await shared.acquire("user", [("", 3), ("elsewhere", 2)])  # the refused one has taken nothing
     assert not isinstance(third, str)
-    assert await shared.acquire([("user", 3), ("user elsewhere", 2)]) == "user"
+    assert await shared.acquire("user", [("", 3), ("elsewhere", 2)]) == ""
     first.release()
     first.release()
-    fourth = await shared.acquire([("user", 3), ("user address", 2)])
+    fourth = await shared.acquire("user", [("", 3), ("address", 2)])
     assert not isinstance(fourth, str)
     for lease in (second, third, fourth):
         lease.release()
@@ -113,7 +113,7 @@ async def test_leases_are_taken_together_or_not_at_all(clock: Clock) -> None:
 async def test_released_leases_leave_nothing_behind(clock: Clock) -> None:
     shared = LocalState({}, {}, clock)
     for number in range(100):
-        lease = await shared.acquire([(f"user {number}", 1)])
+        lease = await shared.acquire(f"user {number}", [("", 1)])
         assert not isinstance(lease, str)
         lease.release()
     assert shared._leased == {}
