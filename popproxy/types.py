@@ -173,6 +173,7 @@ class CloseReason(Word):
     PROTOCOL = "protocol"  # the client sent what may not be sent (pipelined STLS, endless line, HTTP)
     TLS = "tls"
     PROXY_HEADER = "proxy_header"
+    XCLIENT = "xclient"  # a trusted front's was malformed, or its TTL used up
     REFUSED = "refused"  # connection limits
     AUDIT = "audit"  # the audit log could not be written
     SHUTDOWN = "shutdown"

@@ -74,6 +74,9 @@ class Listener(Model):
     proxy_protocol: list[IpNetwork] = []
     """Networks of load balancers that send a PROXY v1 or v2 header. From them it is then compulsory, from others
     refused."""
+    xclient: list[IpNetwork] = Field(default=[], examples=[["192.0.2.10/32"]])
+    """Networks of trusted fronts, Dovecot's login proxy or another popproxy, which say by XCLIENT for whom they have
+    come. The address that they name counts as the client's everywhere; others who try are refused."""
     banner: str = Field(default="POP3 ready", max_length=200, pattern=BANNER_PATTERN)
     """Text of the greeting, printable ASCII without < and >."""
 

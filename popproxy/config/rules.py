@@ -111,10 +111,14 @@ def _cleartext(config: Config) -> Iterator[Finding]:
             if network.prefixlen == 0:
                 what = "passwords are accepted without TLS from the whole internet"
                 yield Finding((*networks, number), what, "name the networks of the old clients only", warning=True)
-        for number, network in enumerate(listener.proxy_protocol):
-            if network.prefixlen == 0:
-                what = "everybody may forge the address of a client"
-                yield Finding((*at, "proxy_protocol", number), what, "name the load balancers only", warning=True)
+        for key, cure in (("proxy_protocol", "the load balancers"), ("xclient", "the fronts")):
+            for number, network in enumerate(getattr(listener, key)):
+                if network.prefixlen == 0:
+                    what = "everybody may forge the address of a client"
+                    yield Finding((*at, key, number), what, f"name {cure} only", warning=True)
+        if listener.xclient and listener.protocol == "kpop":
+            cure = "remove it; load balancers say who the client is by proxy_protocol"
+            yield Finding((*at, "xclient"), "has no effect with protocol: kpop", cure, warning=True)
 
 
 def _apop(config: Config) -> Iterator[Finding]:

@@ -78,6 +78,15 @@ class AuditTrail:
         """TLS is up: auth, login and session_end say so."""
         self._tls = _tls_members(info.version, info.cipher)
 
+    def take_over(self, before: AuditTrail, front_session: str) -> None:
+        """A front has said who its client is: this trail goes on where `before`, the front's own, ends.
+
+        `front_session`: the front's name for the session, "" if it has none.
+        """
+        self._tls = before._tls
+        if front_session:
+            self._session += f'"popproxy.front_session":{json_string(front_session)},'
+
     def client_certificate(self, subject: str, fingerprint: str) -> None:
         """The client has shown a certificate that TLS has verified: its subject, and its SHA-256 in hex."""
         self._tls += f'"tls.client.subject":{json_string(subject)},"tls.client.hash.sha256":"{fingerprint}",'

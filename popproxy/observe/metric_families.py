@@ -16,7 +16,7 @@ PREFIX = "popproxy_"
 
 VERBS = (
     *("CAPA", "DELE", "LAST", "LIST", "NOOP", "QUIT", "RETR", "RSET", "STAT", "TOP", "UIDL"),
-    *("AUTH", "APOP", "RPOP", "USER", "PASS", "STLS", "OTHER"),
+    *("AUTH", "APOP", "RPOP", "USER", "PASS", "STLS", "XCLIENT", "OTHER"),
 )
 STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
 BACKEND_REASONS = (

@@ -1,4 +1,4 @@
-"""The command table and parser: RFC 1939, 2449, 2595, 5034, with what was removed for old clients: LAST, RPOP.
+"""The command table and parser: RFC 1939, 2449, 2595, 5034, what was removed for old clients (LAST, RPOP), and XCLIENT.
 
 Commands are never handed on as they came. They are parsed to a `Command` and written anew by `serialise`, so that no
 octet of the client's line that has not been understood reaches a backend.
@@ -61,6 +61,7 @@ COMMANDS: dict[str, Takes] = {
     "TOP": Takes.NUMBER_AND_LINES,
     "UIDL": Takes.MAYBE_NUMBER,
     "USER": Takes.TEXT,
+    "XCLIENT": Takes.TEXT,
 }
 _BY_KEYWORD = {keyword.encode(): (keyword, takes) for keyword, takes in COMMANDS.items()}
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

@@ -34,6 +34,7 @@ from popproxy.sasl.mechanism import (
 from popproxy.sasl.scram import ScramExchange
 from popproxy.sasl.scram_verifier import ScramVerifier
 from popproxy.types import Address, CloseReason, Mechanism, Secret
+from popproxy.wire.xclient import GREETING as XCLIENT_GREETING
 
 SASL_LINE_LIMIT = 12 * 1024
 """Longest line inside AUTH, in octets. As a server we take longer initial responses than RFC 5034 section 4 allows."""
@@ -98,13 +99,20 @@ class TlsRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontSpoke:
+    """A trusted front says by XCLIENT for whom it has come. The core waits for `introduced` or `not_introduced`."""
+
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last reply is in `data_to_send`; send it and close."""
 
     reason: CloseReason
 
 
-Event = CredentialOffered | GssStepNeeded | VerifierNeeded | ExchangeBroken | TlsRequested | Finished
+Event = CredentialOffered | GssStepNeeded | VerifierNeeded | ExchangeBroken | TlsRequested | FrontSpoke | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,8 @@ class Offer:
     """What this connection may do now; it changes once, when TLS starts.
 
     `passwords`: USER/PASS are taken. `mechanisms`: SASL name → factory. `timestamp`: APOP's, None where APOP is off.
-    `rpop`: where the client is, None where RPOP is off or not for this client; it has no capability.
+    `rpop`: where the client is, None where RPOP is off or not for this client; it has no capability. `xclient`: the
+    peer is a front that may say for whom it has come; the greeting tells it so.
     """
 
     passwords: bool
@@ -120,6 +129,7 @@ class Offer:
     timestamp: bytes | None = None
     rpop: Address | None = None
     stls: bool = False
+    xclient: bool = False
     backend: capabilities.Capabilities = field(default_factory=dict)
     implementation: str = "popproxy"
 
@@ -160,6 +170,8 @@ class ServerConnection:
     def greet(self, banner: str) -> None:
         """The greeting; an APOP timestamp in it announces APOP (RFC 1939 section 7)."""
         stamp = f" {self.offer.timestamp.decode('ascii')}" if self.offer.timestamp else ""
+        if self.offer.xclient:
+            banner = f"{XCLIENT_GREETING} {banner}"
         self._out.append(replies.ok(banner + stamp))
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
@@ -198,6 +210,21 @@ class ServerConnection:
         self._capa = b""
         self._user = self._sasl = self._farewell = None
         self._waiting = False
+
+    def introduced(self, offer: Offer) -> None:
+        """The front is believed: from here on it is its client to whom `offer` is made."""
+        self.offer = offer
+        self._capa = b""
+        self._waiting = False
+        self._reply("XCLIENT", replies.ok("Updated"))
+        self._advance()
+
+    def not_introduced(self, text: str, code: str | None, reason: CloseReason) -> None:
+        """The front is not believed. This is the end: what follows would be held against the front itself."""
+        self.commands.append(("XCLIENT", False))
+        self._waiting = False
+        self._out.append(replies.err(text, code))
+        self._finish(reason)
 
     def login_accepted(self, text: str = "Logged in") -> None:
         """The credential is good and the backend is ready."""
@@ -283,7 +310,7 @@ class ServerConnection:
             return
         user, self._user = self._user, None
         try:
-            if len(line) + 2 > COMMAND_LIMIT and line[:5].upper() != b"AUTH ":
+            if len(line) + 2 > COMMAND_LIMIT and not self._may_be_long(line):
                 raise BadCommand("line too long")
             command = parse(line)
             if command.verb not in IN_AUTHORIZATION:
@@ -318,6 +345,11 @@ class ServerConnection:
                 self._auth(command.text)
             case "STLS":
                 self._stls()
+            case "XCLIENT":
+                if not self.offer.xclient:
+                    raise BadCommand("XCLIENT is not taken from you")
+                self._waiting = True
+                self._events.append(FrontSpoke(command.text))
             case "CAPA":
                 self._capa = self._capa or capabilities.render(self.offer.capabilities())
                 self._reply("CAPA", self._capa)
@@ -326,6 +358,10 @@ class ServerConnection:
             case _:
                 self._reply("QUIT", replies.ok("Bye"))
                 self._finish(CloseReason.QUIT_BEFORE_LOGIN)
+
+    def _may_be_long(self, line: bytes) -> bool:
+        """An initial response, or what Dovecot forwards of its own in XCLIENT."""
+        return line[:5].upper() == b"AUTH " or (self.offer.xclient and line[:8].upper() == b"XCLIENT ")
 
     def _require_passwords(self) -> None:
         if not self.offer.passwords:

@@ -21,7 +21,7 @@ NEXT: dict[State, frozenset[State]] = {
     State.CLOSED: frozenset(),
 }
 
-IN_AUTHORIZATION = frozenset({"USER", "PASS", "APOP", "RPOP", "AUTH", "STLS", "CAPA", "QUIT", "NOOP"})
+IN_AUTHORIZATION = frozenset({"USER", "PASS", "APOP", "RPOP", "AUTH", "STLS", "CAPA", "QUIT", "NOOP", "XCLIENT"})
 """NOOP is RFC 1939's for TRANSACTION only.
 
 Clients that keep a line alive while they ask for a password send it earlier.

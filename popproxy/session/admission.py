@@ -19,12 +19,15 @@ class Admission:
         self.connections = 0
 
     def enter(self, host: str) -> Refusal | None:
-        """Count a connection from `host`, or say why not. What has entered must `leave`."""
+        """Count a connection from `host`, or say why not. What has entered must `leave`.
+
+        "" stands for a front that has yet to say for whom it has come: only the total limits those.
+        """
         if self.connections >= self._limits.connections:
             return "limit"
         key = _key(host)
         count = self._by_address.get(key, 0)
-        if count >= self._limits.connections_per_address:
+        if key and count >= self._limits.connections_per_address:
             return "address_limit"
         self.connections += 1
         self._by_address[key] = count + 1

@@ -102,18 +102,23 @@ class ListenerContext:
         """The canonical form of a name. Raises NameRefused."""
         return vet_name(name, self.config.authentication.default_domain, self.config.authentication.case)
 
-    def offer(self, source: Address, channel: Channel, timestamp: bytes | None) -> Offer:
-        """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused)."""
+    def offer(self, source: Address, channel: Channel, timestamp: bytes | None, front: Address | None = None) -> Offer:
+        """What a client at `source` may do now (RFC 2449: nothing is announced that would be refused).
+
+        `front`: who has come for it. The link that passwords may take in clear is the front's then; nothing that proves
+        itself by where it comes from is offered, and no STLS: it would have to forget for whom the front has come.
+        """
         kpop = self.listener.protocol == "kpop"
         encrypted = channel.encrypted
-        passwords = encrypted or _within(source.host, tuple(self.listener.cleartext_networks))
+        link = source if front is None else front
+        passwords = encrypted or _within(link.host, tuple(self.listener.cleartext_networks))
         mechanisms = dict(_MECHANISMS) if passwords and not kpop else {}
         if self.listener.gssapi and self.tickets is not None and self.tickets.usable(encrypted=encrypted):
             mechanisms = {"GSSAPI": partial(self.tickets.exchange, encrypted=encrypted), **mechanisms}
         gone = _NOTHING if self.policy is None else self.policy.withdrawn(source.host)
         if self.mechanisms is not None:
             mechanisms = {**self.mechanisms.offer(channel, self.tls, gone), **mechanisms}
-        rpop = source if self.listener.rpop != "off" and self._takes_rpop(source) else None
+        rpop = source if self.listener.rpop != "off" and front is None and self._takes_rpop(source) else None
         if gone:
             mechanisms = {name: factory for name, factory in mechanisms.items() if name not in gone}
             passwords = passwords and "USER" not in gone
@@ -124,7 +129,8 @@ class ListenerContext:
             mechanisms=mechanisms,
             timestamp=timestamp,
             rpop=rpop,
-            stls=self.listener.tls == "stls" and not encrypted,
+            stls=self.listener.tls == "stls" and not encrypted and front is None,
+            xclient=front is None and self.trusts(source.host),
             backend=self.promised,
         )
 
@@ -142,6 +148,10 @@ class ListenerContext:
     def sent_by_balancer(self, peer: str) -> bool:
         """Must a connection from `peer` begin with a PROXY header?"""
         return bool(self.listener.proxy_protocol) and _within(peer, tuple(self.listener.proxy_protocol))
+
+    def trusts(self, peer: str) -> bool:
+        """May `peer` say by XCLIENT for whom it has come?"""
+        return bool(self.listener.xclient) and _within(peer, tuple(self.listener.xclient))
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,7 @@ from popproxy.pop3.server import (
     Event,
     ExchangeBroken,
     Finished,
+    FrontSpoke,
     GssStepNeeded,
     ServerConnection,
     TlsRequested,
@@ -42,7 +43,8 @@ from popproxy.state.shared import Lease
 from popproxy.types import Address, CloseReason, Identity, Mechanism, SessionId
 from popproxy.wire.kpop import KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
-from popproxy.wire.visitor import Visitor
+from popproxy.wire.visitor import HOPS, Visitor
+from popproxy.wire.xclient import parse_xclient
 
 UNREAD_LIMIT = 64 * 1024
 """Octets of answers before the login that a client may leave unread; one octet of a command can ask for thirty."""
@@ -63,8 +65,9 @@ class Session:
 
     __slots__ = (
         "_admitted", "_begun", "_bytes_in", "_bytes_out", "_channel", "_context", "_core", "_credential",
-        "_destination", "_events", "_failures", "_guess", "_header", "_kpop", "_lease", "_login", "_over", "_relay",
-        "_sessions", "_source", "_started", "_task", "_ticket", "_tls", "_trail", "_waiter", "deadline", "id",
+        "_destination", "_events", "_failures", "_front", "_guess", "_header", "_hops", "_kpop", "_lease", "_login",
+        "_over", "_relay", "_sessions", "_source", "_started", "_task", "_ticket", "_tls", "_trail", "_waiter",
+        "deadline", "id",
     )  # fmt: skip
 
     def __init__(self, context: ListenerContext, sock: socket.socket, peer: Address, sessions: set[Session]) -> None:
@@ -73,6 +76,8 @@ class Session:
         self._context = context
         self._source = peer
         self._destination: Address | None = None  # where the client has come to, if a load balancer has said so
+        self._front: Address | None = None  # who has come for it, if that is somebody else
+        self._hops = HOPS
         self._started = loop.time()
         self.deadline = self._started + context.config.timeouts.login
         self._channel = Channel(context.reactor, sock, self)
@@ -166,13 +171,14 @@ class Session:
 
     def _admit(self) -> None:
         context = self._context
-        refusal = context.admission.enter(self._source.host)
+        host = "" if context.trusts(self._source.host) else self._source.host
+        refusal = context.admission.enter(host)
         if refusal is not None:
             context.relay.metrics.connections_refused[(context.listener.name, refusal)] += 1
             if context.listener.tls != "implicit":
                 self._say(replies.err("too many connections, try again later", "SYS/TEMP"))
             raise SessionOver(CloseReason.REFUSED)
-        self._admitted = self._source.host
+        self._admitted = host
 
     async def _start_tls(self, already: bytes) -> None:
         context = self._context
@@ -232,6 +238,8 @@ class Session:
                         core.upgrade_to_tls(self._context.offer(self._source, self._channel, timestamp))
                     except LocalProtocolError:  # plain text that came in the moment before TLS
                         raise SessionOver(CloseReason.PROTOCOL) from None
+                case FrontSpoke(arguments):
+                    self._meet(arguments)
                 case GssStepNeeded(token):
                     before = self._suspend_deadline()
                     refused = await self._gss_step(token)
@@ -273,9 +281,36 @@ class Session:
                         )
                     self._refuse(outcome)
 
+    def _meet(self, arguments: bytes) -> None:
+        """A front has come for somebody else, who is the client from here on: to limits, penalties, records."""
+        context, core, front = self._context, self._core, self._source
+        assert core is not None
+        try:
+            client = parse_xclient(arguments)
+        except RemoteProtocolError as error:
+            log.warning("XCLIENT refused", session=self.id, front=str(front), why=str(error))
+            core.not_introduced(str(error), None, CloseReason.XCLIENT)
+            self._after_core()
+            return
+        self._front, self._source, self._hops = front, client.source, client.hops
+        trail = context.relay.audit.trail(self.id, context.listener.name, client.source, front)
+        trail.take_over(self._trail, client.session)
+        self._trail = trail
+        assert self._admitted is not None
+        context.admission.leave(self._admitted)
+        self._admitted = None
+        refusal = context.admission.enter(client.source.host)
+        if refusal is not None:
+            context.relay.metrics.connections_refused[(context.listener.name, refusal)] += 1
+            core.not_introduced("too many connections, try again later", "SYS/TEMP", CloseReason.REFUSED)
+        else:
+            self._admitted = client.source.host
+            core.introduced(context.offer(client.source, self._channel, core.offer.timestamp, front))
+        self._after_core()
+
     def _visitor(self) -> Visitor:
         destination = self._destination or self._channel.local_address
-        return Visitor(self._source, destination or self._source, self.id)
+        return Visitor(self._source, destination or self._source, self.id, self._hops)
 
     def _suspend_deadline(self) -> float:
         """Every step of an attempt has a deadline of its own."""

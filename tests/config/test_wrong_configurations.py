@@ -243,6 +243,8 @@ WRONG = {
     "a list without a value in it": Wrong("pools:\n  a:\n    servers:\n      -\n", 4, "pools.a.servers[0]", "mail.example.com"),
     "an address with bits of the host": Wrong(listener("cleartext_networks: [10.0.0.1/8]"), 4, "listeners[0].cleartext_networks[0]", "10.0.0.0/8"),
     "not a network": Wrong(listener("proxy_protocol: [lan]"), 4, "listeners[0].proxy_protocol[0]", "192.0.2.0/24"),
+    "a front by its name": Wrong(listener("xclient: [front.example.com]"), 4, "listeners[0].xclient[0]", "192.0.2.0/24"),
+    "an unknown version of PROXY headers": Wrong(pool("proxy_header: 2"), 4, "pools.main.proxy_header", "did you mean v2?"),
     "an empty file name": Wrong("users: {file: ''}\n", 1, "users.file", "write a path"),
     "a file name with ~": Wrong("users:\n  file: ~/users\n", 2, "users.file", "whole path"),
     "a capital letter in a pool's name": Wrong("pools:\n  Main Pool: {servers: [a]}\n", 2, "pools.Main Pool", "for example main-pool"),

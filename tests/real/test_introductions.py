@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.peers.certs import CertificateFiles
 from tests.peers.dovecot import dovecot
 from tests.peers.process import Process, accepts, free_port, public_directory, require, wait_until
@@ -97,3 +99,33 @@ def _haproxy(directory: Path, text: str, port: int) -> Process:
     process = Process("haproxy", [require("haproxy"), "-db", "-f", file], directory / "haproxy.log", directory)
     process.wait_for(lambda: accepts(port), "HAProxy")
     return process
+
+
+@pytest.mark.parametrize("link", ["plain", "stls"])
+def test_dovecot_in_front_and_dovecot_behind(
+    start_proxy: StartProxy, server_certificate: CertificateFiles, link: str
+) -> None:
+    """XCLIENT from Dovecot's login proxy to popproxy, XCLIENT from popproxy to Dovecot: all three know the client."""
+    with dovecot(extra="login_trusted_networks = 127.0.0.1") as server:
+        configuration = settings(
+            f"127.0.0.1:{server.port}", server_certificate, pool={"xclient": True},
+            listener={"xclient": ["127.0.0.1/32"]},
+        )  # fmt: skip
+        proxy = start_proxy(configuration)
+        to = f"proxy=y host=127.0.0.1 port={proxy.port()}{' starttls=any-cert' if link == 'stls' else ''}"
+        with dovecot(server_certificate) as front:
+            (front.directory / "users").write_text(f"alice:::::::nopassword {to}\n")
+            host, port = session(front.port, "alice", server.users["alice"])
+            login = next(record for record in proxy.settled() if record["event.action"] == "login")
+            assert (login["source.ip"], login["source.port"]) == (host, port)
+            assert login["client.nat.ip"] == "127.0.0.1"
+            assert login.get("tls.version") == ("1.3" if link == "stls" else None)
+            at_front = next(line for line in front.log().splitlines() if "alice" in line and "proxy" in line)
+            assert f"session=<{login['popproxy.front_session']}>" in at_front
+            behind = next(line for line in server.log().splitlines() if "Login: user=<alice>" in line)
+            assert f"rip={CLIENT}," in behind
+            assert f"session=<{login['session.id']}>" in behind
+            with pytest.raises(AssertionError, match="-ERR"):
+                session(front.port, "alice", "wrong", "127.0.0.78")
+            wrong = next(record for record in proxy.sessions(2)[-1] if record["event.action"] == "auth")
+            assert (wrong["event.outcome"], wrong["source.ip"]) == ("failure", "127.0.0.78")
