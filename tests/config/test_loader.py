@@ -288,6 +288,13 @@ WARNED = [
 ]  # fmt: skip
 
 
+def test_fronts_anywhere_are_warned_about() -> None:
+    raw = GOOD.replace(b"listen:", b"xclient: ['0.0.0.0/0'], listen:", 1)
+    assert raw != GOOD
+    [warning] = load_bytes(raw, Path("p.yaml")).warnings
+    assert (warning.key, warning.what) == ("listeners[0].xclient[0]", "everybody may forge the address of a client")
+
+
 @pytest.mark.parametrize(("raw", "key", "what"), WARNED, ids=[key for _, key, _ in WARNED])
 def test_what_is_allowed_but_looks_wrong_is_a_warning(raw: bytes, key: str, what: str) -> None:
     warnings = load_bytes(GOOD + raw, Path("p.yaml")).warnings

@@ -7,7 +7,9 @@ once as it is and once in pieces, and compares what came of it.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +32,12 @@ from popproxy.sasl.oauth import OAuthBearer, OAuthRefusals, XOAuth2
 from popproxy.sasl.plain import Plain as PlainMechanism
 from popproxy.sasl.scram import ScramExchange
 from popproxy.sasl.scram_verifier import make_verifier
-from popproxy.types import Address, CloseReason, Mechanism, Secret
+from popproxy.types import Address, CloseReason, Mechanism, Secret, SessionId
 from popproxy.wire import clienthello
 from popproxy.wire.kpop import ApReqReceived, KpopHandshake
 from popproxy.wire.proxy_protocol import ProxyHeaderParser
+from popproxy.wire.visitor import Visitor
+from popproxy.wire.xclient import parse_xclient, xclient
 from tests.fuzz.pieces import Fuzz
 from tests.peers.gss_double import TransparentContext
 from tests.pop3.helpers import chunks
@@ -226,6 +230,19 @@ def proxy_header(data: bytes) -> None:
     fuzz = Fuzz(data)
     sizes, octets = fuzz.sizes(), fuzz.rest()
     assert header_of([octets]) == header_of(chunks(octets, sizes))
+
+
+def front(data: bytes) -> None:
+    """What is believed can be said again, and is the same then."""
+    try:
+        found = parse_xclient(data)
+    except RemoteProtocolError as error:
+        _of(error, "xclient")
+        return
+    again = xclient(Visitor(found.source, found.source, SessionId(found.session or "none"), found.hops + 1))
+    assert again.startswith(b"XCLIENT ")
+    assert not re.search(rb"[^ -~]", again[:-2])
+    assert parse_xclient(again[8:-2]) == replace(found, session=found.session or "none")
 
 
 def client_hello(data: bytes) -> None:

@@ -141,6 +141,14 @@ TARGETS = {
         ],
         [b"KRB5_SENDAUTH_V1.0\0", b"KPOPV1.0\0", bytes(3), b"\0\0\0\x13", b"\0\0\0\x09", b"\0\1\0\0", b"\0\1\0\1"],
     ),
+    "xclient": Target(
+        parsers.front,
+        [
+            b"ADDR=192.0.2.1 PORT=40000 SESSION=dc92af40c059a068 TTL=5",
+            b"ADDR=2001:db8::1 PORT=1 FORWARD=Zm9v CLIENT-TRANSPORT=TLS PROTO=POP3",
+        ],
+        [b" ADDR=", b" PORT=", b" SESSION=", b" TTL=", b"::ffff:192.0.2.1", b"%", b"=", b" "],
+    ),
     "proxy": Target(
         parsers.proxy_header,
         [

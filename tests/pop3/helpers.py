@@ -87,6 +87,8 @@ def server_event(event: server.Event) -> str:
             return f"broken {principal}"
         case server.TlsRequested():
             return "tls"
+        case server.FrontSpoke(arguments):
+            return f"front {escape(arguments)}"
         case server.Finished(reason):
             return f"finished {reason}"
 
