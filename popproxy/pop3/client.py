@@ -170,7 +170,8 @@ class ClientConnection:
 
     def leave(self) -> None:
         """QUIT: we only wanted to know whether it would work. What the server says to that is of no interest."""
-        self._send(b"QUIT\r\n", _Step.DONE)
+        self._out.append(b"QUIT\r\n")
+        self._step = _Step.DONE
 
     # ---- dialogue ----
 
@@ -358,12 +359,14 @@ class ClientConnection:
         self._events.append(Refused(self._login, code))
 
     def _send(self, data: bytes, step: _Step) -> None:
+        if len(self._lines):  # it would be taken for the answer to what has not been asked yet
+            raise BackendError("octets that answer nothing", self.stage, "protocol")
         self._out.append(data)
         self._step = step
 
     def _credential(self, data: bytes, step: _Step) -> None:
-        self.credential_sent = True
         self._send(data, step)
+        self.credential_sent = True
 
 
 def _word(name: str) -> bytes:

@@ -269,6 +269,27 @@ def test_there_is_one_greeting(behind: str) -> None:
     play_client(f"B~ +OK ready\\r\\n{behind}\nE: error greeting protocol SYS/TEMP", [PASS])
 
 
+@pytest.mark.parametrize(
+    ("said", "stage"),
+    [
+        ([b"+OK\r\n", b"+OK\r\nTOP\r\n.\r\n+OK\r\n"], "capa"),
+        ([b"+OK\r\n", b"-ERR\r\n+O"], "capa"),
+        ([b"+OK\r\n", b"-ERR\r\n", b"+OK\r\n+OK welcome\r\n"], "login"),
+    ],
+)
+def test_what_was_not_asked_for_is_not_the_answer_to_the_next_command(said: list[bytes], stage: str) -> None:
+    connection = ClientConnection([PASS])
+    *before, last = said
+    for octets in before:
+        connection.receive_data(octets)
+    connection.data_to_send()
+    with pytest.raises(BackendError, match="octets that answer nothing") as caught:
+        connection.receive_data(last)
+    assert caught.value.stage == stage
+    assert connection.data_to_send() == b""
+    assert not connection.credential_sent
+
+
 def test_octets_behind_the_login_are_refused() -> None:
     script = "B: +OK\nP: USER alice\nB: +OK\nP: PASS secret\nB~ +OK\\r\\n+OK 1 2\\r\\n\n"
     play_client(script + "E: logged in, learned None\nE: error login protocol SYS/TEMP", [PASS], known={})
