@@ -87,6 +87,13 @@ class Dialogue:
         self._fail(BackendError("no answer in time", self._stage(self.channel.connected), "timeout"))
         self.channel.abort("timeout")
 
+    def check_pace(self) -> None:
+        """The time for the login is for all of it."""
+
+    def failed(self) -> None:
+        """See Timed."""
+        self.channel.failed()
+
     def go_on(self) -> None:
         """Send what the core has to say, and pass on what it asks for."""
         data = self.core.data_to_send()

@@ -26,6 +26,7 @@ from popproxy.types import Address, TlsInfo
 
 LINGER_SECONDS = 2.0
 FLUSH_SECONDS = 30.0
+_CLOSE_WAIT = 8  # linux/net/tcp_states.h
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close sends RST
 NOT_REACHED = {
     errno.ECONNREFUSED: "refused",
@@ -86,6 +87,16 @@ class Channel:
             return bool(self._sock.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
+
+    @property
+    def left(self) -> bool:
+        """True if the peer has said that it will send no more (or is gone), even if nobody reads."""
+        if self._sock is None:
+            return True
+        try:
+            return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
+        except OSError:
+            return False  # a tunnel's channel
 
     @property
     def unacknowledged(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 
 from popproxy.observe.logs import get_logger
@@ -17,6 +18,8 @@ TICK = 0.1
 """Seconds between two looks at the clock, which tell how late the loop is: often enough for a p99 of half a minute."""
 TICKS_OF_A_PASS = 5
 """Twice a second: how late a deadline may be noticed."""
+TICKS_OF_A_SWEEP = 150
+"""Seconds between two looks at how fast things get on: 15."""
 
 
 class Timed(Protocol):
@@ -26,6 +29,14 @@ class Timed(Protocol):
 
     def deadline_passed(self) -> None:
         """Called once per pass while the deadline lies behind."""
+        ...
+
+    def check_pace(self) -> None:
+        """Called now and then: end what gets on, but too slowly for a deadline that each octet puts off."""
+        ...
+
+    def failed(self) -> None:
+        """One of those two has raised: a bug, logged. End what it was about; it is not called again for it."""
         ...
 
 
@@ -69,10 +80,28 @@ class Deadlines:
         self._ticks += 1
         if self._ticks % TICKS_OF_A_PASS == 0:
             self._pass(now)
+        if self._ticks % TICKS_OF_A_SWEEP == 0:
+            self._sweep()
 
     def _pass(self, now: float) -> None:
         for member in [member for member in self._members if member.deadline < now]:
             try:
                 member.deadline_passed()
-            except Exception:  # a bug of ours: not the other sessions' business
-                log.exception("a deadline's handler failed")
+            except Exception:
+                self._failed(member)
+
+    def _sweep(self) -> None:
+        for member in list(self._members):
+            try:
+                member.check_pace()
+            except Exception:
+                self._failed(member)
+
+    def _failed(self, member: Timed) -> None:
+        """A bug of ours is being handled: not the other sessions' business."""
+        log.exception("a deadline's handler failed")
+        member.deadline = inf
+        try:
+            member.failed()
+        except Exception:
+            log.exception("it failed again while it was ended")

@@ -35,6 +35,8 @@ _CLIENT_LOST = {"internal": CloseReason.INTERNAL, "gss_layer": CloseReason.PROTO
 
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
+SLOWEST = 1024 / 30
+"""Octets a second that a reply must get on at, on average, once it has taken longer than the stall timeout."""
 
 SHORT_REPLY = 16 * 1024
 """Octets of a reply up to which it is worth a copy to send it together with those of other sessions."""
@@ -63,7 +65,8 @@ class Relay:
 
     __slots__ = (
         "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_command", "_context", "_dele", "_ended",
-        "_exchange", "_lost", "_reply", "_retr", "_splice", "_started", "_stuck", "_top", "_trail", "deadline",
+        "_exchange", "_lost", "_pace", "_reply", "_retr", "_since", "_splice", "_started", "_stuck", "_top", "_trail",
+        "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +86,9 @@ class Relay:
         self._bytes_in, self._bytes_out = octets  # from the client and to it; so far, those of the login
         self._command = b""  # about to be sent to the backend, in this turn of the reactor
         self._reply = b""  # about to be sent to the client, likewise
-        self._stuck = 0  # octets on their way to a client that does not keep up, when it was last looked at
+        self._stuck = 0  # octets on their way to a client that does not keep up, when it was last seen to read
+        self._since = 0.0  # when that was; in UPDATE, when QUIT was sent
+        self._pace: tuple[float, int] | None = None  # when a reply was first seen under way, and how far everything was
         self._retr = self._top = self._dele = 0
         self._splice: Splice | None = None
 
@@ -134,6 +139,7 @@ class Relay:
 
     def drained(self) -> None:
         """The client has taken all there was."""
+        self._stuck = 0
         self._backend.resume()
         self._record()
         self._pump()
@@ -141,8 +147,7 @@ class Relay:
     def connection_lost(self, reason: str) -> None:
         """The client is gone."""
         if self._exchange.state is State.UPDATE:
-            self.deadline = self._context.deadlines.now + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
-            return
+            return  # the deadline's next look at it finds out
         self._leave(_CLIENT_LOST.get(reason, CloseReason.CLIENT_LOST))
 
     # ---- from the backend ----
@@ -187,7 +192,7 @@ class Relay:
             self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
             return
         if not taken:
-            self._stuck = client.unacknowledged
+            self._stuck, self._since = client.unacknowledged, self._context.deadlines.now
             self._backend.pause()
         elif exchange.settled:
             context = self._context
@@ -245,11 +250,12 @@ class Relay:
             client.pause()
         else:
             client.resume()
-        timeouts = self._context.timeouts
         if exchange.state is State.UPDATE:
-            patience = timeouts.update
-        else:
-            patience = timeouts.idle if exchange.idle and not client.pending else timeouts.stall
+            return  # whatever comes of the answer puts nothing off
+        timeouts = self._context.timeouts
+        patience = timeouts.idle if exchange.idle else timeouts.stall
+        if client.pending:
+            patience = _often(timeouts.stall)
         self.deadline = self._context.deadlines.now + patience
 
     def _send_commands(self) -> bool:
@@ -269,6 +275,8 @@ class Relay:
             if exchange.state is State.UPDATE:
                 self._context.metrics.sessions[(self._context.listener, "transaction")] -= 1
                 self._context.metrics.sessions[(self._context.listener, "update")] += 1
+                self._since = self._context.deadlines.now
+                self.deadline = self._since + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
             self._backend.write(commands)
         return not self._is_over() and self._lost is None
 
@@ -424,16 +432,21 @@ class Relay:
 
     def deadline_passed(self) -> None:
         """Nothing has moved for too long."""
-        exchange = self._exchange
+        exchange, timeouts, now = self._exchange, self._context.timeouts, self._context.deadlines.now
         if exchange.state is State.UPDATE:
-            self._backend_gone("timeout")
+            left = self._since + timeouts.update - now
+            if left > 0 and not self._client.left:
+                self.deadline = now + min(GONE_CLIENT_WAITS, left)
+            else:
+                self._backend_gone("timeout")
         elif self._client.pending:
             unread = self._client.unacknowledged
-            if unread < self._stuck:  # slow, but it reads
-                self.deadline = self._context.deadlines.now + self._context.timeouts.stall
-                self._stuck = unread
-            else:
+            if not self._stuck or unread < self._stuck:  # slow, but it reads
+                self._stuck, self._since = unread, now
+            elif now - self._since >= timeouts.stall:
                 self._leave(CloseReason.CLIENT_STALL)
+                return
+            self.deadline = now + _often(timeouts.stall)
         elif exchange.idle:
             # RFC 1939 section 3: no UPDATE, and no answer either
             self._leave(self._lost or CloseReason.IDLE, flush=True)
@@ -455,6 +468,29 @@ class Relay:
             self._client = self._client.channel
             if self._client.receiver is not NOBODY:
                 self._client.receiver = self
+
+    def check_pace(self) -> None:
+        """Each octet of a reply puts the deadline off, but an octet a minute would hold everything for years."""
+        client = self._client
+        if not (self._exchange.inside_body or client.pending):
+            self._pace = None
+            return
+        now = self._context.deadlines.now
+        moved = self._bytes_out - (client.unacknowledged if client.pending else 0)
+        if self._pace is None:
+            self._pace = now, moved
+            return
+        since, before = self._pace
+        if moved - before >= (now - since - self._context.timeouts.stall) * SLOWEST:
+            return
+        if client.pending:
+            self._leave(CloseReason.CLIENT_STALL)
+        else:
+            self._backend_gone("stall", CloseReason.BACKEND_STALL)
+
+    def failed(self) -> None:
+        """See Timed."""
+        self._client.failed()
 
     @property
     def octets(self) -> tuple[int, int]:
@@ -478,6 +514,11 @@ class Relay:
             self._backend.abort()
             self._finish(reason)
             self._say(replies.err(f"{why}, nothing was deleted", "SYS/TEMP"))
+
+
+def _often(stall: float) -> float:
+    """Seconds between two looks at a client that does not keep up."""
+    return min(stall, max(0.25, stall / 60))
 
 
 class _BackendSide:

@@ -498,6 +498,13 @@ class Session:
         if self._relay is not None:
             self._relay.untap()
 
+    def check_pace(self) -> None:
+        """See Timed. The time for the login is for all of it."""
+
+    def failed(self) -> None:
+        """See Timed."""
+        self._channel.failed()
+
     # ---- small change ----
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUTDOWN, why: str = "shutting down") -> None:

@@ -120,11 +120,19 @@ async def test_one_failing_deadline_does_not_keep_the_others_waiting() -> None:
         deadline = 0.0
         passed = 0
 
+        ended = False
+
         def deadline_passed(self) -> None:
             self.passed += 1
-            self.deadline = float("inf")
-            if self.passed == 1 and self.fails:
+            if self.fails:
                 raise ZeroDivisionError
+            self.deadline = float("inf")
+
+        def check_pace(self) -> None: ...
+
+        def failed(self) -> None:
+            self.ended = True
+            raise ZeroDivisionError
 
         def __init__(self, fails: bool) -> None:
             self.fails = fails
@@ -135,8 +143,11 @@ async def test_one_failing_deadline_does_not_keep_the_others_waiting() -> None:
         deadlines.add(member)
     while not any(member.passed for member in members):
         await asyncio.sleep(0.02)
+    while deadlines._ticks < 12:  # one more pass
+        await asyncio.sleep(0.02)
     deadlines.close()
     assert [member.passed for member in members] == [1] * 20
+    assert [member.ended for member in members] == [True, False] * 10
 
 
 async def test_each_tick_tells_how_late_it_is() -> None:
