@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man setup demo test check bench profile fuzz runtime kerberos development peers
+.PHONY: help man setup demo test check bench profile fuzz faults runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -18,6 +18,7 @@ help:
 	@echo "make man     write the manual pages anew, after a change of commands or configuration keys"
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
+	@echo "make faults  break servers, clients and links at every point of a session, and look what becomes of the mail"
 	@echo "make profile show what the proxy under load does with its CPU time (ARGS=--help); needs root"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
@@ -38,6 +39,9 @@ setup: development peers
 
 fuzz: development
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+faults: setup
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: setup
 	@tests/setup/bench.sh

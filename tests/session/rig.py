@@ -198,6 +198,13 @@ class Peer:
             self._decrypt()
             return
 
+    async def farewell(self) -> None:
+        """close_notify, under TLS."""
+        if self.tls is not None:
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()
+            await self._loop.sock_sendall(self.sock, self._out.read())
+
     def half_close(self) -> None:
         """FIN: nothing more will be sent."""
         self.sock.shutdown(socket.SHUT_WR)
