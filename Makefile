@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man setup demo test check bench profile fuzz faults runtime kerberos development peers
+.PHONY: help man chart container setup demo test check bench profile fuzz faults runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -16,6 +16,8 @@ help:
 	@echo "make check   style, types, layers and the unit tests; under a minute"
 	@echo "make test    make check, then the tests with real mail servers and clients; needs root"
 	@echo "make man     write the manual pages anew, after a change of commands or configuration keys"
+	@echo "make chart   write the chart's schema of the configuration anew, after a change of its keys"
+	@echo "make container  do what the Dockerfile says in a clean Debian, and try out what comes of it; needs root"
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make faults  break servers, clients and links at every point of a session, and look what becomes of the mail"
@@ -32,8 +34,15 @@ development:
 man: development
 	@$(BIN)/python tests/setup/manual.py config/man
 
+chart: development
+	@$(BIN)/python tests/setup/chart.py helm/popproxy/values.schema.json
+
+container: setup
+	@$(BIN)/python -m tests.helm.container
+
 peers:
 	@tests/setup/debian.sh
+	@tests/setup/helm.sh
 
 setup: development peers
 

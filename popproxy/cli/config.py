@@ -14,7 +14,11 @@ app = typer.Typer(no_args_is_help=True, help="Look at the configuration, and at 
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    older: Annotated[
+        bool, typer.Option("--draft-07", help="For programs that know draft-07 only, such as Helm.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of the configuration file: for editors that complete and check while you type.
 
     For example:
@@ -25,9 +29,9 @@ def schema() -> None:
 
         # yaml-language-server: $schema=popproxy.schema.json
     """
-    from popproxy.config.schema import json_schema  # noqa: PLC0415
+    from popproxy.config.schema import draft_07, json_schema  # noqa: PLC0415
 
-    print_json(json_schema())
+    print_json(draft_07(json_schema()) if older else json_schema())
 
 
 @app.command()

@@ -15,6 +15,7 @@ from popproxy.cli import (
     check,
     config,
     demo,
+    health,
     live,
     passwords,
     penalties,
@@ -61,6 +62,7 @@ def make_app() -> typer.Typer:
     app.command()(sessions.stats)
     app.command()(live.top)
     app.command()(live.trace)
+    app.command()(health.health)
     app.command("hash-password")(passwords.hash_password)
     app.command()(version.version)
     return app

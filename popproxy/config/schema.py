@@ -1,4 +1,4 @@
-"""The configuration as JSON Schema (draft 2020-12), for editors and for whoever makes the file by program."""
+"""The configuration as JSON Schema: draft 2020-12 for editors, draft-07 for Helm, which knows nothing newer."""
 
 from __future__ import annotations
 
@@ -22,6 +22,42 @@ def json_schema() -> dict[str, Any]:
         **schema,
         "title": "popproxy configuration",
         "$defs": {name: definitions[name] for name in sorted(definitions)},
+    }
+
+
+def draft_07(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema`, as `json_schema` makes it, for readers that know only draft-07 and pass over newer words in silence.
+
+    Definitions stand below ``definitions``. What may be null says so in its type, which makes for clearer complaints
+    than a choice between two schemas; and names that fit no pattern are refused. Examples are left out.
+    """
+    converted: dict[str, Any] = _older(schema)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **converted}
+
+
+def _older(node: Any, names: bool = False) -> Any:
+    """`node` in draft-07; with `names` its keys are names of properties and not words of the schema."""
+    if isinstance(node, list):
+        return [_older(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if names:
+        return {name: _older(value) for name, value in node.items()}
+    node = {word: value for word, value in node.items() if word not in {"examples", "$schema"}}
+    match node.get("anyOf"):
+        case [{"type": str(kind)} as only, {"type": "null"}]:
+            del node["anyOf"]
+            node |= only | {"type": [kind, "null"]}
+            if "enum" in only:
+                node["enum"] = [*only["enum"], None]
+    if "patternProperties" in node:
+        node.setdefault("additionalProperties", False)
+    if "$ref" in node:
+        node["$ref"] = node["$ref"].replace("#/$defs/", "#/definitions/")
+    children = {"properties", "patternProperties", "$defs"}
+    return {
+        "definitions" if word == "$defs" else word: value if word == "default" else _older(value, word in children)
+        for word, value in node.items()
     }
 
 
