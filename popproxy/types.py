@@ -220,6 +220,7 @@ class AuthFailure(Word):
     TOKEN_INVALID = "token_invalid"  # noqa: S105 - not a token, not signed by an issuer that we know, or not for us
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - or not valid yet
     TOKEN_SCOPE = "token_scope"  # noqa: S105 - not good for mail
+    HELD = "held"  # by an operator, while the mail is moved
     MECHANISM_ENDED = "mechanism_ended"  # the policy has given it up for this user
     NOT_MAPPED = "not_mapped"  # no rule gives this principal a mailbox
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from popproxy.admin.commands import Commands, Role
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.backend.balancer import State
 from popproxy.backend.pool import Backend, Pool
+from popproxy.errors import Unavailable
 from popproxy.observe.metrics import Metrics
+from popproxy.state.orders import Closed, OrderBook, Orders
 
 ORDERS = {"drain": State.DRAIN, "maintenance": State.MAINTENANCE, "resume": State.UP}
 
@@ -29,9 +32,10 @@ class Change(Protocol):
 
 
 def add_backends(
-    commands: Commands, pools: Mapping[str, Pool], latest: Callable[[Backend], Change | None], metrics: Metrics
-) -> None:
-    """Add the commands."""
+    commands: Commands, pools: Mapping[str, Pool], latest: Callable[[Backend], Change | None], metrics: Metrics,
+    book: OrderBook,
+) -> None:  # fmt: skip
+    """Add the commands; `book` keeps what they order."""
 
     async def listed() -> object:
         return {
@@ -43,7 +47,9 @@ def add_backends(
 
     def order(state: State) -> Callable[..., object]:
         async def ordered(*, server: str, pool: str | None = None) -> object:
-            found = _find(pools, server, pool)
+            found = find_server(pools, server, pool)
+            closed = None if state is State.UP else Closed(time.time(), state.value)
+            await change(book, lambda orders: _closing(orders, found, closed))
             for place, backend in found:
                 place.order(backend, state)
             return {"backends": [_shown(place, backend, latest(backend), metrics) for place, backend in found]}
@@ -55,7 +61,21 @@ def add_backends(
         commands.add(f"backends {name}", order(state))  # type: ignore[arg-type]
 
 
-def _find(pools: Mapping[str, Pool], server: str, pool: str | None) -> list[tuple[Pool, Backend]]:
+async def change(book: OrderBook, update: Callable[[Orders], Orders]) -> None:
+    """Change the orders. Raises CommandFailed if they cannot be kept."""
+    try:
+        await book.change(update)
+    except Unavailable as error:
+        raise CommandFailed(Reason.REFUSED, str(error)) from None
+
+
+def _closing(orders: Orders, servers: Sequence[tuple[Pool, Backend]], closed: Closed | None) -> Orders:
+    for pool, backend in servers:
+        orders = orders.closing(pool.name, backend.label, closed)
+    return orders
+
+
+def find_server(pools: Mapping[str, Pool], server: str, pool: str | None) -> list[tuple[Pool, Backend]]:
     """The server in every pool that has it, or in the one that is named. `server` may leave the port out."""
     if pool is not None and pool not in pools:
         raise CommandFailed(Reason.BAD_ARGUMENTS, f"there is no pool {pool}; there are {', '.join(pools)}")

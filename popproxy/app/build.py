@@ -17,6 +17,7 @@ from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
+from popproxy.app.orders import OrderParts, open_orders
 from popproxy.app.pools import PoolParts
 from popproxy.app.shared import make_state
 from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
@@ -47,6 +48,7 @@ from popproxy.pop3.capabilities import common
 from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
+from popproxy.session.hold import Holding
 from popproxy.session.tracing import Tracing
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.mirrored import MirroredState
@@ -149,6 +151,8 @@ class Parts:
         self._accounts = None if self._users is None else Accounts(self._users, self.executor)
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
+        book = open_orders(config)
+        self.holding = Holding(book, config.routing.hold_wait)
         self._tokens = TokenParts(
             self.pools, privileged.backends, self._vault, self.executor, self.metrics, self._where
         )  # fmt: skip
@@ -162,13 +166,17 @@ class Parts:
         self.audit = self._open_audit()
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
-        self._directories = DirectoryParts(config, privileged.directories, self.metrics, loop, self.executor)
+        self._directories = DirectoryParts(
+            config, privileged.directories, self.metrics, loop, self.executor,
+            self.holding.since,
+        )  # fmt: skip
         self._places = self._directories.places(config.routing)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
         resolver = Resolver(loop)
         self._tunnels = start_tunnels(config, privileged.tunnels, self.pools, self.reactor, self.metrics)
         self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
         self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
+        self.orders = OrderParts(book, self.pools, loop)
         self.admission = Admission(config.limits)
         self.tracing = Tracing()
         self.state = make_state(config, self.metrics, supervisor)
@@ -189,7 +197,7 @@ class Parts:
         return ListenerContext(
             listener=listener, config=self.config, reactor=self.reactor, relay=relay, admission=self.admission,
             authenticator=self._authenticator(listener, kerberos), throttle=self.throttle, state=self.state,
-            delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer,
+            delay=self._delay, router=self.router, pools=self.pools, dialer=self.dialer, holding=self.holding,
             stored=self._stored, tls=tls, promised=self._promised, host=timestamp_host(),
             tickets=None if kerberos is None else kerberos.tickets,
             kerberos_logins=None if self._delegation is None else self._delegation.at(listener),
@@ -217,6 +225,7 @@ class Parts:
 
     def close(self) -> None:
         """Give back timers, threads and descriptors; write what is left of the audit log."""
+        self.orders.close()
         self.backends.close()
         self.deadlines.close()
         self._tokens.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ from popproxy.config.model_directories import Directory as DirectorySection
 from popproxy.config.model_routing import Routing
 from popproxy.config.secret import resolve_secret
 from popproxy.directories import pam as pam_client
-from popproxy.directories.cached import CachedDirectory
-from popproxy.directories.entry import DigestJudge, Directory, Entry
+from popproxy.directories.cached import CachedDirectory, Kept
+from popproxy.directories.entry import DigestJudge, Directory
 from popproxy.directories.ldap import WORKER, LdapDirectory, worker_settings
 from popproxy.directories.measured import Measured, MeasuredDigests, MeasuredFinder
 from popproxy.directories.pam_worker import DIRECTORIES
@@ -169,8 +170,9 @@ class DirectoryParts:
 
     def __init__(
         self, config: Config, started: StartedDirectories, metrics: Metrics, loop: asyncio.AbstractEventLoop,
-        executor: BoundedExecutor,
+        executor: BoundedExecutor, since: Callable[[str], float],
     ) -> None:  # fmt: skip
+        """`since`: what was said of a user before that (seconds since 1970) does not count."""
         self.directories: dict[str, Directory] = {}
         self.digests: dict[str, DigestJudge] = {}
         self._helpers: list[Helper] = []
@@ -202,15 +204,17 @@ class DirectoryParts:
                 self._linked.append(service)
                 self.directories[name] = Measured(service, metrics)
                 self.digests[name] = MeasuredDigests(service, service, metrics)
-        self._cache(config, metrics)
+        self._cache(config, metrics, since)
 
-    def _cache(self, config: Config, metrics: Metrics) -> None:
+    def _cache(self, config: Config, metrics: Metrics, since: Callable[[str], float]) -> None:
         """Those that the configuration wants to be asked less."""
         for name, directory in config.directories.items():
             if directory.cache and name in self.directories:
-                asked, remembered = self.directories[name], Remembered[Entry](directory.cache)
+                asked, remembered = self.directories[name], Remembered[Kept](directory.cache)
                 whence = directory.asks_whence
-                self.directories[name] = CachedDirectory(asked, remembered, metrics.auth_cache, whence=whence)
+                self.directories[name] = CachedDirectory(
+                    asked, remembered, metrics.auth_cache, whence=whence, since=since
+                )
 
     def _gate(self, name: str, directory: DirectorySection, metrics: Metrics) -> Gate:
         gate = Gate(name, directory.connections, directory.queue, directory.deadline)

@@ -5,24 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from functools import cached_property, partial
+from typing import Literal
 
 from popproxy.app.chain import KdcJudge, password_judges
 from popproxy.app.explanation import (
     Explained,
     Explanation,
     Verdict,
+    hold_in_words,
     link_in_words,
     login_in_words,
+    move_in_words,
     servers_in_words,
     taken_for,
     way_in_words,
 )
 from popproxy.app.kerberos import mapping_rules, principal_map, realm_rules
+from popproxy.app.stand_ins import SHOWN, NobodyAsked, NoSources, NoTokens, SilentDirectory
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import Chain
 from popproxy.auth.names import NameRefused, canonical, vet, vet_name
 from popproxy.auth.policy import Policy
 from popproxy.auth.users_file import UsersFile
+from popproxy.backend.balancer import State
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
@@ -30,14 +35,15 @@ from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
 from popproxy.config.model_listeners import Listener
 from popproxy.config.units import quote
-from popproxy.directories.entry import Answer
-from popproxy.errors import PopproxyError, Unavailable
+from popproxy.errors import ConfigError, PopproxyError
 from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule
-from popproxy.routing.router import Router
+from popproxy.routing.router import Misplaced, Route, Router
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
 from popproxy.session.tickets import user_of
 from popproxy.state.executors import BoundedExecutor
-from popproxy.types import Identity, Mechanism, Secret, Step, Visit
+from popproxy.state.order_file import read_orders
+from popproxy.state.orders import Move, Orders
+from popproxy.types import Identity, Mechanism, Secret, Step
 from popproxy.vault.keys import vault_key
 from popproxy.vault.record import Record
 from popproxy.vault.store import Vault
@@ -89,6 +95,7 @@ class _Explainer:
             self._backend(listener, who, credential)
             found.verdict = "let in"
             found.result = self._result(who)
+            self._hold(who)
         except _Ended as end:
             found.verdict, found.result = end.verdict, end.result
         return found
@@ -126,7 +133,7 @@ class _Explainer:
             raise self._refused()
         kpop = listener.protocol == "kpop"
         ticket = (
-            KpopCredential(principal, "", evidence=_SHOWN) if kpop else GssapiCredential(principal, "", context=_SHOWN)
+            KpopCredential(principal, "", evidence=SHOWN) if kpop else GssapiCredential(principal, "", context=SHOWN)
         )
         try:
             user = user_of(ticket, principals, self._vet_name)
@@ -150,8 +157,8 @@ class _Explainer:
                 key, checks = ("authentication", "domains", domain), others
         if "kerberos" in checks:
             principals, realms = self._mapping(listener)
-            kdc = KdcJudge(_NobodyAsked(), principals, realms)
-        directories = {name: _SilentDirectory(name, one.kind) for name, one in self._config.directories.items()}
+            kdc = KdcJudge(NobodyAsked(), principals, realms)
+        directories = {name: SilentDirectory(name, one.kind) for name, one in self._config.directories.items()}
         judges = password_judges(
             checks,
             rules,
@@ -199,29 +206,56 @@ class _Explainer:
             case _:
                 self._say("account", Step(f"disabled in {section.file}, but only the server decides here", key, "open"))
 
+    def _hold(self, who: Identity) -> None:
+        """An operator's hold ends all logins, but where they would go is worth knowing."""
+        hold = self._orders.hold(who.user)
+        if hold is not None:
+            raise self._ended("hold", hold_in_words(hold))
+
     # ---- where ----
 
     def _backend(self, listener: Listener, who: Identity, credential: Credential) -> None:
-        router = Router(self._config, self._canonical)
-        for number, name in enumerate(self._config.routing.directories):
-            text = f"{name}: asked where the mail of {who.user} is; what it says goes before what follows"
-            self._say("route", Step(text, ("routing", "directories", number), "open"))
-        for step in router.steps(who.user):
-            self._say("route", step)
-        route = router.find(who.user)
-        if route is None:
-            raise self._refused()
+        route = self._route(who, self._orders.moves.get(who.user))
         found, config = self._found, self._config.pools[route.pool]
         found.pool, found.backend_user = route.pool, route.backend_user
-        pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=_NoTokens())
+        pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=NoTokens())
         key = ("pools", route.pool)
         self._say("pool", Step(f"{pool.name}, where the user is {route.backend_user}", key))
-        for backend, order in servers_in_words(pool, route.backend_user):
-            self._say("server", Step(f"{backend.label}, {order}", (*key, "servers", pool.backends.index(backend))))
+        for backend in pool.backends:
+            closed = self._orders.servers.get((pool.name, backend.label))
+            pool.order(backend, State.UP if closed is None else State(closed.state))
+        for backend, order in servers_in_words(pool, route.backend_user, route.server):
+            outcome: Literal["done", "passed"] = "done" if backend.member.order is State.UP else "passed"
+            where = (*key, "servers", pool.backends.index(backend))
+            self._say("server", Step(f"{backend.label}, {order}", where, outcome))
+        if not any(one.step.outcome == "done" for one in found.steps if one.stage == "server"):
+            raise self._ended("server", "operators have closed the servers for this user", key)
         for step in way_in_words(pool.config, self._config, key):
             self._say("link", step)
         self._say("link", Step(link_in_words(pool), (*key, "tls")))
         self._strategies(listener, pool, who, credential)
+
+    def _route(self, who: Identity, move: Move | None) -> Route:
+        router, route = Router(self._config, self._canonical), None
+        if move is not None:
+            try:
+                route = router.find(who.user, None, move)
+            except Misplaced as error:
+                raise self._ended("route", str(error), ("pools",), "not set up") from None
+            self._say("route", Step(move_in_words(move), ("pools", move.pool)))
+            if route is not None and move.backend_user is not None:
+                return route
+        for number, name in enumerate(self._config.routing.directories):
+            says = "; what it says goes before what follows" if move is None else "; only the name there counts"
+            text = f"{name}: asked where the mail of {who.user} is{says}"
+            self._say("route", Step(text, ("routing", "directories", number), "open"))
+        if move is None:
+            for step in router.steps(who.user):
+                self._say("route", step)
+            route = router.find(who.user)
+        if route is None:
+            raise self._refused()
+        return route
 
     def _strategies(self, listener: Listener, pool: Pool, who: Identity, credential: Credential) -> None:
         found, key = self._found, ("pools", pool.name, "login")
@@ -252,7 +286,7 @@ class _Explainer:
         if self._config.kerberos is None:
             return None
         principals, _ = self._mapping(listener)
-        return KerberosLogins(_NoSources(), partial(principals.principal_of, canonical=self._canonical))
+        return KerberosLogins(NoSources(), partial(principals.principal_of, canonical=self._canonical))
 
     def _stored(self, user: str) -> Record | None:
         return None if self._vault is None else self._vault.record(user)
@@ -268,6 +302,19 @@ class _Explainer:
     def _vault(self) -> Vault | None:
         section = self._config.vault
         return None if section is None else Vault.open(section.file, vault_key(section))
+
+    @cached_property
+    def _orders(self) -> Orders:
+        directory = self._config.process.state_directory
+        if directory is None:
+            return Orders()
+        try:
+            return read_orders(directory)
+        except ConfigError as error:
+            for problem in error.problems:
+                text = f"the orders of operators are not known: {problem.where} {problem.what}"
+                self._say("orders", Step(text, ("process", "state_directory"), "open"))
+            return Orders()
 
     @cached_property
     def _executor(self) -> BoundedExecutor:
@@ -310,62 +357,6 @@ class _Explainer:
         judge = "" if who.proven else " by the server"
         way = f"{found.backend_user} by {found.strategy}"
         return f"let in at pool {found.pool} as {way}, if the {proof} is accepted{judge}"
-
-
-class _Shown:
-    """In place of what is kept of a client's ticket; such a client forwards one, too."""
-
-    evidence = delegated = "a ticket"
-
-
-_SHOWN = _Shown()
-
-
-class _NoSources:
-    """In place of what gets tickets for servers: it can always be asked."""
-
-    def forwarded(self, user: str, delegated: object) -> object:
-        return self
-
-    def delegated(self, user: str, evidence: object, forwarded: object) -> object:
-        return self
-
-    def transition(self, user: str) -> object:
-        return self
-
-    def service(self) -> object:
-        return self
-
-
-class _NoTokens:
-    """In place of what gets access tokens: it can always be asked."""
-
-    def own(self) -> object:
-        return self
-
-    def of(self, user: str, refresh_token: Secret) -> object:
-        return self
-
-
-class _NobodyAsked:
-    """In place of what asks the KDC."""
-
-    async def check(self, user: str, password: Secret) -> str:
-        raise Unavailable("the KDC is not asked here", "kdc")
-
-
-class _SilentDirectory:
-    """In place of what asks a directory."""
-
-    def __init__(self, name: str, kind: str) -> None:
-        self.name = name
-        self.kind = kind
-
-    async def verify(self, user: str, password: Secret, visit: Visit | None = None) -> Answer:
-        raise Unavailable("no directory is asked here", "directory")
-
-    async def find(self, user: str) -> Answer:
-        raise Unavailable("no directory is asked here", "directory")
 
 
 def _takes_tickets(listener: Listener) -> bool:

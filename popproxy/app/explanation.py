@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
 from typing import Literal
 
+from popproxy.backend.balancer import State
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
 from popproxy.config.model_pools import Pool as PoolConfig
+from popproxy.errors import BackendError
 from popproxy.kerberos.mapping import split_principal
 from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer
-from popproxy.types import Step
+from popproxy.state.orders import Hold, Move
+from popproxy.types import Address, Step
 
+UP = State.UP
 Kind = Literal["principal", "user"]
 Verdict = Literal["let in", "refused", "not set up"]
 
@@ -77,23 +83,64 @@ def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -
     yield Step(f"through the SSH tunnel {' via '.join(way)}", (*key, "tunnel"))
 
 
-def servers_in_words(pool: Pool, backend_user: str) -> list[tuple[Backend, str]]:
-    """The servers to which the user's logins may go, and when; while all of them work."""
+def hold_in_words(hold: Hold) -> str:
+    """What an operator's hold means for logins."""
+    until = "until he is released" if hold.until == inf else f"until {_moment(hold.until)}"
+    return (
+        f"held by an operator since {_moment(hold.since)}, {until}: [SYS/TEMP]{', after a wait' if hold.wait else ''}"
+    )
+
+
+def move_in_words(move: Move) -> str:
+    """Where an operator has moved the user."""
+    server = "" if move.server is None else f", server {move.server}"
+    return (
+        f"moved by an operator on {_moment(move.since)} to pool {move.pool}{server}, whatever rules and directories say"
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def servers_in_words(pool: Pool, backend_user: str, named: Address | None = None) -> list[tuple[Backend, str]]:
+    """The servers to which the user's logins may go, and when, while all of them work; then those that are closed.
+
+    `named` is the one where an operator has put the user.
+    """
+    closed = [one for one in pool.backends if one.member.order is not UP]
+    refused = [(one, f"{one.member.order}: ordered by an operator") for one in closed]
+    if len(closed) == len(pool.backends):
+        return refused
+    return [*_open_in_words(pool, backend_user, named), *refused]
+
+
+def _open_in_words(pool: Pool, backend_user: str, named: Address | None) -> list[tuple[Backend, str]]:
     if len(pool.backends) == 1:
         return [(pool.backends[0], "the only one")]
+    if named is not None:
+        try:
+            first, *others = pool.candidates(backend_user, named, 0.0)
+        except BackendError:
+            return []
+        return [(first, "where an operator has put the user"), *((one, "then") for one in others)]
     if pool.config.balance.choose == "weights":
-        total = sum(backend.member.weight for backend in pool.backends)
-        shares = [(backend, f"by chance: {backend.member.weight} of {total} logins") for backend in pool.backends]
+        able = [backend for backend in pool.backends if backend.member.order is UP]
+        total = sum(backend.member.weight for backend in able)
+        shares = [(backend, f"by chance: {backend.member.weight} of {total} logins") for backend in able]
         return [(backend, words if backend.member.weight else "if no other works") for backend, words in shares]
-    ranked = pool.candidates(backend_user, None, 0.0)
+    try:
+        ranked = pool.candidates(backend_user, None, 0.0)
+    except BackendError:  # his only one is closed
+        return []
     if not pool.config.shared:
         return [(ranked[0], f"the only one for {backend_user}, by the hash of the name")]
-    first = (
+    how = (
         f"tried first for {backend_user}, by the hash of the name"
         if pool.config.balance.choose == "hash"
         else "tried first"
     )
-    return [(backend, "then" if place else first) for place, backend in enumerate(ranked)]
+    return [(backend, "then" if place else how) for place, backend in enumerate(ranked)]
 
 
 def link_in_words(pool: Pool) -> str:

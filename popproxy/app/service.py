@@ -19,6 +19,7 @@ from popproxy.admin.commands import Commands
 from popproxy.admin.control import Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, bind_control
 from popproxy.admin.desk import Desk
+from popproxy.admin.orders import add_orders
 from popproxy.admin.penalties import add_penalties
 from popproxy.admin.sessions import add_sessions
 from popproxy.admin.top import add_top
@@ -107,6 +108,7 @@ class Service:
             raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
         parts.audit.start()
         await parts.share()
+        parts.orders.start()
         parts.backends.start()
         if control is not None:
             self._control = self._control_server(parts, control)
@@ -190,7 +192,8 @@ class Service:
     def _control_server(self, parts: Parts, bound: ControlSocket) -> ControlServer:
         commands = Commands()
         add_penalties(commands, parts.throttle, parts.vet_name)
-        add_backends(commands, parts.pools, parts.backends.latest, parts.metrics)
+        add_backends(commands, parts.pools, parts.backends.latest, parts.metrics, parts.holding.book)
+        add_orders(commands, parts.holding, parts.pools, self.sessions, parts.vet_name)
         add_sessions(commands, self.sessions, parts.metrics, parts.vet_name)
         add_trace(commands, self.sessions, parts.tracing, parts.vet_name)
         add_top(commands)

@@ -44,7 +44,8 @@ class Breaker:
         """A login or a probe has failed, and the server is to blame. True if that opens the breaker."""
         self.calm = False
         if self.circuit is Circuit.OPEN:
-            self._open(now)  # it was the last one left, or it was probed
+            if now >= self.probe_at:  # else it is known already, and the next probe is not put off
+                self._open(now)
             return False
         self._in_a_row += 1
         if self.circuit is Circuit.CLOSED and self._in_a_row < self._failures:

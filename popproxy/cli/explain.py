@@ -34,8 +34,9 @@ def explain(
     """Say what would become of somebody who logs in, step by step, without logging in.
 
     What the name is taken for, which rules were tried and which decided (with their lines in the configuration), the
-    mailbox, the account in the users file, the route, the servers in order, and how popproxy would log in there. Reads
-    the files that the configuration names, and asks nobody: neither the KDC nor a server.
+    mailbox, the account in the users file, the route, the servers in order, how popproxy would log in there, and what
+    operators have ordered (hold, move, drain). Reads the files that the configuration names, and asks nobody: neither
+    the KDC nor a server.
 
     Marks: + it goes on, - tried but does not apply, ? depends on others, x it ends here. Exit code 0 if the user would
     get in (with the right password or ticket), 67 if not, 78 if the configuration leaves no way.

@@ -17,6 +17,7 @@ from popproxy.cli import (
     demo,
     health,
     live,
+    orders,
     passwords,
     penalties,
     serve,
@@ -57,6 +58,10 @@ def make_app() -> typer.Typer:
     app.add_typer(penalties.app, name="penalties")
     app.add_typer(backends.app, name="backends")
     app.add_typer(audit.app, name="audit")
+    app.command()(orders.hold)
+    app.command()(orders.release)
+    app.command()(orders.move)
+    app.command()(orders.orders)
     app.command()(sessions.who)
     app.command()(sessions.kick)
     app.command()(sessions.stats)

@@ -146,6 +146,9 @@ class Process(Model):
     """Run as this user. Without it, a process started as root stays root, and says so."""
     group: str | None = None
     """Run as this group; by default the user's."""
+    state_directory: LocalPath | None = None
+    """A directory of popproxy's own, for what operators have ordered: users held and moved, servers out of service. All
+    processes of the host share it. null: kept in memory, and nobody can be moved."""
 
 
 class Config(Model):

@@ -54,3 +54,5 @@ class Routing(Model):
     """How long their answers count."""
     stale: Duration = 86400.0
     """How much longer they count while a directory does not answer."""
+    hold_wait: Duration = 30.0
+    """How long logins of a user wait whom an operator holds; then the answer is [SYS/TEMP]."""

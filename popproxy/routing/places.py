@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -54,9 +55,14 @@ class Places:
         self._strangers: OrderedDict[str, _Known] = OrderedDict()
         self._leave_alone_until = 0.0
 
-    async def find(self, user: str, *, proven: bool = True) -> Place:
-        """The place of a canonical name; `proven`: that there is such a user. Raises Unavailable."""
+    async def find(self, user: str, *, proven: bool = True, age: float = inf) -> Place:
+        """The place of a canonical name. Raises Unavailable.
+
+        `proven`: that there is such a user. Answers of `age` seconds and more do not count any more.
+        """
         known, now = self._known.get(user) or self._strangers.get(user), self._clock()
+        if known is not None and now - known.at >= age:
+            known = None
         if known is not None and now < known.at + self._fresh:
             return known.place
         serves = known is not None and now < known.at + self._fresh + self._stale

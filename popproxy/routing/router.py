@@ -10,10 +10,12 @@ from pathlib import Path
 from popproxy.backend.pool import DEFAULT_PORTS
 from popproxy.config.model import Config
 from popproxy.config.model_routing import Rule
+from popproxy.config.units import parse_address
 from popproxy.directories.placeholders import fields_of
-from popproxy.observe.logs import get_logger
+from popproxy.errors import PopproxyError
 from popproxy.routing.route_file import RouteFile
 from popproxy.routing.template import Fill, compile_template
+from popproxy.state.orders import Move
 from popproxy.types import Address, Location, Step
 
 
@@ -26,7 +28,13 @@ class Route:
     server: Address | None = None
 
 
-log = get_logger("routing")
+class Misplaced(PopproxyError):
+    """The user's mail is said to be where no pool is; `cure` says what to do."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what)
+        self.cure = cure
+
 
 Try = Callable[[str, Mapping[str, str]], Route | None]
 
@@ -56,11 +64,14 @@ class Router:
             key = ("pools", default) if config.routing.default is None else ("routing", "default")
             self._rules.append(_by_default(default, config.routing.default_backend_user, key))
 
-    def find(self, user: str, location: Location | None = None) -> Route | None:
+    def find(self, user: str, location: Location | None = None, move: Move | None = None) -> Route | None:
         """The route of a user in canonical form, or None if no rule matches.
 
-        What a directory has said of the place goes before all rules; a place that is not configured is no route.
+        Where an operator has moved the user goes before what a directory has said of the place, and that before all
+        rules. Raises Misplaced for a place that is not configured.
         """
+        if move is not None:
+            return self._find_move(user, location, move)
         if location is not None and (location.pool is not None or location.server is not None):
             return self._find_location(user, location)
         fields = fields_of(user)
@@ -84,16 +95,28 @@ class Router:
         why = "refused: no rule matches, and there is no default"
         return [*steps, Step(why, ("routing",), "refused")]
 
-    def _find_location(self, user: str, location: Location) -> Route | None:
+    def _find_move(self, user: str, location: Location | None, move: Move) -> Route:
+        server = None if move.server is None else parse_address(move.server)
+        if (server, move.pool) not in self._servers and (server is not None or move.pool not in self._pools):
+            place = f"pool {move.pool}" if server is None else f"server {server} in pool {move.pool}"
+            what = f"an operator has moved the user to a place that no pool has: {place}"
+            raise Misplaced(what, "add it to the section pools, or move the user elsewhere (popproxy move)")
+        name = move.backend_user or (None if location is None else location.backend_user)
+        if name is None:
+            route = self.find(user)
+            name = user if route is None else route.backend_user
+        return Route(move.pool, name, server)
+
+    def _find_location(self, user: str, location: Location) -> Route:
         wanted = location.server
         places = self._servers if wanted is not None else [(None, name) for name in self._pools]
         possible = [(server, name) for server, name in places if location.pool in (None, name)]
         found = next((one for one in possible if wanted is None or _is(one[0], wanted)), None)
         if found is None:
-            what = "the directory names a place that no pool has"
-            place = {"pool": location.pool, "server": None if wanted is None else str(wanted)}
-            log.error(what, user=user, **place, cure="add it to the section pools")
-            return None
+            named = [f"pool {location.pool}"] if location.pool is not None else []
+            named += [f"server {wanted}"] if wanted is not None else []
+            what = f"the directory names a place that no pool has: {', '.join(named)}"
+            raise Misplaced(what, "add it to the section pools")
         server, pool = found
         return Route(pool, location.backend_user or user, server)
 

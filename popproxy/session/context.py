@@ -38,6 +38,7 @@ from popproxy.sasl.login import Login
 from popproxy.sasl.mechanism import SaslMechanism
 from popproxy.sasl.plain import Plain
 from popproxy.session.admission import Admission
+from popproxy.session.hold import Holding
 from popproxy.session.mechanisms import Mechanisms
 from popproxy.session.tickets import Tickets, user_of
 from popproxy.session.tracing import Tracing
@@ -69,6 +70,7 @@ class ListenerContext:
     router: Router
     pools: dict[str, Pool]
     dialer: Dialer
+    holding: Holding  # of users by operators
     stored: Callable[[str], Record | None]
     tls: ServerTls | None
     promised: Capabilities  # what every possible backend can do

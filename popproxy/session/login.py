@@ -25,6 +25,7 @@ from popproxy.kerberos.delegation_failure import DelegationFailed
 from popproxy.kerberos.refusal import KerberosRefused
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
+from popproxy.routing.router import Misplaced
 from popproxy.sasl.credentials import (
     CertificateCredential,
     Credential,
@@ -73,6 +74,7 @@ class LoginFailed:
 WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
 TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
 THROTTLED = LoginFailed("too many wrong passwords, try again later", "SYS/TEMP", counts=1)
+NO_SERVER = LoginFailed("no mail server for you", "SYS/PERM")
 TOO_MANY_SESSIONS = LoginFailed("you have too many sessions open", "IN-USE")
 NOT_RECORDED = LoginFailed(TRY_LATER.text, "SYS/TEMP", final=CloseReason.AUDIT)
 _FORGED = frozenset((AuthFailure.CONTROL_CHARACTER, AuthFailure.KERBEROS_REPLAY, AuthFailure.KERBEROS_GARBAGE))
@@ -218,23 +220,30 @@ class LoginAttempt:
         refused = await self._account_refused(identity)
         if refused is not None:
             return refused
+        orders = context.holding.book.orders
+        if orders.holds:
+            if not await context.holding.passed(identity.user):
+                return self._held(identity)
+            orders = context.holding.book.orders
         if context.places is not None:
             try:
-                placed = await with_place(context.places, identity)
+                placed = await with_place(context.places, identity, orders.since(identity.user))
             except Unavailable as error:
                 log.error("cannot tell where the mail is", why=str(error))
                 return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
             if isinstance(placed, Refused):
                 return await self._wrong(placed.reason)
             identity = placed
-        route = context.router.find(identity.user, identity.location)
+        try:
+            route = context.router.find(identity.user, identity.location, orders.moves.get(identity.user))
+        except Misplaced as error:
+            log.error(str(error), user=identity.user, cure=error.cure)
+            return self._failed(NO_SERVER, Outcome.FAILURE, AuthFailure.NO_ROUTE)
         if route is None:
             if not identity.proven:  # who that is, only a backend could tell: do not tell whether there is one
                 return await self._wrong(AuthFailure.NO_ROUTE)
             log.error("no rule leads this user to a pool", user=identity.user)
-            return self._failed(
-                LoginFailed("no mail server for you", "SYS/PERM"), Outcome.FAILURE, AuthFailure.NO_ROUTE
-            )
+            return self._failed(NO_SERVER, Outcome.FAILURE, AuthFailure.NO_ROUTE)
         pool = context.pools[route.pool]
         try:
             logins = logins_for(
@@ -285,6 +294,9 @@ class LoginAttempt:
             if self._lease is None and not await self._take_session(identity.user):
                 opened.channel.abort()
                 return self._too_many_sessions()
+            if context.holding.held(identity.user):  # since a moment ago
+                opened.channel.abort()
+                return self._held(replace(identity, proven=True))
             assert self._lease is not None
             self._success()
             ends = None
@@ -366,6 +378,12 @@ class LoginAttempt:
             Outcome.FAILURE, AuthFailure.SESSION_LIMIT, credential.mechanism, credential.authcid, known=True
         )
         return self._failed(TOO_MANY_SESSIONS, Outcome.FAILURE, AuthFailure.SESSION_LIMIT, recorded=True)
+
+    def _held(self, identity: Identity) -> LoginFailed:
+        """He hears no more than that it is not his fault, and what he has shown counts as right if it was."""
+        if identity.proven:
+            self._right()
+        return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.HELD)
 
     async def _throttled(self, against: Throttled) -> LoginFailed:
         """Too many were wrong before, or have not been judged in time: nobody looks at this one."""

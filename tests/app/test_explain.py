@@ -11,6 +11,9 @@ from popproxy.app.explain import NoSuchListener, explain
 from popproxy.app.explanation import Explanation
 from popproxy.config.loader import Loaded, load_bytes
 from popproxy.errors import ConfigError
+from popproxy.state.order_file import FILE as ORDERS_FILE
+from popproxy.state.order_file import encode
+from popproxy.state.orders import Closed, Hold, Move, Orders
 from popproxy.types import Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
@@ -376,3 +379,41 @@ def test_which_server_and_why(site: Loaded, shared: str, balance: str, words: li
     servers = [one.step for one in found.steps if one.stage == "server"]
     assert sorted(step.text.partition(", ")[2] for step in servers) == sorted(words)
     assert [step.key[-1] for step in servers if step.text.startswith("one")] in ([0], [])
+
+
+def test_what_operators_have_ordered(tmp_path: Path) -> None:
+    servers = "servers: [one.a.test, two.a.test, three.a.test], shared: true"
+    text = f"""\
+listeners: [{{name: pop3, listen: [":110"], tls: none, cleartext_networks: [127.0.0.1]}}]
+routing: {{rules: [{{domain: a.test, pool: old, backend_user: "{{local}}"}}]}}
+pools:
+  old: {{servers: [old.a.test]}}
+  new: {{{servers}}}
+process: {{state_directory: state}}
+"""
+    (tmp_path / "state").mkdir()
+    site = load_bytes(text.encode(), tmp_path / "popproxy.yaml")
+    orders = Orders(
+        {"held@a.test": Hold(1.0), "over@a.test": Hold(1.0, 2.0)},
+        {"moved@a.test": Move(1.0, "new", "two.a.test:110"), "lost@a.test": Move(1.0, "gone")},
+        {("new", "one.a.test:110"): Closed(1.0, "drain")},
+    )
+    (tmp_path / "state" / ORDERS_FILE).write_bytes(encode(orders))
+
+    def said(user: str, stage: str) -> list[str]:
+        return [one.step.text for one in explain(site, user).steps if one.stage == stage]
+
+    moved = explain(site, "moved@a.test")
+    assert (moved.verdict, moved.pool, moved.backend_user) == ("let in", "new", "moved")
+    assert said("moved@a.test", "server") == [
+        "two.a.test:110, where an operator has put the user", "three.a.test:110, then",
+        "one.a.test:110, drain: ordered by an operator",
+    ]  # fmt: skip
+    held = explain(site, "held@a.test")
+    assert (held.verdict, held.pool) == ("refused", "old")
+    assert "held by an operator since 1970-01-0" in held.result
+    assert explain(site, "over@a.test").verdict == "let in"
+    assert "a place that no pool has: pool gone" in explain(site, "lost@a.test").result
+    (tmp_path / "state" / ORDERS_FILE).write_bytes(b"{")
+    assert explain(site, "moved@a.test").pool == "old"
+    assert "are not known" in said("moved@a.test", "orders")[0]

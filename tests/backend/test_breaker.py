@@ -46,6 +46,14 @@ def test_a_trial_that_fails_opens_it_for_twice_as_long() -> None:
     assert waits == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0, 60.0]
 
 
+def test_logins_that_fail_while_it_waits_do_not_put_off_the_probe() -> None:
+    breaker = opened(100.0)
+    assert not any(breaker.failed(now) for now in (100.5, 101.0, 104.9))
+    assert breaker.probe_at == 105.0
+    assert not breaker.failed(105.0)
+    assert breaker.probe_at == 115.0
+
+
 def test_a_login_that_gets_through_at_a_server_that_was_given_up_closes_it_at_once() -> None:
     breaker = opened(0.0)
     assert breaker.worked(1.0)

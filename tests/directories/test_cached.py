@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from popproxy.directories.cached import CachedDirectory
+from popproxy.directories.cached import CachedDirectory, Kept
 from popproxy.directories.entry import Answer, Entry, Refused
 from popproxy.errors import Unavailable
 from popproxy.state.remembered import Remembered
@@ -40,9 +41,25 @@ class Directory:
         self.asked += 1
         return self.entry
 
-    def cached(self, *, whence: bool = False) -> CachedDirectory:
-        remembered = Remembered[Entry](30, clock=lambda: self.clock)
-        return CachedDirectory(self, remembered, self.counted, whence=whence)
+    def cached(self, *, whence: bool = False, moved: dict[str, float] | None = None) -> CachedDirectory:
+        remembered = Remembered[Kept](30, clock=lambda: self.clock)
+
+        def since(user: str) -> float:
+            return (moved or {}).get(user, 0.0)
+
+        return CachedDirectory(self, remembered, self.counted, whence=whence, since=since)
+
+
+async def test_what_was_said_before_the_users_mail_was_moved_does_not_count() -> None:
+    """By either of his names: the one that he types, and that of his mailbox."""
+    for name in ("alice", "alice@example.com"):
+        directory, moved = Directory({"alice": "a"}), {"nobody": 1.0}
+        cached = directory.cached(moved=moved)
+        await cached.verify("alice", Secret("a"))
+        moved[name] = time.time()
+        for _ in range(2):
+            await cached.verify("alice", Secret("a"))
+        assert directory.asked == 2
 
 
 async def test_a_right_password_is_asked_about_once_and_a_wrong_one_each_time() -> None:

@@ -82,6 +82,22 @@ async def test_answers_count_for_a_while_and_longer_while_the_directory_is_down(
     assert await found.find("alice") == SOUTH
 
 
+async def test_what_was_said_before_the_mail_was_moved_does_not_count_even_if_the_directory_is_down() -> None:
+    clock, finder = Clock(), Finder({"alice": Entry(location=NORTH)})
+    found = Places([finder], 60, 600, clock)
+    assert await found.find("alice") == NORTH
+    clock.time += 5
+    assert await found.find("alice", age=6) == NORTH
+    finder.down = True
+    with pytest.raises(Unavailable):
+        await found.find("alice", age=5)
+    finder.users["alice"], finder.down = Entry(location=SOUTH), False
+    assert await found.find("alice", age=5) == SOUTH
+    clock.time += 1
+    assert await found.find("alice", age=6) == SOUTH
+    assert len(finder.asked) == 3
+
+
 async def test_a_directory_that_is_down_is_left_alone_for_a_moment_by_those_who_need_not_wait() -> None:
     clock, finder = Clock(), Finder({"alice": Entry(location=NORTH), "bob": Entry(location=NORTH)})
     found = Places([finder], 0, 600, clock)

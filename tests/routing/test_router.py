@@ -14,7 +14,7 @@ from popproxy.auth.names import canonical
 from popproxy.directories.placeholders import fields_of
 from popproxy.errors import ConfigError
 from popproxy.routing.route_file import RouteFile
-from popproxy.routing.router import Router
+from popproxy.routing.router import Misplaced, Router
 from popproxy.routing.template import compile_template
 from popproxy.types import Address, Location
 from tests.session.rig import configuration, loaded
@@ -162,4 +162,5 @@ def test_a_directory_that_names_no_place_leaves_it_to_the_rules(tmp_path: Path) 
     ],
 )
 def test_a_place_that_is_not_configured_is_no_place_and_no_rule_replaces_it(tmp_path: Path, location: Location) -> None:
-    assert placed(router(tmp_path, {"domain": "example.com", "pool": "main"}, default="main"), location) is None
+    with pytest.raises(Misplaced):
+        placed(router(tmp_path, {"domain": "example.com", "pool": "main"}, default="main"), location)

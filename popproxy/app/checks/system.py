@@ -11,11 +11,13 @@ from pathlib import Path
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.permissions import account, group_id, make_directory, may
 from popproxy.config.model import Config
+from popproxy.errors import ConfigError
+from popproxy.state.order_file import read_orders
 
 
 def check_system(config: Config) -> list[Finding]:
     """Findings about process.user, process.group, the files that this user must read, and the audit file."""
-    return [*_process(config), *_readable(config), *_installation(config), *_audit(config)]
+    return [*_process(config), *_readable(config), *_installation(config), *_audit(config), *_state(config)]
 
 
 def installation() -> list[Path]:
@@ -97,6 +99,32 @@ def _audit(config: Config) -> Iterator[Finding]:
             "audit", "log_unknown_users writes whatever is typed as user name, sometimes a password",
             "switch it off unless you need it for a while",
         )  # fmt: skip
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    """The orders of operators, and whether they lead anywhere."""
+    directory = config.process.state_directory
+    if directory is None:
+        return
+    service, area = account(config.process.user), "orders"
+    if not directory.is_dir():
+        yield problem(area, f"the directory {directory} does not exist", make_directory(directory, config.process.user))
+        return
+    need = os.R_OK | os.W_OK | os.X_OK
+    if not (os.access(directory, need) if service is None else may(directory, need, service, config.process.group)):
+        who = config.process.user or "this user"
+        yield problem(area, f"{directory} cannot be written by {who}", f"chown {who} {directory}")
+        return
+    try:
+        orders = read_orders(directory)
+    except ConfigError as error:
+        yield from (problem(area, f"{one.where}: {one.what}", one.cure) for one in error.problems)
+        return
+    yield ok(area, f"are kept in {directory}")
+    for user, move in orders.moves.items():
+        if move.pool not in config.pools:
+            cure = f"add it, or popproxy move {user} to another pool, or --undo"
+            yield problem(area, f"{user} has been moved to the pool {move.pool}, which does not exist", cure)
 
 
 def _writable(file: Path, config: Config) -> Finding:
