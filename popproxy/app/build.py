@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from popproxy import __version__
+from popproxy.app.audit import open_audit, read_signing_key
 from popproxy.app.backends import PoolSecrets, TokenParts, make_pools, read_pool_secrets
 from popproxy.app.chain import password_judges
 from popproxy.app.delegation import DelegationParts
@@ -34,15 +34,13 @@ from popproxy.backend.dial import Dialer
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
 from popproxy.config.model_listeners import Listener
-from popproxy.errors import AuditError, ConfigError, Problem, VaultError
+from popproxy.errors import ConfigError, Problem, VaultError
 from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
 from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext
 from popproxy.net.splice import Pipe
 from popproxy.net.tls import ServerTls
-from popproxy.observe.audit import AuditLog
-from popproxy.observe.audit_sink import FileSink, Sink, StdoutSink
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3.capabilities import common
 from popproxy.routing.router import Router
@@ -55,8 +53,11 @@ from popproxy.state.mirrored import MirroredState
 from popproxy.types import Secret, ThrottleScope
 
 if TYPE_CHECKING:
+    from popproxy.observe.audit_keys import SigningKey
     from popproxy.vault.record import Record
     from popproxy.vault.store import Vault
+
+Read = TypeVar("Read")
 
 HASH_DEADLINE = 30.0
 """Seconds for verifying a password hash, waiting for a thread included."""
@@ -72,6 +73,7 @@ class Privileged:
     mechanisms: MechanismSecrets
     directories: StartedDirectories
     tunnels: TunnelKeys
+    audit_key: SigningKey | None
 
     def close(self) -> None:
         """End the helper processes, if nobody has taken them over."""
@@ -79,7 +81,7 @@ class Privileged:
 
 
 def read_privileged(loaded: Loaded) -> Privileged:
-    """Certificates, their keys, the vault's key, passwords of the proxy's own; starts helpers. Raises ConfigError."""
+    """Certificates, keys, passwords of the proxy's own; starts helpers. Raises ConfigError."""
     config = loaded.config
     problems: list[Problem] = []
     tls: dict[str, ServerTls] = {}
@@ -100,34 +102,26 @@ def read_privileged(loaded: Loaded) -> Privileged:
             key = vault_key(config.vault)
         except ConfigError as error:
             problems += error.problems
-    backends = PoolSecrets()
-    try:
-        backends = read_pool_secrets(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    mechanisms = MechanismSecrets()
-    try:
-        mechanisms = read_mechanism_secrets(config, key)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        import_libraries(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    tunnels: TunnelKeys = {}
-    try:
-        tunnels = read_tunnel_keys(loaded)
-    except ConfigError as error:
-        problems += error.problems
-    directories = StartedDirectories()
-    try:
-        directories = start_directories(loaded)
-    except ConfigError as error:
-        problems += error.problems
+    backends = _tried(problems, partial(read_pool_secrets, loaded), PoolSecrets())
+    mechanisms = _tried(problems, partial(read_mechanism_secrets, config, key), MechanismSecrets())
+    _tried(problems, partial(import_libraries, loaded), None)
+    audit_key = _tried(problems, partial(read_signing_key, config.audit, str(loaded.path)), None)
+    nothing: TunnelKeys = {}
+    tunnels = _tried(problems, partial(read_tunnel_keys, loaded), nothing)
+    directories = _tried(problems, partial(start_directories, loaded), StartedDirectories())
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, backends, mechanisms, directories, tunnels)
+    return Privileged(tls, key, backends, mechanisms, directories, tunnels, audit_key)
+
+
+def _tried(problems: list[Problem], read: Callable[[], Read], otherwise: Read) -> Read:
+    """What is read; `otherwise` if it cannot be, and the reasons go to `problems`."""
+    try:
+        return read()
+    except ConfigError as error:
+        problems += error.problems
+        return otherwise
 
 
 class Parts:
@@ -163,7 +157,7 @@ class Parts:
             Sources(self._users, self._vault, self._accounts, self.executor, self.vet_name), self.metrics,
         )  # fmt: skip
         self._provers = {listener.name: self._mechanisms.provers(listener) for listener in config.listeners}
-        self.audit = self._open_audit()
+        self.audit = open_audit(loaded, privileged.audit_key, self.metrics)
         # from here on nothing can fail: what follows holds descriptors and timers
         self.reactor = Reactor(loop)
         self._directories = DirectoryParts(
@@ -314,22 +308,6 @@ class Parts:
                     problems.append(Problem(self._where, f"pools.{name}.ca", f"{pool.config.ca}: {error}", cure))
         if problems:
             raise ConfigError(problems)
-
-    def _open_audit(self) -> AuditLog:
-        config = self.config.audit
-        sink: Sink
-        if config.file is None:
-            sink = StdoutSink()
-        else:
-            try:
-                sink = FileSink(config.file)
-            except AuditError as error:
-                cure = "its folder must be writable by process.user"
-                raise ConfigError([Problem(self._where, "audit.file", str(error), cure)]) from None
-        return AuditLog(
-            sink, self.metrics, on_error=config.on_error, flush_interval=config.flush,
-            log_unknown_users=config.log_unknown_users, version=__version__,
-        )  # fmt: skip
 
 
 def describe_config(config: Config) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from popproxy.app.checks.accounts import check_accounts
+from popproxy.app.checks.audit import check_audit
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.client_certificates import check_client_certificates
@@ -36,7 +37,8 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "accounts": check_accounts,
     "kerberos": check_kerberos,
     "policy": check_policy,
-    "process and audit": check_system,
+    "process": check_system,
+    "audit": check_audit,
     "control socket": check_control,
 }
 

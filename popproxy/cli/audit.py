@@ -1,4 +1,4 @@
-"""``popproxy audit``: search, follow and report over the audit log."""
+"""``popproxy audit``: search, follow and report over the audit log; the other commands have files of their own."""
 
 from __future__ import annotations
 
@@ -16,27 +16,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from popproxy.app.checks.finding import counted
+from popproxy.cli.audit_key import key
+from popproxy.cli.audit_logs import FilesArgument, configured_file, log_files, progress, recorded_message
+from popproxy.cli.audit_verify import verify
 from popproxy.cli.exits import CommandError, ExitCode, complain
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from popproxy.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from popproxy.observe.audit_files import Progress
     from popproxy.observe.audit_query import Query, Record
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Search the audit log, follow it, and report who still uses what should end.
+    help="""Search the audit log, follow it, verify that nobody has changed it, report who still uses what should end.
 
     Files are read with their rotated predecessors (.1, .2.gz), the oldest first. Times are UTC.""",
 )
 
-FilesArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="[FILE]...", help="Files to read, in this order; by default audit.file and its predecessors."
-    ),
-]
 UserOption = Annotated[str | None, typer.Option("--user", "-u", help="Who; the case of ASCII letters does not matter.")]
 AddressOption = Annotated[str | None, typer.Option("--address", "-a", help="From this address or network.")]
 MessageOption = Annotated[str | None, typer.Option("--message", "-m", metavar="UIDL", help="About this unique-id.")]
@@ -48,6 +44,9 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="2026-11-23, 2026-11-23T09:30, or how long ago: 2h, 7d.")
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before that time; as --since.")]
+
+app.command()(verify)
+app.command()(key)
 
 _WIDTHS = {"time": 19, "user": 24, "address": 15, "action": 12, "outcome": 8}
 
@@ -77,8 +76,9 @@ def search(
 
         popproxy audit search --message 000000a1 --json | jq -r '.["source.ip"]'
     """
+    message = None if message is None else recorded_message(message, config)
     query = _query(user, address, message, action, outcome, reason, session, since, until)
-    _show((record for _, record in _records(_files(files, config), query)), as_json=as_json)
+    _show((record for _, record in _records(log_files(files, config), query)), as_json=as_json)
 
 
 @app.command()
@@ -106,7 +106,7 @@ def follow(
     query = _query(user, address, None, action, outcome, reason, session, None, None)
     if files is not None and len(files) > 1:
         raise CommandError("one file can be followed", ExitCode.USAGE)
-    path = files[0] if files else _configured(config)
+    path = files[0] if files else configured_file(config)
     with contextlib.suppress(KeyboardInterrupt):
         _show(_taken(lines_of(path), query), as_json=as_json)
 
@@ -133,7 +133,7 @@ def report(
 
     query = _query(None, None, None, ["login"], "success", None, None, since, until)
     made = Report()
-    for _, record in _records(_files(files, config), query):
+    for _, record in _records(log_files(files, config), query):
         made.add(record)
     if as_json:
         print_json({
@@ -209,34 +209,13 @@ def _time(option: str, text: str | None) -> str | None:
 # ---- where it stands ----
 
 
-def _files(files: list[Path] | None, config: Path) -> list[Path]:
-    from popproxy.observe.audit_files import log_files  # noqa: PLC0415
-
-    if files:
-        return files
-    current = _configured(config)
-    found = log_files(current)
-    if not found:
-        raise CommandError(f"{current}: there is no audit log", ExitCode.NOINPUT)
-    return found
-
-
-def _configured(config: Path) -> Path:
-    from popproxy.config.loader import load  # noqa: PLC0415
-
-    path = load(config).audit.file
-    if path is None:
-        raise CommandError(f"{config} has no audit.file: name the files to read", ExitCode.USAGE)
-    return path
-
-
 def _records(files: list[Path], query: Query) -> Iterator[tuple[Path, Record]]:
     from popproxy.observe.audit_files import lines  # noqa: PLC0415
     from popproxy.observe.audit_query import NotARecord  # noqa: PLC0415
 
     for path in files:
         bad = 0
-        for line in lines(path, _progress()):
+        for line in lines(path, progress()):
             try:
                 record = query.take(line)
             except NotARecord:
@@ -258,17 +237,6 @@ def _taken(lines: Iterable[bytes], query: Query) -> Iterator[Record]:
             record = query.take(line)
             if record is not None:
                 yield record
-
-
-def _progress() -> Progress | None:
-    """On a terminal, how far it is."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(path: Path, done: int, total: int) -> None:
-        print(f"\r\x1b[K{path.name}: {100 * done // max(1, total)} %", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 # ---- what is printed ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Loaded:
     warnings: list[Problem]
     path: Path
     document: Document
+    digest: str
+    """SHA-256 of the file, in hex."""
 
     def where(self, key: KeyPath) -> str:
         """``file:line`` of a key, or of what encloses it if it is left to its default."""
@@ -63,7 +66,7 @@ def load_bytes(raw: bytes, path: Path) -> Loaded:
     if problems or attempt.config is None:
         raise ConfigError(problems)
     warnings = [_problem(name, finding, place, finding.path) for place, finding in located if finding.warning]
-    return Loaded(attempt.config, warnings, path, document)
+    return Loaded(attempt.config, warnings, path, document, hashlib.sha256(raw).hexdigest())
 
 
 class _Attempt(NamedTuple):

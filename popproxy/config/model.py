@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
+from popproxy.config.model_audit import Audit
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_kerberos import Kerberos
 from popproxy.config.model_listeners import Listener, Tls
@@ -108,19 +109,6 @@ class Timeouts(Model):
         if value <= 0:
             raise ValueError("must be more than nothing; write for example 30s")
         return value
-
-
-class Audit(Model):
-    """The record of who fetched and deleted what."""
-
-    file: LocalPath | None = None
-    """JSON lines are appended here; without it they go to standard output."""
-    on_error: Literal["closed", "open"] = "closed"
-    """If the record cannot be written: closed refuses new logins, open lets them go on and counts."""
-    log_unknown_users: bool = False
-    """Write the names of users that could not log in. People type passwords there; off writes a keyed hash."""
-    flush: Duration = 0.05
-    """Records of fetches and deletions are written together, at the latest after this time."""
 
 
 class Logging(Model):

@@ -15,6 +15,7 @@ from popproxy.config.model import Config
 from popproxy.config.model_listeners import Listener
 from popproxy.config.model_pools import Pool
 from popproxy.config.rules_abuse import ABUSE_RULES
+from popproxy.config.rules_audit import AUDIT_RULES
 from popproxy.config.rules_authentication import AUTHENTICATION_RULES
 from popproxy.config.rules_backends import BACKEND_RULES
 from popproxy.config.rules_balance import BALANCE_RULES
@@ -242,5 +243,6 @@ _RULES: tuple[Rule, ...] = (
     check_domain,
     _times,
     *ABUSE_RULES,
+    *AUDIT_RULES,
     _process,
 )

@@ -1,8 +1,9 @@
 """The audit log: who logged in, fetched and deleted what. When a record must be on disk, and what happens if it is not.
 
-    AuditTrail (audit_trail)     renders the records of one session      -+
-    AuditLog                     decides when they are written            |  RecordBuffer (audit_buffer) between them
-    Sink (audit_sink)            writes octets to a file or a pipe       -+
+    AuditTrail (audit_trail)     renders the records of one session
+    Chain (audit_chain)          numbers them, links each to the one before, signs some
+    AuditLog                     decides when they are written           -+  RecordBuffer (audit_buffer) between them
+    Sink (audit_file, _sink)     writes octets to a file or a pipe       -+
 
 Records of messages are written together, after `flush_interval` at the latest. Who has to wait for a record (a login,
 QUIT) calls `commit`: all that wait in one turn of the event loop share one write.
@@ -13,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import os
 import secrets
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from popproxy.errors import AuditError
 from popproxy.observe.audit_buffer import RecordBuffer
-from popproxy.observe.audit_render import json_fields, json_string
-from popproxy.observe.audit_sink import FileSink, Sink, StdoutSink
+from popproxy.observe.audit_chain import Chain, Signer
+from popproxy.observe.audit_file import FileSink
+from popproxy.observe.audit_marks import Marks
+from popproxy.observe.audit_render import UniqueIds, json_fields, json_string
+from popproxy.observe.audit_sink import Sink, StdoutSink
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
@@ -50,6 +52,9 @@ class AuditLog:
     seconds. Unless `log_unknown_users`, names that belong to no account are written as ``user.hash``, HMAC-SHA256
     under a key that lives as long as the process: equal names can be told within one run, and no list of names can be
     tried later.
+
+    With a `signer` there is a signed checkpoint after `checkpoint_records` records, and `checkpoint_interval` seconds
+    after a record at the latest. `origin` are members for the records that begin a segment or a file.
     """
 
     def __init__(
@@ -62,14 +67,24 @@ class AuditLog:
         log_unknown_users: bool,
         version: str,
         buffer_octets: int = BUFFER_OCTETS,
+        signer: Signer | None = None,
+        checkpoint_records: int = 1000,
+        checkpoint_interval: float = 60.0,
+        origin: Mapping[str, object] | None = None,
+        unique_ids: UniqueIds | None = None,
     ) -> None:
         self.healthy = True  # the last write succeeded
+        self.unique_ids = unique_ids or UniqueIds()
         self._sink = sink
         self._metrics = metrics
         self._open = on_error == "open"
         self._flush_interval = flush_interval
         self._log_unknown_users = log_unknown_users
-        self._version = version
+        self._chain = Chain(signer)
+        self._marks = Marks(self._chain, version, origin)
+        self._checkpoint_records = checkpoint_records
+        self._checkpoint_interval = checkpoint_interval
+        self._checkpoint_timer: asyncio.TimerHandle | None = None  # while records are not covered by a signature
         self._buffer = RecordBuffer(buffer_octets)
         self._user_key = secrets.token_bytes(32)
         self._waiters: list[tuple[Written, bool]] = []  # told after the next write; False: a record of theirs is lost
@@ -82,17 +97,8 @@ class AuditLog:
     # Recording
 
     def start(self) -> None:
-        """Record ``audit_start``, with host, version and process."""
-        self.event(
-            "audit_start",
-            Outcome.SUCCESS,
-            **{
-                "observer.hostname": socket.gethostname(),
-                "observer.product": "popproxy",
-                "observer.version": self._version,
-                "process.pid": os.getpid(),
-            },
-        )
+        """Record ``audit_start``, with host, version and process, and the latest records of others in the file."""
+        self._keep(self._marks.start(self._sink.tail()))
 
     def trail(
         self, session_id: SessionId, listener: str, source: Address, proxied_by: Address | None = None
@@ -107,11 +113,9 @@ class AuditLog:
 
     def record(self, fields: str) -> None:
         """Keep a record: JSON members from ``"event.action"`` on, without braces, on one line."""
-        buffer = self._buffer
-        if not buffer.append(fields):
-            self._metrics.audit_records[(self._sink.name, "dropped")] += 1
-        if self._timer is None or buffer.octets >= _BATCH_OCTETS:
-            self._schedule()
+        if self._buffer.lost and self._buffer.may_go_on:
+            self._record_gap()
+        self._keep(self._chain.seal(fields))
 
     def user_field(self, user: str, disclose: bool) -> str:
         """``"user.name"`` if the name may be written, else ``"user.hash"``: people type passwords there."""
@@ -152,12 +156,11 @@ class AuditLog:
         return not self._pending
 
     def reopen(self) -> None:
-        """Start a new file after a rotation. Raises AuditError, and then goes on with the old file."""
-        self.flush()
-        self._sink.reopen(self._buffer.unfinished)
-        self._buffer.restart_line()
-        self.event("audit_rotate", Outcome.SUCCESS)
-        self.flush()
+        """Go on in a new file if ours was renamed. Raises AuditError, and then goes on with the old file."""
+        try:
+            self._change_files()
+        finally:
+            self.flush()
 
     def close(self) -> None:
         """Record ``audit_stop``, write what is left, close the sink. What cannot be written is counted and logged.
@@ -167,7 +170,7 @@ class AuditLog:
         if self._closed:
             return
         self._closed = True
-        self.event("audit_stop", Outcome.SUCCESS)
+        self._keep(self._marks.stop(self._sink.tail()))
         deadline = time.monotonic() + _CLOSE_LIMIT
         while not self.flush() and self._stalled_since is not None and time.monotonic() < deadline:
             self._sink.wait(0.05)
@@ -176,8 +179,9 @@ class AuditLog:
         if lost:
             self._metrics.audit_records[(self._sink.name, "dropped")] += lost
             self._logger.error("audit records lost at exit", records=lost, sink=self._sink.name)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._checkpoint_timer):
+            if timer is not None:
+                timer.cancel()
         self._sink.close()
 
     # Writing
@@ -185,6 +189,25 @@ class AuditLog:
     @property
     def _pending(self) -> bool:
         return bool(self._buffer.octets or self._buffer.lost)
+
+    def _keep(self, line: bytes) -> None:
+        buffer = self._buffer
+        if not buffer.append(line, self._chain.sequence):
+            self._metrics.audit_records[(self._sink.name, "dropped")] += 1
+        if self._timer is None or buffer.octets >= _BATCH_OCTETS:
+            self._schedule()
+
+    def _record_gap(self) -> None:
+        self._keep(self._marks.gap(self._sink.name, *self._buffer.take_gap()))
+
+    def _checkpoint(self) -> None:
+        """Sign what there is since the latest signature; called as soon as that is much, or old."""
+        if self._checkpoint_timer is not None:
+            self._checkpoint_timer.cancel()
+            self._checkpoint_timer = None
+        if self._chain.sequence > self._chain.signed:
+            self._keep(self._marks.checkpoint(self._sink.tail()))
+            self._metrics.audit_last_checkpoint = time.time()
 
     def _schedule(self) -> None:
         """Have the pending records written soon; at once where no loop runs."""
@@ -218,11 +241,23 @@ class AuditLog:
 
     def _write(self) -> bool | None:
         """True if all is written, False if the sink failed, None if it is only slow."""
-        buffer = self._buffer
+        buffer, chain = self._buffer, self._chain
         before = buffer.written
         unfinished = buffer.unfinished
+        if chain.signs and chain.sequence - chain.signed >= self._checkpoint_records:
+            self._checkpoint()
         try:
             buffer.drain(self._sink.write)
+            if buffer.lost:
+                self._record_gap()
+                buffer.drain(self._sink.write)
+            if not self._closed and self._sink.due():
+                self._try_to_change_files()
+                buffer.drain(self._sink.write)
+            if self._sink.torn:
+                octets, self._sink.torn = self._sink.torn, 0
+                self._keep(self._marks.torn(octets))
+                buffer.drain(self._sink.write)
         except BlockingIOError:
             return self._stalled(buffer.written != before or buffer.unfinished != unfinished)
         except OSError as error:
@@ -231,7 +266,26 @@ class AuditLog:
         finally:
             self._metrics.audit_records[(self._sink.name, "written")] += buffer.written - before
         self._recovered()
+        if chain.signs and self._checkpoint_timer is None and chain.sequence > chain.signed and not self._closed:
+            with contextlib.suppress(RuntimeError):  # no loop: the next records are signed, or the end
+                loop = asyncio.get_running_loop()
+                self._checkpoint_timer = loop.call_later(self._checkpoint_interval, self._checkpoint)
         return True
+
+    def _try_to_change_files(self) -> None:
+        try:
+            self._change_files()
+        except AuditError as error:
+            self._logger.error("the audit log goes on in the old file", why=str(error))
+
+    def _change_files(self) -> None:
+        """The last record of the old file and the first of the new one are signed, and nothing is between them."""
+        self._keep(self._marks.checkpoint(self._sink.tail()))
+        with contextlib.suppress(OSError):  # what the old file does not take goes to the new one
+            self._buffer.drain(self._sink.write)
+        if self._sink.reopen(self._buffer.unfinished):
+            self._buffer.restart_line()
+            self._keep(self._marks.rotate(self._sink.tail()))
 
     def _stalled(self, progress: bool) -> bool | None:
         now = time.monotonic()

@@ -1,75 +1,58 @@
-"""The records that are rendered but not yet written: bounded, numbered, in order. No event loop."""
+"""The records that are sealed but not yet written by one sink: bounded, in order. No event loop."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from time import gmtime, strftime, time_ns
 
 Write = Callable[[memoryview], int]
 """Takes octets, returns how many of them were written. Raises OSError."""
 
 
 class RecordBuffer:
-    """Numbers records, keeps them until a sink has taken them, and knows which ones were lost.
+    """Keeps records until a sink has taken them, and knows which ones were lost.
 
-    When `limit` octets are pending, records are dropped, but never in silence: their numbers are kept, and as soon as
-    there is room again an ``audit_gap`` record names them. Every number therefore stands in the log, either as a
-    record or inside a gap.
+    When `limit` octets are pending, records are dropped, but never in silence: their numbers are kept, and once there
+    is room again the owner records an ``audit_gap`` that names them. Every number therefore stands in the log, either
+    as a record or inside a gap.
     """
 
-    __slots__ = (
-        "_head",
-        "_limit",
-        "_lines",
-        "_lost_from",
-        "_second",
-        "_sequence",
-        "_taken",
-        "_unsent",
-        "lost",
-        "octets",
-        "written",
-    )
+    __slots__ = ("_limit", "_lines", "_lost_from", "_taken", "_unsent", "lost", "octets", "written")
 
     def __init__(self, limit: int) -> None:
         self.octets = 0  # pending, in `_unsent` and `_lines` together
         self.lost = 0  # records dropped for which no audit_gap has been recorded yet
         self.written = 0  # records that a sink has taken whole, since the start
         self._limit = limit
-        self._second = -1  # the second of `_head`, formatted once
-        self._head = ""  # how a record of this second begins: time in UTC, up to its microseconds
-        self._sequence = 0  # number of the latest record
         self._lost_from = 0  # number of the first lost record
-        self._lines: list[str] = []  # rendered records, newest last
-        self._unsent = b""  # older records in octets, from the start of a line
+        self._lines: list[bytes] = []  # sealed records, newest last
+        self._unsent = b""  # older records, from the start of a line
         self._taken = 0  # octets of `_unsent` that the sink has: always within its first line
 
-    def append(self, fields: str) -> bool:
-        """Number and keep a record; `fields` are JSON members from ``"event.action"`` on. False: it was dropped."""
-        if self.lost:
-            if self.octets > self._limit // 2:  # not at the first free octet, or every other record would be a gap
-                self._sequence += 1
-                self.lost += 1
-                return False
-            self._record_gap()
-        self._sequence = sequence = self._sequence + 1
-        second, nanoseconds = divmod(time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._head = strftime('{"@timestamp":"%Y-%m-%dT%H:%M:%S.', gmtime(second))
-        line = f'{self._head}{nanoseconds // 1000:06d}Z","event.sequence":{sequence},{fields}}}\n'
-        octets = self.octets + len(line)  # all of it is ASCII
-        if octets > self._limit:
-            self.lost = 1
-            self._lost_from = sequence
+    def append(self, line: bytes, sequence: int) -> bool:
+        """Keep the record of this number. False: it was dropped."""
+        octets = self.octets + len(line)
+        if self.lost or octets > self._limit:
+            if not self.lost:
+                self._lost_from = sequence
+            self.lost += 1
             return False
         self._lines.append(line)
         self.octets = octets
         return True
 
+    @property
+    def may_go_on(self) -> bool:
+        """Records were lost, and there is room: not at the first free octet, or every other record would be a gap."""
+        return self.lost > 0 and self.octets <= self._limit // 2
+
+    def take_gap(self) -> tuple[int, int]:
+        """The number of the first lost record, and how many are lost; what comes now is kept again."""
+        lost, self.lost = self.lost, 0
+        return self._lost_from, lost
+
     def drain(self, write: Write) -> None:
-        """Give everything to `write`, an ``audit_gap`` record last if one is due; `written` counts what it took whole.
+        """Give everything to `write`; `written` counts what it took whole.
 
         Raises OSError from `write`; what was not taken stays pending, and the next call goes on in the middle of the
         line.
@@ -77,11 +60,9 @@ class RecordBuffer:
         while True:
             if self._unsent:
                 self._drain_unsent(write)
-            if not self._lines and self.lost:
-                self._record_gap()
             if not self._lines:
                 return
-            self._unsent = "".join(self._lines).encode("ascii")
+            self._unsent = b"".join(self._lines)
             self._lines.clear()
 
     @property
@@ -116,11 +97,3 @@ class RecordBuffer:
             self.octets -= whole
             self._unsent = unsent[whole:]
             self._taken = taken - whole
-
-    def _record_gap(self) -> None:
-        first, last, lost = self._lost_from, self._sequence, self.lost
-        self.lost = 0
-        self.append(
-            '"event.action":"audit_gap","event.outcome":"failure","event.reason":"buffer_full",'
-            f'"popproxy.audit.lost":{lost},"popproxy.audit.lost_from":{first},"popproxy.audit.lost_to":{last}'
-        )

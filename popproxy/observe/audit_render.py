@@ -6,9 +6,11 @@ always one line and a terminal that shows the log cannot be steered by it.
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii
+from typing import Literal
 
 MAX_FIELD_OCTETS = 256
 """Longest text of a field, in octets of UTF-8; longer ones end in ``...``."""
@@ -34,6 +36,29 @@ def json_octets(octets: bytes) -> str:
     r"""Octets from a peer, ASCII by rights (a unique-id, RFC 1939 section 7), as a JSON string; others as ``\x80``."""
     text = octets.decode("ascii", "backslashreplace")
     return encode_basestring_ascii(text) if len(text) <= MAX_FIELD_OCTETS else json_string(text)
+
+
+class UniqueIds:
+    """How records name messages: by the server's unique-ids in ``clear``, ``hashed`` under `key`, or not (``omitted``).
+
+    A hash is the first 16 octets of HMAC-SHA256, in hex.
+    """
+
+    __slots__ = ("_key", "_policy")
+
+    def __init__(self, policy: Literal["clear", "hashed", "omitted"] = "clear", key: bytes = b"") -> None:
+        self._policy = policy
+        self._key = key
+
+    def member(self, name: str, unique_id: bytes) -> str:
+        """The JSON member `name`, before or after which a comma must be; nothing if it is left out."""
+        if self._policy == "clear":
+            return f'"{name}":{json_octets(unique_id)}'
+        return f'"{name}":"{self.hashed(unique_id)}"' if self._policy == "hashed" else ""
+
+    def hashed(self, unique_id: bytes) -> str:
+        """What stands in records if they hold hashes."""
+        return hmac.digest(self._key, unique_id, "sha256")[:16].hex()
 
 
 def json_value(value: object) -> str:

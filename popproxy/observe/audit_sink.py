@@ -1,32 +1,38 @@
-"""Where audit records go: a file, or standard output. A sink moves octets and knows nothing of records."""
+"""Where audit records go. A sink moves octets and knows nothing of records. The file has a module of its own."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
 import stat
-from pathlib import Path
 from typing import Protocol
-
-from popproxy.errors import AuditError
 
 
 class Sink(Protocol):
     """A place for audit records. `name` is a metric label: ``file`` or ``stdout``."""
 
     name: str
+    torn: int
+    """Octets of unfinished records of others that have been cut off."""
 
     def write(self, data: memoryview) -> int:
         """Write `data` or its first part in one system call; returns how many octets. Raises OSError; never blocks."""
         ...
 
-    def reopen(self, unfinished: int) -> None:
-        """Start a new file after a rotation; the old one ends in `unfinished` octets of a torn line.
+    def due(self) -> bool:
+        """Whether `reopen` would lead to another file."""
+        ...
 
-        Raises AuditError, and then goes on with the old file.
+    def reopen(self, unfinished: int) -> bool:
+        """Go on with a new file if there is one; the old one ends in `unfinished` octets of a torn line.
+
+        False if there is none. Raises AuditError, and then goes on with the old file.
         """
+        ...
+
+    def tail(self) -> tuple[bytes, bool]:
+        """The last octets that others have written there since we have; True if they are in the file before this."""
         ...
 
     def wait(self, timeout: float) -> None:
@@ -38,63 +44,6 @@ class Sink(Protocol):
         ...
 
 
-class FileSink:
-    """Appends to a file, which is created with mode 0640 if it is missing. Raises AuditError if that fails.
-
-    The file must have no other writer.
-    """
-
-    name = "file"
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = self._open()
-
-    def write(self, data: memoryview) -> int:
-        """One ``write``; appends whatever the file's length is by now."""
-        return os.write(self._fd, data)
-
-    def reopen(self, unfinished: int) -> None:
-        """Go on with whatever file has the path now; the torn line is cut off the old one where that is possible."""
-        old, self._fd = self._fd, self._open()
-        with contextlib.suppress(OSError):
-            os.ftruncate(old, os.fstat(old).st_size - unfinished)
-        os.close(old)
-
-    def wait(self, timeout: float) -> None:
-        """A file never blocks; a named pipe may."""
-        _wait_writable(self._fd, timeout)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
-        try:
-            fd = os.open(self._path, flags, 0o640)
-        except OSError as error:
-            raise AuditError(f"cannot open the audit file {self._path}: {error.strerror}") from error
-        try:
-            self._end_torn_line(fd)
-        except OSError as error:
-            os.close(fd)
-            raise AuditError(f"cannot append to the audit file {self._path}: {error.strerror}") from error
-        return fd
-
-    def _end_torn_line(self, fd: int) -> None:
-        """A process that was killed while it wrote leaves half a line; ours must not become its second half."""
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            return
-        with self._path.open("rb") as file:
-            file.seek(status.st_size - 1)
-            if file.read(1) != b"\n":
-                os.write(fd, b"\n")
-
-
 class StdoutSink:
     """Standard output, whatever it is: a pipe or a socket whose reader is slow never stops the event loop.
 
@@ -104,6 +53,7 @@ class StdoutSink:
     name = "stdout"
 
     def __init__(self, fd: int = 1) -> None:
+        self.torn = 0
         self._socket: socket.socket | None = None
         self._fd = -1
         mode = os.fstat(fd).st_mode
@@ -120,12 +70,21 @@ class StdoutSink:
             return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         return os.write(self._fd, data)
 
-    def reopen(self, unfinished: int) -> None:
+    def due(self) -> bool:
         """Standard output cannot be rotated."""
+        return False
+
+    def reopen(self, unfinished: int) -> bool:
+        """Nor that."""
+        return False
+
+    def tail(self) -> tuple[bytes, bool]:
+        """What others write there cannot be read."""
+        return b"", False
 
     def wait(self, timeout: float) -> None:
         """Until the reader has taken something."""
-        _wait_writable(self._fd if self._socket is None else self._socket.fileno(), timeout)
+        wait_writable(self._fd if self._socket is None else self._socket.fileno(), timeout)
 
     def close(self) -> None:
         """Close our own descriptor; standard output itself stays open."""
@@ -144,7 +103,8 @@ def _open_again(fd: int) -> int:
         return os.dup(fd)  # not allowed to open it, or no /proc: a slow reader may then block us
 
 
-def _wait_writable(fd: int, timeout: float) -> None:
+def wait_writable(fd: int, timeout: float) -> None:
+    """Block until `fd` can be written to, `timeout` seconds at most."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll(timeout * 1000)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from popproxy.errors import LocalProtocolError
-from popproxy.observe.audit_render import json_octets, json_string
+from popproxy.observe.audit_render import UniqueIds, json_string
 from popproxy.types import Address, AuthFailure, CloseReason, Identity, Mechanism, Outcome, SessionId, TlsInfo
 
 Deleted = Sequence[tuple[int, bytes | None]]
@@ -54,6 +54,11 @@ class Recorder(Protocol):
 
     def user_field(self, user: str, disclose: bool) -> str:
         """The JSON member that names a claimed user, or its keyed hash."""
+        ...
+
+    @property
+    def unique_ids(self) -> UniqueIds:
+        """How messages are named."""
         ...
 
 
@@ -138,7 +143,7 @@ class AuditTrail:
         """RETR or TOP sent a message to the client: `octets` as relayed, cut unless `complete`; `lines` of TOP."""
         self._log.record(
             f'"event.action":"{verb.lower()}","event.outcome":"{"success" if complete else "failure"}",{self._session}'
-            f"{'' if unique_id is None else _unique_id(unique_id)}{'' if lines is None else _lines(lines)}"
+            f"{'' if unique_id is None else self._message_id(unique_id)}{'' if lines is None else _lines(lines)}"
             f'"pop3.message_number":{number},"pop3.octets":{octets},"pop3.complete":{"true" if complete else "false"}'
         )
 
@@ -146,14 +151,14 @@ class AuditTrail:
         """The backend answered -ERR to RETR, TOP or DELE."""
         self._log.record(
             f'"event.action":"{verb.lower()}","event.outcome":"failure","event.reason":"backend_refused",{self._session}'
-            f'{"" if unique_id is None else _unique_id(unique_id)}"pop3.message_number":{number}'
+            f'{"" if unique_id is None else self._message_id(unique_id)}"pop3.message_number":{number}'
         )
 
     def dele(self, number: int, unique_id: bytes | None) -> None:
         """The backend has marked a message as deleted."""
         self._log.record(
             f'"event.action":"dele","event.outcome":"success",{self._session}'
-            f'{"" if unique_id is None else _unique_id(unique_id)}"pop3.message_number":{number}'
+            f'{"" if unique_id is None else self._message_id(unique_id)}"pop3.message_number":{number}'
         )
 
     def reset(self, count: int) -> None:
@@ -164,7 +169,7 @@ class AuditTrail:
         """QUIT in TRANSACTION: what became of the `deleted` messages."""
         result, committed = _UPDATE[outcome]
         head = f'"event.action":"update","event.outcome":"{result}",{self._session}"pop3.committed":{committed},'
-        for part in _listed("deleted", deleted):
+        for part in self._listed("deleted", deleted):
             self._log.record(head + part)
 
     def end(
@@ -202,12 +207,29 @@ class AuditTrail:
         """The members of session_end on `messages`, each after a comma; a long list is recorded on its own."""
         if not messages:
             return ""
-        parts = list(_listed("abandoned", messages))
+        parts = list(self._listed("abandoned", messages))
         if len(parts) == 1:
             return f",{parts[0]}"
         for part in parts:
             self._log.record(f'"event.action":"deletions_abandoned","event.outcome":"failure",{self._session}{part}')
         return f',"pop3.abandoned_total":{len(messages)}'
+
+    def _message_id(self, unique_id: bytes) -> str:
+        member = self._log.unique_ids.member("pop3.unique_id", unique_id)
+        return f"{member}," if member else ""
+
+    def _listed(self, name: str, messages: Deleted) -> Iterator[str]:
+        """The members that list `messages`, at least one part; ``pop3.part`` numbers several parts from 1."""
+        several = len(messages) > LISTED_PER_RECORD
+        for part, start in enumerate(range(0, max(1, len(messages)), LISTED_PER_RECORD), 1):
+            items = ",".join(map(self._listed_one, messages[start : start + LISTED_PER_RECORD]))
+            which = f'"pop3.part":{part},' if several else ""
+            yield f'{which}"pop3.{name}_total":{len(messages)},"pop3.{name}":[{items}]'
+
+    def _listed_one(self, message: tuple[int, bytes | None]) -> str:
+        number, unique_id = message
+        member = "" if unique_id is None else self._log.unique_ids.member("unique_id", unique_id)
+        return f'{{"number":{number},{member}}}' if member else f'{{"number":{number}}}'
 
 
 @lru_cache(maxsize=64)  # also shares the text between sessions
@@ -224,10 +246,6 @@ def _endpoint(host: str, port: str, address: Address) -> str:
     return f'"{host}":{json_string(address.host)},"{port}":{address.port},'
 
 
-def _unique_id(unique_id: bytes) -> str:
-    return f'"pop3.unique_id":{json_octets(unique_id)},'
-
-
 def _committed(reason: CloseReason, committed: bool | None) -> str:
     if committed is None:
         return '"pop3.committed":"unknown",' if reason is CloseReason.UPDATE_UNKNOWN else ""
@@ -236,17 +254,3 @@ def _committed(reason: CloseReason, committed: bool | None) -> str:
 
 def _lines(lines: int) -> str:
     return f'"pop3.lines":{lines},'
-
-
-def _listed(name: str, messages: Deleted) -> Iterator[str]:
-    """The members that list `messages`, at least one part; ``pop3.part`` numbers several parts from 1."""
-    several = len(messages) > LISTED_PER_RECORD
-    for part, start in enumerate(range(0, max(1, len(messages)), LISTED_PER_RECORD), 1):
-        items = ",".join(
-            f'{{"number":{number}}}'
-            if unique_id is None
-            else f'{{"number":{number},"unique_id":{json_octets(unique_id)}}}'
-            for number, unique_id in messages[start : start + LISTED_PER_RECORD]
-        )
-        which = f'"pop3.part":{part},' if several else ""
-        yield f'{which}"pop3.{name}_total":{len(messages)},"pop3.{name}":[{items}]'

@@ -93,6 +93,7 @@ class Metrics(Collector):
     ) -> None:  # fmt: skip
         self.accept_errors = 0
         self.audit_healthy = 1
+        self.audit_last_checkpoint = 0.0
         self.bytes_to_backend = 0
         self.bytes_to_client = 0
         self.config_last_reload_successful = 0

@@ -140,9 +140,13 @@ class _NullSink:
     """Takes everything."""
 
     name = "file"
+    torn = 0
 
     def write(self, data: memoryview) -> int:
         return len(data)
+
+    def due(self) -> bool:
+        return False
 
 
 def _trail() -> tuple[Callable[[], Any], Any]:

@@ -14,10 +14,18 @@ from typing import Any, TextIO
 
 import pytest
 
+from popproxy.app.audit import open_audit, read_signing_key
 from popproxy.cli.exits import ExitCode
+from popproxy.config.loader import load_file
+from popproxy.observe.audit import AuditLog
+from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_files import follow, lines, log_files
+from popproxy.observe.audit_keys import SigningKey
 from popproxy.observe.audit_query import Query
+from popproxy.observe.metrics import Metrics
+from popproxy.types import Secret
 from tests.cli.helpers import PROGRAM, popproxy, write_config
+from tests.observe.conftest import new_trail
 from tests.peers.process import REPOSITORY, wait_until
 from tests.session.rig import running
 
@@ -219,3 +227,86 @@ def wrote(file: TextIO) -> bool:
     file.write(f"{LOG[0]}\n{LOG[2]}\n")
     file.flush()
     return True
+
+
+# ---- is it whole? ----
+
+
+def signed(tmp_path: Path) -> tuple[Path, Path]:
+    """A configuration with a key, and what popproxy writes in one session."""
+    config = write_config(tmp_path, audit={"file": "audit.jsonl", "key": {"file": "audit.key"}})
+    made = popproxy("audit", "key", "-c", str(config))
+    assert made.returncode == 0, made.stderr
+    key = SigningKey(Secret((tmp_path / "audit.key").read_bytes()))
+    assert key.public_pem() == (tmp_path / "audit.key.pub").read_bytes()
+    assert key.key_id.encode() in made.stdout
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(
+        FileSink(path), Metrics(["pop3"], []), on_error="closed", flush_interval=0.05, log_unknown_users=False,
+        version="1", signer=key,
+    )  # fmt: skip
+    log.start()
+    for number in range(20):
+        new_trail(log).dele(number, b"u%d" % number)
+    log.close()
+    return config, path
+
+
+def test_verify_names_the_first_bad_record_and_tells_programs_by_its_status(tmp_path: Path) -> None:
+    config, path = signed(tmp_path)
+    assert (tmp_path / "audit.key").stat().st_mode & 0o777 == 0o600
+    intact = popproxy("audit", "verify", "-c", str(config))
+    assert (intact.returncode, intact.stdout.decode().splitlines()[-1]) == (0, "intact"), intact.stdout
+    assert b"22 records of 1 segment in 1 file, signed with " in intact.stdout
+    octets = path.read_bytes()
+    path.write_bytes(octets.replace(b'"u7"', b'"u8"'))
+    bad = popproxy("audit", "verify", "-c", str(config))
+    assert bad.returncode == 1
+    assert bad.stdout.decode().splitlines()[-1] == f"TAMPERED WITH, first at {path}:9, record 9 (altered 1)"
+    told = json.loads(popproxy("audit", "verify", "--json", "-c", str(config)).stdout)
+    assert (told["status"], told["findings"][0]["line"], told["findings"][0]["sequence"]) == ("tampered", 9, 9)
+    path.write_bytes(octets[:-100])
+    torn = popproxy("audit", "verify", "--public-key", str(tmp_path / "audit.key.pub"), str(path))
+    assert torn.returncode == 3
+    assert b"incomplete, first at" in torn.stdout
+    unknown = popproxy("audit", "verify", str(path), "-c", str(tmp_path / "none.yaml"))
+    assert (unknown.returncode, b"--public-key" in unknown.stderr) == (ExitCode.USAGE, True)
+    assert popproxy("audit", "verify", "--no-key", str(path)).returncode == 3
+
+
+def test_messages_are_found_by_their_unique_ids_where_the_log_has_hashes(tmp_path: Path) -> None:
+    settings = {"file": "audit.jsonl", "key": {"file": "audit.key"}, "unique_ids": "hashed"}
+    config = write_config(tmp_path, audit=settings)
+    assert popproxy("audit", "key", "-c", str(config)).returncode == 0
+    loaded = load_file(config)
+    log = open_audit(loaded, read_signing_key(loaded.config.audit, ""), Metrics(["pop3"], []))
+    new_trail(log).dele(1, b"u1")
+    new_trail(log).update("committed", [(1, b"u1"), (2, b"u2")])
+    log.close()
+    assert '"u1"' not in (tmp_path / "audit.jsonl").read_text()
+    run = popproxy("audit", "search", "--message", "u1", "--json", "-c", str(config))
+    assert [json.loads(line)["event.action"] for line in run.stdout.splitlines()] == ["dele", "update"]
+    config = write_config(tmp_path, audit={"file": "other.jsonl", "unique_ids": "omitted"})
+    log = open_audit(load_file(config), None, Metrics(["pop3"], []))
+    new_trail(log).dele(1, b"u1")
+    new_trail(log).update("committed", [(1, b"u1")])
+    log.close()
+    assert "unique_id" not in (tmp_path / "other.jsonl").read_text()
+
+
+def test_a_new_key_takes_the_place_of_the_old_one_whose_signatures_stay_good(tmp_path: Path) -> None:
+    config, _ = signed(tmp_path)
+    assert popproxy("audit", "key", "-c", str(config)).returncode == ExitCode.CANTCREAT
+    old = (tmp_path / "audit.key").read_bytes()
+    assert popproxy("audit", "key", "--rotate", "-c", str(config)).returncode == 0
+    assert (tmp_path / "audit.key").read_bytes() != old
+    assert (tmp_path / "audit.key.pub").read_bytes().count(b"BEGIN PUBLIC KEY") == 2
+    assert popproxy("audit", "verify", "-c", str(config)).returncode == 0
+    checked = popproxy("check", "--offline", "--json", "-c", str(config)).stdout.decode()
+    assert "is signed with the key" in checked
+    assert "lacks the public half" not in checked
+    (tmp_path / "audit.key.pub").unlink()
+    assert "lacks the public half" in popproxy("check", "--offline", "-c", str(config)).stdout.decode()
+    (tmp_path / "audit.key").write_text("no key\n")
+    assert "is not a private key in PEM" in popproxy("check", "--offline", "-c", str(config)).stdout.decode()
+    assert popproxy("audit", "key", "--rotate", str(tmp_path / "nothing")).returncode == ExitCode.NOINPUT

@@ -42,7 +42,9 @@ AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].k
 """Keys that the file explains in another section, and says so."""
 
 
-_SHOWN_BELOW = {"rules: []", *(f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2"))}
+_SHOWN_BELOW = {"rules: []"} | {
+    f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key")
+}
 """Defaults with an example behind them that is switched off."""
 _NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels"}
 """Sections whose keys are names of the administrator's choice."""

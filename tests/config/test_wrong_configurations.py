@@ -465,6 +465,13 @@ WRONG = {
     "a tunnel through itself": Wrong(tunnel("key: {env: K}\nvia: jump"), 9, "tunnels.jump.via", "without this one"),
     "a passphrase for nothing": Wrong(tunnel("gssapi: true\npassphrase: {env: P}"), 9, "tunnels.jump.passphrase", "or add key"),
     "a tunnel that never waits": Wrong(tunnel("key: {env: K}\nretry: 1m"), 9, "tunnels.jump.retry", "shorter than retry_longest"),
+    # the audit log
+    "hashes without a key": Wrong("audit:\n  unique_ids: hashed\n", 2, "audit.unique_ids", "or write omitted"),
+    "rotation of standard output": Wrong("audit:\n  rotate_interval: 1d\n", 2, "audit.rotate_interval", "add audit.file"),
+    "a size of standard output": Wrong("audit:\n  rotate_size: 1GiB\n", 2, "audit.rotate_size", "add audit.file"),
+    "files too small": Wrong("audit:\n  file: a\n  rotate_size: 1KiB\n", 3, "audit.rotate_size", "for example 1GiB"),
+    "files too short": Wrong("audit:\n  file: a\n  rotate_interval: 1s\n", 3, "audit.rotate_interval", "for example 1d"),
+    "signatures without pause": Wrong("audit:\n  checkpoint_interval: 0s\n", 2, "audit.checkpoint_interval", "1s or more"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

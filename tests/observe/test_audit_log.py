@@ -183,21 +183,21 @@ async def test_a_full_disk_tears_no_record_and_loses_none(make_log: MakeLog, met
     new_trail(log).dele(1, b"u1")
     await log.commit()
     filler = fill(tiny_disk)
-    for number in range(2, 200):  # more than what is left of the file's page
+    for number in range(2, 100):  # more than what is left of the file's page
         new_trail(log).dele(number, b"u%d" % number)
     with pytest.raises(AuditError):
         await log.commit()
     with pytest.raises(AuditError):
         await log.commit()
-    assert not path.read_bytes().endswith(b"\n")  # the kernel took a part of a record: the case under test
+    assert 0 < len(read_records(path)) < 99  # what the kernel took of a record is cut back: the case under test
     assert (log.healthy, metrics.audit_healthy) == (False, 0)
     filler.unlink()
     await log.commit()
     assert (log.healthy, metrics.audit_healthy) == (True, 1)
     assert metrics.audit_write_failures["file"] == 2
-    assert metrics.audit_records["file", "written"] == 199
-    assert [record["pop3.message_number"] for record in read_records(path)] == list(range(1, 200))
-    assert sequences(path) == list(range(1, 200))
+    assert metrics.audit_records["file", "written"] == 99
+    assert [record["pop3.message_number"] for record in read_records(path)] == list(range(1, 100))
+    assert sequences(path) == list(range(1, 100))
 
 
 async def test_records_beyond_the_buffer_are_dropped_and_named_by_a_gap(
@@ -261,15 +261,14 @@ def test_rotation_in_the_middle_of_a_record_leaves_whole_records_in_both_files(
     path, old = tmp_path / "audit.log", tmp_path / "audit.log.1"
     log = make_log()
     with file_size_limit(5000):
-        for number in range(1, 36):
+        for number in range(1, 21):
             new_trail(log).dele(number, None)
-        assert path.stat().st_size == 5000
-        assert not path.read_bytes().endswith(b"\n")
+        assert 4000 < path.stat().st_size < 5000
         path.rename(old)
         log.reopen()
     records = read_records(old) + read_records(path)
-    assert [record["event.sequence"] for record in records] == list(range(1, 37))
-    assert records[-1]["event.action"] == "audit_rotate"
+    assert [record["event.sequence"] for record in records] == list(range(1, 23))
+    assert [record["event.action"] for record in records[-2:]] == ["audit_checkpoint", "audit_rotate"]
 
 
 async def test_rotation_goes_on_in_a_new_file(make_log: MakeLog, tmp_path: Path) -> None:
@@ -278,7 +277,8 @@ async def test_rotation_goes_on_in_a_new_file(make_log: MakeLog, tmp_path: Path)
     new_trail(log).dele(1, None)
     path.rename(tmp_path / "audit.log.1")
     log.reopen()
-    assert [record["event.action"] for record in read_records(tmp_path / "audit.log.1")] == ["dele"]
+    actions = [record["event.action"] for record in read_records(tmp_path / "audit.log.1")]
+    assert actions == ["dele", "audit_checkpoint"]
     assert [record["event.action"] for record in read_records(path)] == ["audit_rotate"]
 
 
@@ -291,7 +291,7 @@ async def test_a_failed_rotation_goes_on_with_the_old_file(make_log: MakeLog, tm
         log.reopen()
     new_trail(log).dele(1, None)
     assert log.flush()
-    assert len(read_records(tmp_path / "moved" / "audit.log")) == 1
+    assert [record["event.action"] for record in read_records(tmp_path / "moved" / "audit.log")][-1] == "dele"
 
 
 def test_a_new_file_is_not_readable_by_everybody_and_an_old_one_is_kept(tmp_path: Path) -> None:
@@ -306,13 +306,14 @@ def test_a_new_file_is_not_readable_by_everybody_and_an_old_one_is_kept(tmp_path
     assert path.read_bytes() == b"{}\n{}\n"
 
 
-def test_half_a_line_of_a_killed_process_is_ended_first(make_log: MakeLog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", [1, 10, 200_000])
+def test_half_a_line_of_a_killed_process_is_cut_off_and_said(half: int, make_log: MakeLog, tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    path.write_bytes(b'{"event.sequence":1}\n{"event.seq')
+    path.write_bytes(b'{"event.sequence":1}\n' + b"x" * half)
     make_log(FileSink(path)).start()
-    _whole, torn, ours = path.read_bytes().splitlines()
-    assert torn == b'{"event.seq'
-    assert b"audit_start" in ours
+    _whole, start, torn = read_records(path)
+    assert start["event.action"] == "audit_start"
+    assert (torn["event.action"], torn["popproxy.audit.torn"]) == ("audit_torn", half)
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_limit_on_file_size_tears_no_record(make_log: MakeLog, tmp_path: Path)
     with file_size_limit(5000):
         for number in range(100):
             new_trail(log).dele(number, None)
-        assert (tmp_path / "audit.log").stat().st_size == 5000
+        assert 4000 < (tmp_path / "audit.log").stat().st_size <= 5000
     assert log.flush()
     assert len(read_records(tmp_path / "audit.log")) == 100
 
@@ -415,7 +416,7 @@ async def test_a_sink_that_takes_nothing_without_an_error_does_not_hang(make_log
 
 
 async def test_short_writes_at_every_length_give_the_same_lines(make_log: MakeLog, tmp_path: Path) -> None:
-    class ShortSink(FileSink):
+    class ShortSink(StdoutSink):
         """Takes 1 octet, then 2, then 3 ..., and fails between."""
 
         size = 0
@@ -426,7 +427,8 @@ async def test_short_writes_at_every_length_give_the_same_lines(make_log: MakeLo
                 raise OSError(errno.EIO, "between two writes")
             return super().write(data[: self.size])
 
-    log = make_log(ShortSink(tmp_path / "audit.log"))
+    with (tmp_path / "audit.log").open("wb") as file:
+        log = make_log(ShortSink(file.fileno()))
     for number in range(100):
         new_trail(log).dele(number, None)
         log.flush()

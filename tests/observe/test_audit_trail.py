@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.errors import LocalProtocolError
-from popproxy.observe.audit_render import json_octets, json_string
+from popproxy.observe.audit_render import UniqueIds, json_octets, json_string
 from popproxy.observe.audit_trail import LISTED_PER_RECORD, AuditTrail
 from popproxy.types import Address, AuthFailure, CloseReason, Identity, Mechanism, Outcome, SessionId, TlsInfo
 from tests.observe.conftest import BACKEND, CLIENT, MakeLog, Record, new_trail, read_records
@@ -55,6 +55,8 @@ class Lines:
 
     def user_field(self, user: str, disclose: bool) -> str:
         return f'"user.name":{json_string(user)}' if disclose else '"user.hash":"h"'
+
+    unique_ids = UniqueIds()
 
 
 def logged_in(lines: Lines) -> AuditTrail:

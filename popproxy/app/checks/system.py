@@ -1,4 +1,4 @@
-"""Checks of the machine: the user to run as, what it must read, and where the audit log goes."""
+"""Checks of the machine: the user to run as, and what it must read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from popproxy.state.order_file import read_orders
 
 
 def check_system(config: Config) -> list[Finding]:
-    """Findings about process.user, process.group, the files that this user must read, and the audit file."""
-    return [*_process(config), *_readable(config), *_installation(config), *_audit(config), *_state(config)]
+    """Findings about process.user, process.group, and the files that this user must read."""
+    return [*_process(config), *_readable(config), *_installation(config), *_state(config)]
 
 
 def installation() -> list[Path]:
@@ -89,18 +89,6 @@ def _installation(config: Config) -> Iterator[Finding]:
         )
 
 
-def _audit(config: Config) -> Iterator[Finding]:
-    if config.audit.file is None:
-        yield ok("audit", "goes to standard output")
-    else:
-        yield _writable(config.audit.file, config)
-    if config.audit.log_unknown_users:
-        yield warning(
-            "audit", "log_unknown_users writes whatever is typed as user name, sometimes a password",
-            "switch it off unless you need it for a while",
-        )  # fmt: skip
-
-
 def _state(config: Config) -> Iterator[Finding]:
     """The orders of operators, and whether they lead anywhere."""
     directory = config.process.state_directory
@@ -125,25 +113,3 @@ def _state(config: Config) -> Iterator[Finding]:
         if move.pool not in config.pools:
             cure = f"add it, or popproxy move {user} to another pool, or --undo"
             yield problem(area, f"{user} has been moved to the pool {move.pool}, which does not exist", cure)
-
-
-def _writable(file: Path, config: Config) -> Finding:
-    service = account(config.process.user)
-    who = config.process.user or "this user"
-    directory = file.parent
-    if not directory.is_dir():
-        return problem(
-            "audit",
-            f"the directory {directory} does not exist",
-            make_directory(directory, config.process.user),
-        )
-    target = file if file.exists() else directory
-    need = os.W_OK if target is file else os.W_OK | os.X_OK
-    allowed = os.access(target, need) if service is None else may(target, need, service, config.process.group)
-    if allowed:
-        return ok("audit", f"{file} can be written by {who}")
-    return problem(
-        "audit",
-        f"{file} cannot be written by {who}",
-        f"chown {who} {target}" if service else f"correct the permissions of {target}",
-    )

@@ -1,0 +1,171 @@
+"""``popproxy audit verify``: has anybody changed the log, and is it whole?"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from popproxy.app.checks.finding import counted
+from popproxy.cli.audit_logs import FilesArgument, log_files, progress
+from popproxy.cli.exits import CommandError, ExitCode
+from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from popproxy.cli.output import print_json, printable
+
+if TYPE_CHECKING:
+    from popproxy.observe.audit_findings import Finding, Segment
+    from popproxy.observe.audit_verify import Verifier
+
+TAMPERED, INCOMPLETE = 1, 3
+"""Exit statuses; 0 is an intact log."""
+KEPT = 1000
+"""As many findings are told; beyond, they are counted."""
+SHOWN = 20
+"""As many of them to people."""
+
+PublicKeyOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--public-key", "-k", metavar="FILE",
+        help="Public keys in PEM; may be repeated. By default FILE.pub, as `popproxy audit key` has made it.",
+    ),
+]  # fmt: skip
+NoKeyOption = Annotated[bool, typer.Option("--no-key", help="Look at hashes only, which whoever wrote can make anew.")]
+CopyOption = Annotated[
+    bool,
+    typer.Option("--copy", help="It came through syslog: records may be repeated, and text stand before them."),
+]
+
+
+def verify(
+    files: FilesArgument = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    public_key: PublicKeyOption = None,
+    no_key: NoKeyOption = False,
+    copy: CopyOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether the log is as popproxy wrote it, and name the first record that is not.
+
+    Exit status: 0 intact; 1 tampered with, that is: records were altered, removed, added or moved; 3 incomplete, and
+    nothing says that somebody has done that: a killed process, a full disk, a file that is not there, no signatures.
+
+    For example:
+
+        popproxy audit verify
+
+        popproxy audit verify --public-key audit.key.pub audit.jsonl-20261122-000000.gz audit.jsonl-20261123-000000
+    """
+    from popproxy.observe.audit_files import lines  # noqa: PLC0415
+    from popproxy.observe.audit_findings import NOTES, TAMPERING  # noqa: PLC0415
+    from popproxy.observe.audit_keys import read_public  # noqa: PLC0415
+    from popproxy.observe.audit_verify import Verifier  # noqa: PLC0415
+
+    paths = log_files(files, config)
+    verifier = Verifier(None if no_key else read_public(public_key or _beside_the_key(config)), copy=copy)
+    found: list[Finding] = []
+    counts: Counter[str] = Counter()
+
+    def keep(findings: list[Finding]) -> None:
+        counts.update(finding.kind for finding in findings)
+        found.extend(findings[: max(0, KEPT - len(found))])
+
+    for path in paths:
+        for number, line in enumerate(lines(path, progress()), 1):
+            keep(list(verifier.take(path, number, line)))
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    keep(list(verifier.finish(_running(verifier))))
+    order = {path: number for number, path in enumerate(paths)}
+    found.sort(key=lambda finding: (order[finding.place.path], finding.place.line))
+    tampering = [finding for finding in found if finding.kind in TAMPERING]
+    incomplete = [finding for finding in found if finding.kind not in TAMPERING | NOTES]
+    status = TAMPERED if tampering else INCOMPLETE if incomplete else 0
+    if as_json:
+        _print_json(status, paths, verifier, found, counts)
+    else:
+        notes = [finding for finding in found if finding.kind in NOTES]
+        for word, some in (("TAMPERED", tampering), ("missing", incomplete), ("note", notes)):
+            _print_findings(word, some)
+        _print_summary(status, paths, verifier, counts, next(iter(tampering or incomplete), None))
+    raise typer.Exit(status)
+
+
+def _beside_the_key(config: Path) -> list[Path]:
+    from popproxy.app.audit import public_file  # noqa: PLC0415
+    from popproxy.config.loader import load  # noqa: PLC0415
+
+    path = public_file(load(config).audit) if config.exists() else None
+    if path is None or not path.exists():
+        raise CommandError("where is the public key? Name it by --public-key, or write --no-key", ExitCode.USAGE)
+    return [path]
+
+
+def _running(verifier: Verifier) -> frozenset[tuple[str, int]]:
+    """Of the processes that the log names, those that are popproxys at work on this machine."""
+    here, found = socket.gethostname(), set()
+    for segment in verifier.segments.values():
+        host, process = segment.origin.get("observer.hostname"), segment.origin.get("process.pid")
+        if host == here and isinstance(process, int):
+            try:
+                command = Path(f"/proc/{process}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"popproxy" in command:
+                found.add((here, process))
+    return frozenset(found)
+
+
+# ---- what is printed ----
+
+
+def _print_findings(word: str, findings: list[Finding]) -> None:
+    for finding in findings[:SHOWN]:
+        record = f" record {finding.sequence}" if finding.sequence else ""
+        segment = f" of {finding.segment}" if finding.segment else ""
+        print(printable(f"{word:<8}  {finding.place}{record}{segment}: {finding.text} ({finding.kind})"))
+    if len(findings) > SHOWN:
+        print(f"{word:<8}  and {len(findings) - SHOWN} more; --json has them")
+
+
+def _print_summary(
+    status: int, paths: list[Path], verifier: Verifier, counts: Counter[str], first: Finding | None
+) -> None:
+    signed = f"signed with {', '.join(sorted(verifier.used))}" if verifier.used else "without signatures"
+    print(
+        f"{counted(verifier.records, 'record')} of {counted(len(verifier.segments), 'segment')} in "
+        f"{counted(len(paths), 'file')}, {signed}"
+    )
+    if first is None:
+        print("intact")
+        return
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    where = f"first at {first.place}" + (f", record {first.sequence}" if first.sequence else "")
+    print(printable(f"{'TAMPERED WITH' if status == TAMPERED else 'incomplete'}, {where} ({kinds})"))
+
+
+def _print_json(
+    status: int, paths: list[Path], verifier: Verifier, findings: list[Finding], counts: Counter[str]
+) -> None:
+    print_json({
+        "status": {0: "intact", TAMPERED: "tampered", INCOMPLETE: "incomplete"}[status],
+        "files": paths, "records": verifier.records, "keys": sorted(verifier.used), "counts": dict(counts),
+        "findings": [
+            {"kind": found.kind, "file": found.place.path, "line": found.place.line, "segment": found.segment,
+             "sequence": found.sequence, "text": found.text}
+            for found in findings
+        ],
+        "segments": [_segment(segment) for segment in verifier.segments.values()],
+    })  # fmt: skip
+
+
+def _segment(segment: Segment) -> dict[str, object]:
+    return {
+        "segment": segment.name, "records": segment.records, "first": segment.first.sequence,
+        "last": segment.last.sequence, "signed": segment.signed, "hash": segment.last.hash,
+        "begun": segment.first.time, "latest": segment.last.time, "ended": segment.ended, **segment.origin,
+    }  # fmt: skip
