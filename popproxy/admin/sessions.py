@@ -82,6 +82,7 @@ def _totals(metrics: Metrics) -> dict[str, object]:
             "healthy": bool(metrics.audit_healthy),
             "dropped": sum(count for (_, outcome), count in metrics.audit_records.items() if outcome == "dropped"),
         },
+        "shared": {"up": bool(metrics.shared_state_up), "members": metrics.shared_state_members},
         "backends": {
             label: {"up": bool(up), "sessions": metrics.backend_sessions[label]}
             for label, up in metrics.backend_up.items()

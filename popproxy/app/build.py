@@ -19,7 +19,7 @@ from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_librar
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
 from popproxy.app.orders import OrderParts, open_orders
 from popproxy.app.pools import PoolParts
-from popproxy.app.shared import make_state
+from popproxy.app.shared import SharedSecrets, make_state, read_shared_secrets
 from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
@@ -74,6 +74,7 @@ class Privileged:
     directories: StartedDirectories
     tunnels: TunnelKeys
     audit_key: SigningKey | None
+    shared: SharedSecrets | None
 
     def close(self) -> None:
         """End the helper processes, if nobody has taken them over."""
@@ -109,10 +110,11 @@ def read_privileged(loaded: Loaded) -> Privileged:
     nothing: TunnelKeys = {}
     tunnels = _tried(problems, partial(read_tunnel_keys, loaded), nothing)
     directories = _tried(problems, partial(start_directories, loaded), StartedDirectories())
+    shared = _tried(problems, partial(read_shared_secrets, loaded), None)
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, backends, mechanisms, directories, tunnels, audit_key)
+    return Privileged(tls, key, backends, mechanisms, directories, tunnels, audit_key, shared)
 
 
 def _tried(problems: list[Problem], read: Callable[[], Read], otherwise: Read) -> Read:
@@ -173,7 +175,7 @@ class Parts:
         self.orders = OrderParts(book, self.pools, loop)
         self.admission = Admission(config.limits)
         self.tracing = Tracing()
-        self.state = make_state(config, self.metrics, supervisor)
+        self.state = make_state(config, self.metrics, privileged.shared, supervisor)
         self.throttle = Throttle(config.penalties, self.state)
         for scope in ThrottleScope:
             self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))

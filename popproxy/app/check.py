@@ -21,6 +21,7 @@ from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.oauth import check_oauth
 from popproxy.app.checks.policy import check_policy
+from popproxy.app.checks.shared import check_shared
 from popproxy.app.checks.system import check_system
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.checks.tunnels import check_tunnel_files, check_tunnels
@@ -47,7 +48,7 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """Every finding about `loaded` on this machine, grouped by what was looked at; ends within about 15 seconds.
 
     Binds and releases the ports and reads the files. Unless `offline`, asks the backends, without logging in, the KDCs,
-    with the keys of the keytabs, the directories, and the issuers and endpoints of tokens.
+    with the keys of the keytabs, the directories, the issuers and endpoints of tokens, and Redis.
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
@@ -55,7 +56,7 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     if offline and config.tunnels:
         local.append(_run("tunnels", check_tunnel_files, config))
     network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]
-    network.append(check_endpoints(config, offline=offline))
+    network += [check_endpoints(config, offline=offline), check_shared(config, offline=offline)]
     results = await asyncio.gather(*local, *network)
     return [*_configuration(loaded), *(finding for findings in results for finding in findings)]
 

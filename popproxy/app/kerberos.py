@@ -71,6 +71,7 @@ class KerberosParts:
         """Raises ConfigError."""
         self._metrics = metrics
         self._delegation = wants_tickets(config)
+        self._shared = config.shared_state is not None
         self._executors = [
             BoundedExecutor(name, kerberos.threads, kerberos.queue, kerberos.deadline) for name in ("tickets", "kdc")
         ]
@@ -121,6 +122,7 @@ class KerberosParts:
                 layers=_layers(kerberos),
                 bind=kerberos.channel_binding != "off",
                 require_binding=require,
+                shared=self._shared and kerberos.keys_shared,
                 delegation=self._delegation,
             ),
             KdcJudge(self._passwords(kerberos, asked), principals, realms),

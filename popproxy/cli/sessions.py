@@ -89,6 +89,7 @@ def stats(config: ConfigOption = DEFAULT_CONFIG, socket: SocketOption = None, as
         ("connections", f"{result['connections']:.0f}"),
         ("audit log", "written" if result["audit"]["healthy"] else "CANNOT BE WRITTEN"),
         ("audit records lost", f"{result['audit']['dropped']:.0f}"),
+        ("state shared by", _shared(result["shared"])),
     ])  # fmt: skip
     print()
     print_table(("server", "latest attempt", "sessions"), [
@@ -114,6 +115,11 @@ def _row(session: dict[str, Any]) -> tuple[str, ...]:
         session["tls"] or "-", session["backend"] or "-", span(session["seconds"]), str(octets["from_client"]),
         str(octets["to_client"]),
     )  # fmt: skip
+
+
+def _shared(shared: dict[str, Any]) -> str:
+    processes = f"{shared['members']:.0f} process{'' if shared['members'] == 1 else 'es'}"
+    return processes if shared["up"] else f"NOBODY NOW, {processes} before: each goes by its share of the limits"
 
 
 def _counts(counts: dict[str, float]) -> str:

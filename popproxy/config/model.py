@@ -18,6 +18,7 @@ from popproxy.config.model_oauth import OAuth
 from popproxy.config.model_policy import PolicyRule
 from popproxy.config.model_pools import Pool
 from popproxy.config.model_routing import Routing
+from popproxy.config.model_shared import SharedState
 from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
@@ -176,6 +177,8 @@ class Config(Model):
     """Against guessing passwords."""
     limits: Limits = Limits()
     """How much one client, and all of them, may use."""
+    shared_state: SharedState | None = None
+    """What replicas on several machines share, in a Redis."""
     timeouts: Timeouts = Timeouts()
     """How long to wait for what."""
     audit: Audit = Audit()

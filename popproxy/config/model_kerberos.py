@@ -71,6 +71,10 @@ class Kerberos(Model):
     """How long tickets in a user's name are kept for the user's next login. 0s keeps none."""
     delegation_cache_size: int = Field(default=1000, ge=0)
     """For so many users."""
+    keys_shared: bool = True
+    """Do other replicas accept tickets for the same principals? With shared_state a ticket that one has taken is then
+    refused by all; while Redis is away, tickets are taken only if they are bound to the TLS channel. false: each
+    replica has principals of its own."""
     channel_binding: Literal["off", "allow", "require"] = "allow"
     """Bind GSSAPI to TLS (tls-server-end-point): allow refuses a client that names another channel, require also one
     that names none."""

@@ -25,6 +25,7 @@ from popproxy.config.rules_kerberos import KERBEROS_RULES
 from popproxy.config.rules_mechanisms import MECHANISM_RULES
 from popproxy.config.rules_policy import POLICY_RULES
 from popproxy.config.rules_routing import check_domain, check_route_directories, check_routing, check_unused_pools
+from popproxy.config.rules_shared import SHARED_RULES
 from popproxy.config.rules_tunnels import TUNNEL_RULES
 from popproxy.config.units import format_duration
 from popproxy.types import Address
@@ -237,6 +238,7 @@ _RULES: tuple[Rule, ...] = (
     _pool_links,
     *BACKEND_RULES,
     *TUNNEL_RULES,
+    *SHARED_RULES,
     check_routing,
     check_route_directories,
     check_unused_pools,

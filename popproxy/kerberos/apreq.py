@@ -69,6 +69,17 @@ class ApReqVerifier:
         """`verify` in a thread of the pool. Raises Unavailable, too."""
         return await self._executor.run(self.verify, ap_req)
 
+    async def refused(self, reason: Refusal, *, temporary: bool) -> KerberosRefused:
+        """What `check` would raise: somebody else has judged. Raises Unavailable."""
+        return await self._executor.run(self._refused, reason, temporary)
+
+    def _refused(self, reason: Refusal, temporary: bool) -> KerberosRefused:
+        try:
+            token = self._krb_error(this_thread(), WIRE_CODES.get(reason, GENERIC))
+        except Krb5Failure:
+            token = None
+        return KerberosRefused(reason, temporary=temporary, token=token)
+
     def verify(self, ap_req: bytes) -> ApReqAccepted:
         """Judge an AP-REQ (DER). Blocks. Raises KerberosRefused, whose `token` is the KRB-ERROR for the client."""
         try:

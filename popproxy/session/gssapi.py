@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from popproxy.errors import Unavailable
-from popproxy.kerberos.refusal import KerberosRefused
+from popproxy.kerberos.refusal import KerberosRefused, Refusal
 from popproxy.net.channel import Channel
 from popproxy.net.gss_layer import GssLayer
 from popproxy.observe.audit_trail import AuditTrail
@@ -13,6 +13,7 @@ from popproxy.sasl.credentials import Credential, GssapiCredential, Layer
 from popproxy.sasl.gssapi import GssContext
 from popproxy.session.context import ListenerContext
 from popproxy.session.login import LoginAttempt, LoginFailed
+from popproxy.session.tickets import used_elsewhere
 
 
 async def take_step(
@@ -27,7 +28,11 @@ async def take_step(
     binding = tls.end_point(channel.tls_context) if tickets.bind and tls is not None else None
     gss = tickets.acceptor.new_context(binding)
     try:
-        return gss, await gss.advance(token)
+        answer = await gss.advance(token)
+        used = await used_elsewhere(context.state, tickets, token, bound=gss.channel_bound)
+        if used is not None:
+            raise KerberosRefused(used, temporary=used is Refusal.UNAVAILABLE)
+        return gss, answer
     except (KerberosRefused, Unavailable) as error:
         return await LoginAttempt(context, trail, host, GssapiCredential("", "")).ticket_refused(error)
 

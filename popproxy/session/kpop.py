@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from popproxy.errors import Unavailable
 from popproxy.kerberos.evidence import Evidence, gss_framed
-from popproxy.kerberos.refusal import KerberosRefused
+from popproxy.kerberos.refusal import KerberosRefused, Refusal
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.logs import get_logger
 from popproxy.sasl.credentials import KpopCredential
 from popproxy.session.context import ListenerContext
 from popproxy.session.login import LoginAttempt
+from popproxy.session.tickets import used_elsewhere
 from popproxy.types import Address, CloseReason
 from popproxy.wire.kpop import ApReqReceived, Event, Failed, KpopFailure, KpopHandshake
 
@@ -38,9 +39,13 @@ async def judge(
 async def _verify(
     context: ListenerContext, trail: AuditTrail, client: Address, handshake: KpopHandshake, token: bytes
 ) -> KpopCredential | CloseReason:
-    assert context.tickets is not None
+    tickets = context.tickets
+    assert tickets is not None
     try:
-        accepted = await context.tickets.verifier.check(token)
+        accepted = await tickets.verifier.check(token)
+        used = await used_elsewhere(context.state, tickets, token, bound=False)
+        if used is not None:
+            raise await tickets.verifier.refused(used, temporary=used is Refusal.UNAVAILABLE)
     except (KerberosRefused, Unavailable) as error:
         await LoginAttempt(context, trail, client.host, KpopCredential("", "")).ticket_refused(error)
         ours = isinstance(error, Unavailable) or error.temporary
@@ -50,7 +55,7 @@ async def _verify(
         return CloseReason.TOO_MANY_FAILURES
     handshake.accept(accepted.mutual_reply)
     _count(context, "none")
-    evidence = Evidence(gss_framed(token), accepted.server) if context.tickets.delegation else None
+    evidence = Evidence(gss_framed(token), accepted.server) if tickets.delegation else None
     return KpopCredential(accepted.client, accepted.server, evidence=evidence)
 
 

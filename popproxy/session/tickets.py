@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from popproxy.auth.names import NameRefused
+from popproxy.kerberos.authenticator import authenticator_tag
 from popproxy.kerberos.evidence import Evidence
 from popproxy.kerberos.mapping import Mapped, PrincipalMap
 from popproxy.kerberos.refusal import Refusal
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential
 from popproxy.sasl.gssapi import GssapiExchange, LayerOffer
+from popproxy.state.shared import Claim, SharedState
 from popproxy.types import AuthFailure
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ REASONS: Final = {
 }
 """For the audit record; the client hears the same about all of them."""
 
+REPLAY_SECONDS: Final = 1200.0
+"""How long a token is remembered: it is good for twice the clock skew allowed, which is five minutes by default."""
+
 Ticket = GssapiCredential | KpopCredential
 
 
@@ -50,6 +55,7 @@ class Tickets:
     layers: LayerOffer
     bind: bool = True
     require_binding: bool = False
+    shared: bool = False  # other replicas take tickets for the same keys
     delegation: bool = False  # what it takes to act for the client is kept until the login is over
 
     def usable(self, *, encrypted: bool) -> bool:
@@ -59,6 +65,25 @@ class Tickets:
     def exchange(self, *, encrypted: bool) -> GssapiExchange:
         """A new SASL exchange. Under TLS there is no other layer (RFC 4752 section 3)."""
         return GssapiExchange(LayerOffer() if encrypted else self.layers)
+
+
+async def used_elsewhere(state: SharedState, tickets: Tickets, token: bytes, *, bound: bool) -> Refusal | None:
+    """Why a token that has been accepted here is refused all the same, where other replicas have the same keys.
+
+    The replay cache of this host has passed it. If nobody can say whether another replica has taken it, only one that
+    is `bound` to its TLS channel is good: it has not been seen by anybody between.
+    """
+    if not tickets.shared:
+        return None
+    tag = authenticator_tag(token)
+    if tag is None:
+        return Refusal.GARBAGE
+    match await state.claim("kerberos", tag.hex(), REPLAY_SECONDS):
+        case Claim.REPEATED:
+            return Refusal.REPLAY
+        case Claim.FIRST_HERE if not bound:
+            return Refusal.UNAVAILABLE
+    return None
 
 
 def forget_evidence(credential: Credential) -> None:

@@ -83,6 +83,7 @@ class MirroredState:
         self._flushing: asyncio.Task[None] | None = None
         self._release_soon: asyncio.TimerHandle | None = None
         self._touch: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
         self._up = False
         self._alone = False
         self._members = 1
@@ -102,10 +103,9 @@ class MirroredState:
 
     async def stop(self) -> None:
         """Tell the last, leave."""
+        self._ending.set()  # to cancel it would not do: redis-py may take a cancellation for a failure of its own
         if self._touch is not None:
-            self._touch.cancel()
             await asyncio.wait((self._touch,))
-            self._touch = None
         if self._release_soon is not None:
             self._release_soon.cancel()
         if self._flushing is not None:
@@ -208,9 +208,10 @@ class MirroredState:
             have = self._held.get(key, 0)
             if have >= limit:
                 return what
-            asked = self._asked.get(key, 0)
-            self._asked[key] = asked + 1
-            taking.append((what, limit, have + asked))
+            taking.append((what, limit, have + self._asked.get(key, 0)))
+        for what, _ in wanted:
+            key = f"{owner}\0{what}"
+            self._asked[key] = self._asked.get(key, 0) + 1
         future: asyncio.Future[Lease | str] = asyncio.get_running_loop().create_future()
         self._submit(Take(owner, tuple(taking)), partial(self._acquired, owner, wanted, future))
         return await future
@@ -344,7 +345,7 @@ class MirroredState:
 
     async def _keep_in_touch(self) -> None:
         patience = INTERVAL
-        while True:
+        while not self._ending.is_set():
             try:
                 if not self._up:
                     await self._reach()
@@ -354,7 +355,13 @@ class MirroredState:
             except StoreAway as error:
                 self._lose(error)
                 patience = min(patience * 2, _PATIENCE)
-            await asyncio.sleep(patience * random.uniform(0.75, 1.0))  # noqa: S311 - so that not all come at once
+            except Exception:  # a bug, which must not end all sharing
+                log.exception("sharing state failed")
+                self._lose(StoreAway("internal error", "other"))
+                patience = _PATIENCE
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience * random.uniform(0.75, 1.0)):  # noqa: S311 - so that not all come at once
+                    await self._ending.wait()
 
     async def _reach(self) -> None:
         try:

@@ -88,11 +88,14 @@ class Outbox:
     def told(self, cursor: str) -> Told:
         """The next exchange: what the last one said, if nobody knows whether that was heard."""
         if self._under_way is None:
-            changes: list[Change] = list(self._known[:AT_ONCE])
-            del self._known[:AT_ONCE]
+            changes: list[Change] = []
             while self._counted and len(changes) < AT_ONCE:
                 (kind, key), (cleared, amount) = self._counted.popitem(last=False)
                 changes += [Counted(kind, key, 0)] * cleared + [Counted(kind, key, amount)] * bool(amount)
+            # After what was counted, which it includes: so those that know the one hear of the other once.
+            room = max(0, AT_ONCE - len(changes))
+            changes += self._known[:room]
+            del self._known[:room]
             notes = tuple((*place, text) for place, text in self._notes.items())
             self._notes.clear()
             self._number += 1

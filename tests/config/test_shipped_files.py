@@ -37,8 +37,10 @@ NEEDS_AN_EXAMPLE = {
 }
 """Sections that have no default, or one that would show nothing."""
 AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"} | {
-    f"tunnels.<name>.passphrase.{source}" for source in ("file", "env", "credential")
-}
+    f"{secret}.{source}"
+    for secret in ("tunnels.<name>.passphrase", "shared_state.key", "shared_state.password")
+    for source in ("file", "env", "credential")
+} - {"shared_state.key.file"}
 """Keys that the file explains in another section, and says so."""
 
 

@@ -45,6 +45,11 @@ def kerberos(
     )
 
 
+def shared(lines: str) -> str:
+    """The section shared_state of which `lines` begin in line 2."""
+    return f"shared_state:\n  {lines}\n  key: {{env: K}}\n"
+
+
 EXTERNAL = "external: {rules: [{take: email}]}\n"
 
 
@@ -472,6 +477,20 @@ WRONG = {
     "files too small": Wrong("audit:\n  file: a\n  rotate_size: 1KiB\n", 3, "audit.rotate_size", "for example 1GiB"),
     "files too short": Wrong("audit:\n  file: a\n  rotate_interval: 1s\n", 3, "audit.rotate_interval", "for example 1d"),
     "signatures without pause": Wrong("audit:\n  checkpoint_interval: 0s\n", 2, "audit.checkpoint_interval", "1s or more"),
+    "a Redis by no known way": Wrong(shared("url: http://a"), 2, "shared_state.url", "redis://redis.example.com:6379"),
+    "a Redis with its password in the URL": Wrong(shared("url: redis://u:p@a"), 2, "shared_state.url", "username and password"),
+    "several Redis that are nothing together": Wrong(shared("url: redis://a,b"), 2, "shared_state.url", "redis+cluster://"),
+    "sentinels of nobody": Wrong(shared("url: redis+sentinel://a,b"), 2, "shared_state.url", "redis+sentinel://a,b/mymaster"),
+    "a cluster with a database": Wrong(shared("url: redis+cluster://a/2"), 2, "shared_state.url", "remove it"),
+    "a Redis with a database of letters": Wrong(shared("url: redis://a/mail"), 2, "shared_state.url", "redis://a/0"),
+    "a socket of Redis without a path": Wrong(shared("url: unix://redis.sock"), 2, "shared_state.url", "unix:///run/redis/redis.sock"),
+    "a Redis without the common secret": Wrong("shared_state:\n  url: redis://a\n", 1, "shared_state.key", "key: {file: /etc/popproxy/shared.key}"),
+    "a Redis that is waited for too long": Wrong(shared("url: redis://localhost\n  timeout: 30s"), 3, "shared_state.timeout", "500ms"),
+    "a replica that dies while it waits": Wrong(shared("url: redis://localhost\n  timeout: 2s\n  lifetime: 5s"), 4, "shared_state.lifetime", "four times timeout"),
+    "a replica that lives a moment": Wrong(shared("url: redis://localhost\n  lifetime: 1s"), 3, "shared_state.lifetime", "15s"),
+    "a Redis user without a password": Wrong(shared("url: redis://localhost\n  username: u"), 3, "shared_state.username", "add password:"),
+    "a key without its certificate": Wrong(shared("url: rediss://a\n  cert_key: k"), 3, "shared_state.cert_key", "add cert"),
+    "a prefix with a brace": Wrong(shared("url: redis://localhost\n  prefix: '{a}'"), 3, "shared_state.prefix", "must match"),
     # YAML itself
     "a tab": Wrong("audit:\n\tfile: a\n", 2, "", "replace the tab by spaces"),
     "a tab behind spaces": Wrong("audit:\n  file: a\n \ton_error: open\n", 3, "", "replace the tab by spaces"),

@@ -6,13 +6,17 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 from popproxy.observe.metrics import Metrics
 from popproxy.state.local import LocalState
 from popproxy.state.mirrored import MirroredState
+from popproxy.state.redis_client import RedisPlace
+from popproxy.state.redis_store import RedisStore
 from popproxy.state.shared import Leak, SharedState
 from popproxy.state.workers import StateServer, SupervisorStore
+from popproxy.types import Address, Secret
+from tests.peers.redis import Redis
 
 LEAKS = {"address": Leak(0.001, 3600), "user": Leak(0.001, 3600)}
 LIFETIMES = {"known": 1000.0}
@@ -93,8 +97,7 @@ class Workers:
 
     async def kill(self, member: SharedState) -> None:
         assert isinstance(member, MirroredState)
-        assert member._touch is not None
-        member._touch.cancel()
+        member._ending.set()
         transport = self.members.pop(member).transport
         assert transport is not None
         transport.abort()
@@ -123,3 +126,41 @@ class Workers:
         self.server.close()
         for end in self._ends:
             end.close()
+
+
+class OverRedis:
+    """Replicas and a real Redis; a cluster knows slots, and a node behind a sentinel is asked for."""
+
+    def __init__(self, kind: Literal["node", "sentinel", "cluster"]) -> None:
+        self.redis = Redis(cluster=kind == "cluster")
+        self.redis.start()
+        at = Address("127.0.0.1", self.redis.port)
+        if kind == "sentinel":
+            at = Address("127.0.0.1", self.redis.start_sentinel("mail"))
+        self.place = RedisPlace(kind, (at,), primary="mail", timeout=2.0)
+        self.members: list[MirroredState] = []
+
+    async def member(self) -> MirroredState:
+        metrics = Metrics([], [])
+        store = RedisStore(self.place, Secret(b"k" * 32), metrics, prefix="popproxy", lifetime=3.0)
+        state = MirroredState(store, LEAKS, LIFETIMES, metrics, kind="redis")
+        await state.start()
+        assert state.status().up
+        self.members.append(state)
+        return state
+
+    async def kill(self, member: SharedState) -> None:
+        assert isinstance(member, MirroredState)
+        member._ending.set()
+        self.members.remove(member)
+
+    async def lose(self) -> None:
+        await asyncio.to_thread(self.redis.stop)
+
+    async def find(self) -> None:
+        await asyncio.to_thread(self.redis.start)
+
+    async def end(self) -> None:
+        for member in self.members:
+            await member.stop()
+        self.redis.__exit__(None, None, None)

@@ -8,12 +8,19 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from popproxy.state.shared import Claim, Lease, SharedState
-from tests.state.sharing import Memory, Sharing, Workers, until
+from tests.state.sharing import Memory, OverRedis, Sharing, Workers, until
 
-KINDS: dict[str, Callable[[], Sharing]] = {"memory": Memory, "workers": Workers}
+KINDS: dict[str, Callable[[], Sharing]] = {
+    "memory": Memory,
+    "workers": Workers,
+    "redis": lambda: OverRedis("node"),
+    "sentinel": lambda: OverRedis("sentinel"),
+    "cluster": lambda: OverRedis("cluster"),
+}
+REAL = [pytest.param(kind, marks=pytest.mark.real) for kind in ("redis", "sentinel", "cluster")]
 
 
-@pytest.fixture(params=["memory", "workers"])
+@pytest.fixture(params=["memory", "workers", *REAL])
 async def anywhere(request: pytest.FixtureRequest) -> AsyncIterator[Sharing]:
     """All kinds."""
     sharing = KINDS[request.param]()
@@ -21,7 +28,7 @@ async def anywhere(request: pytest.FixtureRequest) -> AsyncIterator[Sharing]:
     await sharing.end()
 
 
-@pytest.fixture(params=["workers"])
+@pytest.fixture(params=["workers", *REAL])
 async def among(request: pytest.FixtureRequest) -> AsyncIterator[Sharing]:
     """Those that have several members."""
     sharing = KINDS[request.param]()
