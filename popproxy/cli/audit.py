@@ -121,7 +121,8 @@ def report(
 ) -> None:
     """Say who still logs in without TLS, by APOP, RPOP, KPOP or CRAM-MD5, from where, and when last.
 
-    Before a way is closed, everybody in this list must have found another.
+    Before a way is closed, everybody in this list must have found another. Servers behind that have no TLS, or 1.0 and
+    1.1 only, are named with their users, too.
 
     For example:
 
@@ -143,7 +144,7 @@ def report(
             "uses": [
                 {"way": use.way, "user": use.user, "logins": use.logins, "first": use.first, "last": use.last,
                  "addresses": use.addresses, "elsewhere": use.elsewhere, "listeners": sorted(use.listeners),
-                 "pools": sorted(use.pools)}
+                 "pools": sorted(use.pools), "servers": sorted(use.servers)}
                 for use in made.uses()
             ],
         })  # fmt: skip
@@ -157,8 +158,9 @@ def report(
     print_table(("way", "users", "logins", "last"), rows)
     print()
     print_table(
-        ("way", "user", "logins", "last", "listener", "from"),
-        [(use.way, use.user, str(use.logins), use.last[:19], ",".join(sorted(use.listeners)), _from(use.addresses))
+        ("way", "user", "logins", "last", "listener", "from", "server"),
+        [(use.way, use.user, str(use.logins), use.last[:19], ",".join(sorted(use.listeners)), _from(use.addresses),
+          ", ".join(sorted(use.servers)))
          for use in made.uses()],
     )  # fmt: skip
 

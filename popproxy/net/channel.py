@@ -152,6 +152,13 @@ class Channel:
         return self.layer.context if isinstance(self.layer, TlsLayer) else None
 
     @property
+    def protection(self) -> str:
+        """What hides the octets on their way: ``TLS 1.3``, ``GSSAPI``, or ``none``."""
+        if isinstance(self.layer, TlsLayer):
+            return self.layer.version
+        return "GSSAPI" if self.encrypted else "none"
+
+    @property
     def peer_certificate(self) -> bytes | None:
         """The certificate that the peer has shown, in DER; a client's only if it was verified. None without TLS."""
         return self.layer.peer_certificate if isinstance(self.layer, TlsLayer) else None

@@ -18,6 +18,8 @@ ContextChooser = Callable[[clienthello.ClientHello], ssl.SSLContext | None]
 """Certificate and settings for a ClientHello; None refuses its application protocols (ALPN)."""
 _RECORD = 16384  # octets of plain text in a TLS record, at most
 
+_VERSIONS = {"TLSv1": "TLS 1.0", "TLSv1.1": "TLS 1.1", "TLSv1.2": "TLS 1.2", "TLSv1.3": "TLS 1.3"}
+
 
 class TlsLayer:
     """One TLS session; a server reads the ClientHello itself first."""
@@ -149,6 +151,12 @@ class TlsLayer:
             waiter.set_result(self._info())
         # what came right behind the handshake is decrypted once the task that awaited it has run
         carrier.reactor.loop.call_soon(self._decrypt_early, carrier)
+
+    @property
+    def version(self) -> str:
+        """As people write it: ``TLS 1.2``."""
+        version = self._session.version() if self._session is not None else None
+        return "none" if version is None else _VERSIONS.get(version, version)
 
     def _info(self) -> TlsInfo:
         assert self._session is not None

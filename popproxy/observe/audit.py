@@ -98,7 +98,7 @@ class AuditLog:
 
     def start(self) -> None:
         """Record ``audit_start``, with host, version and process, and the latest records of others in the file."""
-        self._keep(self._marks.start(self._sink.tail()))
+        self._keep_mark(self._marks.start(self._sink.tail()))
 
     def trail(
         self, session_id: SessionId, listener: str, source: Address, proxied_by: Address | None = None
@@ -170,7 +170,7 @@ class AuditLog:
         if self._closed:
             return
         self._closed = True
-        self._keep(self._marks.stop(self._sink.tail()))
+        self._keep_mark(self._marks.stop(self._sink.tail()))
         deadline = time.monotonic() + _CLOSE_LIMIT
         while not self.flush() and self._stalled_since is not None and time.monotonic() < deadline:
             self._sink.wait(0.05)
@@ -197,8 +197,13 @@ class AuditLog:
         if self._timer is None or buffer.octets >= _BATCH_OCTETS:
             self._schedule()
 
+    def _keep_mark(self, line: bytes) -> None:
+        self._keep(line)
+        if self._chain.signs:
+            self._metrics.audit_last_checkpoint = time.time()
+
     def _record_gap(self) -> None:
-        self._keep(self._marks.gap(self._sink.name, *self._buffer.take_gap()))
+        self._keep_mark(self._marks.gap(self._sink.name, *self._buffer.take_gap()))
 
     def _checkpoint(self) -> None:
         """Sign what there is since the latest signature; called as soon as that is much, or old."""
@@ -206,8 +211,7 @@ class AuditLog:
             self._checkpoint_timer.cancel()
             self._checkpoint_timer = None
         if self._chain.sequence > self._chain.signed:
-            self._keep(self._marks.checkpoint(self._sink.tail()))
-            self._metrics.audit_last_checkpoint = time.time()
+            self._keep_mark(self._marks.checkpoint(self._sink.tail()))
 
     def _schedule(self) -> None:
         """Have the pending records written soon; at once where no loop runs."""
@@ -256,7 +260,7 @@ class AuditLog:
                 buffer.drain(self._sink.write)
             if self._sink.torn:
                 octets, self._sink.torn = self._sink.torn, 0
-                self._keep(self._marks.torn(octets))
+                self._keep_mark(self._marks.torn(octets))
                 buffer.drain(self._sink.write)
         except BlockingIOError:
             return self._stalled(buffer.written != before or buffer.unfinished != unfinished)
@@ -265,6 +269,8 @@ class AuditLog:
             return False
         finally:
             self._metrics.audit_records[(self._sink.name, "written")] += buffer.written - before
+            self._metrics.audit_pending[self._sink.name] = buffer.octets
+            self._metrics.audit_unsigned = chain.sequence - chain.signed if chain.signs else 0
         self._recovered()
         if chain.signs and self._checkpoint_timer is None and chain.sequence > chain.signed and not self._closed:
             with contextlib.suppress(RuntimeError):  # no loop: the next records are signed, or the end
@@ -280,12 +286,12 @@ class AuditLog:
 
     def _change_files(self) -> None:
         """The last record of the old file and the first of the new one are signed, and nothing is between them."""
-        self._keep(self._marks.checkpoint(self._sink.tail()))
+        self._keep_mark(self._marks.checkpoint(self._sink.tail()))
         with contextlib.suppress(OSError):  # what the old file does not take goes to the new one
             self._buffer.drain(self._sink.write)
         if self._sink.reopen(self._buffer.unfinished):
             self._buffer.restart_line()
-            self._keep(self._marks.rotate(self._sink.tail()))
+            self._keep_mark(self._marks.rotate(self._sink.tail()))
 
     def _stalled(self, progress: bool) -> bool | None:
         now = time.monotonic()

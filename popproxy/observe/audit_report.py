@@ -11,6 +11,8 @@ OLD_MECHANISMS = ("APOP", "RPOP", "KPOP", "CRAM-MD5")
 OLD_TLS = ("1.0", "1.1")
 WITHOUT_TLS = "no TLS"
 """Nothing hides the mail on its way, whatever hides the password."""
+TO_SERVER = " to the server"
+"""Behind what should end on popproxy's other side."""
 ADDRESSES = 100
 """As many addresses of one user are kept; beyond, they are only counted as more."""
 
@@ -30,6 +32,7 @@ class Use:
     """Logins from addresses beyond these."""
     listeners: set[str] = field(default_factory=set)
     pools: set[str] = field(default_factory=set)
+    servers: set[str] = field(default_factory=set)
 
 
 def ways(record: Record) -> list[str]:
@@ -40,6 +43,11 @@ def ways(record: Record) -> list[str]:
         found.append(WITHOUT_TLS)
     elif version in OLD_TLS:
         found.append(f"TLS {version}")
+    behind = record.get("popproxy.server_protection")
+    if behind == "none":
+        found.append(WITHOUT_TLS + TO_SERVER)
+    elif str(behind).removeprefix("TLS ") in OLD_TLS:
+        found.append(f"{behind}{TO_SERVER}")
     return found
 
 
@@ -68,6 +76,7 @@ class Report:
             use.last = max(use.last, when)
             use.listeners.add(str(record.get("popproxy.listener", "")))
             use.pools.add(str(record.get("popproxy.pool", "")))
+            use.servers.add(f"{record.get('destination.address', '')}:{record.get('destination.port', '')}")
             address = str(record.get("source.ip", ""))
             if address in use.addresses or len(use.addresses) < ADDRESSES:
                 use.addresses[address] = use.addresses.get(address, 0) + 1

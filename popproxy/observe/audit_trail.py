@@ -105,11 +105,12 @@ class AuditTrail:
 
     def login(
         self, identity: Identity, mailbox: str, pool: str, backend: Address, strategy: str = "forward",
-        ends: date | None = None,
+        ends: date | None = None, protection: str = "none",
     ) -> None:  # fmt: skip
         """The maildrop is open by `strategy`. User and backend stand in every record from here on.
 
-        `ends`: the last day on which the mechanism can be used, if the policy gives it up.
+        `ends`: the last day on which the mechanism can be used, if the policy gives it up. `protection`: of the link to
+        the backend, as ``TLS 1.2``.
         """
         self._session += (
             f'"user.name":{json_string(identity.user)},"popproxy.pool":{json_string(pool)},'
@@ -123,7 +124,8 @@ class AuditTrail:
         self._log.record(
             f'"event.action":"login","event.category":["authentication"],"event.type":["start"],"event.outcome":"success",'
             f"{self._session}{self._tls}{claimed}{_MECHANISM[identity.mechanism]}"
-            f'"popproxy.strategy":"{strategy}","popproxy.mailbox":{json_string(mailbox)}'
+            f'"popproxy.strategy":"{strategy}","popproxy.server_protection":"{protection}",'
+            f'"popproxy.mailbox":{json_string(mailbox)}'
         )
 
     def backend_failure(self, stage: str, reason: str, backend: str, strategy: str = "") -> None:

@@ -341,6 +341,25 @@ def families(
         ),
         Family("audit_healthy", "audit_healthy", "gauge", "1 if the latest write of audit records succeeded."),
         Family(
+            "audit_pending",
+            "audit_pending_bytes",
+            "gauge",
+            "Octets of audit records that wait to be written; 4 MiB is the most.",
+            {"sink": SINKS},
+        ),
+        Family(
+            "audit_last_checkpoint",
+            "audit_last_signature_timestamp_seconds",
+            "gauge",
+            "When the audit log was last signed; 0 without audit.key.",
+        ),
+        Family(
+            "audit_unsigned",
+            "audit_unsigned_records",
+            "gauge",
+            "Audit records since the last signature; 0 without audit.key.",
+        ),
+        Family(
             "event_loop_lag",
             "event_loop_lag_seconds",
             "histogram",

@@ -81,6 +81,7 @@ class Metrics(Collector):
     ssh_failures: Series[tuple[str, str]]
     audit_records: Series[tuple[str, str]]
     audit_write_failures: Series[str]
+    audit_pending: Series[str]
     directory_duration: LabelledHistogram
     auth_cache: Series[tuple[str, str]]
     event_loop_lag: Histogram
@@ -94,6 +95,7 @@ class Metrics(Collector):
         self.accept_errors = 0
         self.audit_healthy = 1
         self.audit_last_checkpoint = 0.0
+        self.audit_unsigned = 0
         self.bytes_to_backend = 0
         self.bytes_to_client = 0
         self.config_last_reload_successful = 0

@@ -302,7 +302,8 @@ class LoginAttempt:
             ends = None
             if context.policy is not None:
                 ends = context.policy.ends(identity.mechanism, identity.user, self._host)
-            self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy, ends)
+            protection = opened.channel.protection if pool.config.tunnel is None else "SSH"
+            self._trail.login(identity, mailbox, pool.name, opened.peer, opened.login.strategy, ends, protection)
             await context.relay.audit.commit()
         except AuditError:
             opened.channel.abort()

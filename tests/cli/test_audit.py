@@ -39,7 +39,8 @@ def login(when: str, user: str, address: str, mechanism: str = "USER", tls: str 
     more = {} if tls is None else {"tls__version": tls}
     return record(
         when, "login", event__outcome="success", user__name=user, source__ip=address, auth__mechanism=mechanism,
-        popproxy__listener="pop3", popproxy__pool="old", **more,
+        popproxy__listener="pop3", popproxy__pool="old", destination__address="192.0.2.10",
+        destination__port=110, **more,
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def test_the_report_names_who_still_uses_what_should_end(log: Path) -> None:
     assert result["uses"][-1]["addresses"] == {"192.0.2.7": 1, "192.0.2.8": 1}
     assert result["uses"][-1]["last"] == "2026-01-02T08:00:00.000001Z"
     text = popproxy("audit", "report", "-c", str(config)).stdout.decode()
-    assert "no TLS  alice       2       2026-01-02T08:00:00  pop3      192.0.2.7, 192.0.2.8\n" in text
+    assert "no TLS  alice       2       2026-01-02T08:00:00  pop3      192.0.2.7, 192.0.2.8  192.0.2.10:110\n" in text
     text = popproxy("audit", "report", "--since", "2030-01-01", "-c", str(config)).stdout.decode()
     assert text == "0 logins\nnobody uses what should end\n"
 
@@ -195,7 +196,8 @@ async def test_what_popproxy_writes_is_found(tmp_path: Path) -> None:
         run = popproxy("audit", "search", "--user", "alice", "--action", "login", str(file))
         assert run.stdout.decode().splitlines()[1].split()[1:6] == ["alice", "127.0.0.1", "login", "success", "USER"]
         report = json.loads(popproxy("audit", "report", "--json", str(file)).stdout)
-        assert [(use["way"], use["user"]) for use in report["uses"]] == [("no TLS", "alice")]
+        uses = [(use["way"], use["user"]) for use in report["uses"]]
+        assert uses == [("no TLS", "alice"), ("no TLS to the server", "alice")]
 
 
 @pytest.mark.long

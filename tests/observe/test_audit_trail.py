@@ -96,6 +96,7 @@ def test_authentication_and_login_say_who_from_where_and_how() -> None:
             "auth.mechanism": "PLAIN",
             "user.authcid": "alice",
             "popproxy.strategy": "forward",
+            "popproxy.server_protection": "none",
             "popproxy.mailbox": "alice",
         },
     ]
