@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man chart container setup demo test check bench profile fuzz faults runtime kerberos development peers
+.PHONY: help man chart container setup demo test check bench profile fuzz faults survival runtime kerberos development peers
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make faults  break servers, clients and links at every point of a session, and look what becomes of the mail"
+	@echo "make survival kill popproxy under load, a hundred times, and look for what it has acknowledged in its audit log"
 	@echo "make profile show what the proxy under load does with its CPU time (ARGS=--help); needs root"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
@@ -48,6 +49,9 @@ setup: development peers
 
 fuzz: development
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+survival: setup
+	@$(BIN)/python -m tests.real.audit_survival $(ARGS)
 
 faults: setup
 	@$(BIN)/python -m tests.faults $(ARGS)
