@@ -124,7 +124,7 @@ def test_secrets_become_files_for_popproxys_group_alone() -> None:
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
     assert {volume["secretName"] for volume in secrets.values()} == {
-        *("popproxy-tls", "pop-keytab", "popproxy-vault", "popproxy-jump"),
+        *("popproxy-tls", "pop-keytab", "popproxy-vault", "popproxy-jump", "popproxy-redis", "popproxy-audit"),
     }
     assert {volume["defaultMode"] for volume in secrets.values()} == {0o440}
     assert mounts["/etc/popproxy/keytab"] == {
@@ -160,6 +160,7 @@ def test_the_network_is_open_where_the_configuration_needs_it_and_nowhere_else()
         ([("TCP", 53), ("UDP", 53)], json.dumps([{"namespaceSelector": {"matchLabels": names}}])),
         ([("TCP", 995), ("TCP", 2222)], '[{"ipBlock": {"cidr": "198.51.100.0/24"}}]'),
         ([("TCP", 88), ("UDP", 88)], '[{"ipBlock": {"cidr": "198.51.100.88/32"}}]'),
+        ([("TCP", 6379), ("TCP", 26379)], '[{"podSelector": {"matchLabels": {"app": "redis"}}}]'),
         ([("TCP", 389), ("TCP", 3636)], '[{"ipBlock": {"cidr": "198.51.100.0/24"}}]'),
     ]  # fmt: skip
     clients, monitoring = policy["ingress"]
@@ -216,7 +217,8 @@ def test_the_notes_tell_the_next_three_commands_and_what_to_beware_of(tmp_path: 
     ]
     assert "pop3s        port 995" in text
     assert "test.secret" in text
-    assert "WARNING" not in text
+    assert "WARNING: without config.shared_state each pod counts for itself" in text
+    assert "WARNING" not in notes(tmp_path / "three", KERBEROS)
     assert "WARNING: with service.externalTrafficPolicy Cluster the listener inside" in notes(tmp_path / "two", PROXY)
 
 

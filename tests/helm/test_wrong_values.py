@@ -51,6 +51,14 @@ IMPOSSIBLE = [
     ("autoscaling: {enabled: true, minReplicas: 9, maxReplicas: 3}", "minReplicas is 9, more than maxReplicas, 3"),
     ("autoscaling: {enabled: true, cpu: null}", "autoscaling is on, but looks at nothing"),
     ("autoscaling: {enabled: true}\nresources: {requests: {cpu: null}}", "resources.requests.cpu is missing"),
+    (
+        "config: {kerberos: {keytab: k, principals: [p], replay_cache: /var/lib/popproxy, realms: [{realm: R}]}}",
+        "there may be 3 replicas, and none would notice that a Kerberos ticket has been used at another; say in",
+    ),
+    (
+        "config: {process: {state_directory: /var/lib/mail}}",
+        "config.process.state_directory is /var/lib/mail, which",
+    ),
     ("podDisruptionBudget: {minAvailable: 1}", "has both maxUnavailable and minAvailable"),
     ("podDisruptionBudget: {maxUnavailable: null, minAvailable: 3}", "minAvailable is 3 of 3 replicas"),
     ("podDisruptionBudget: {maxUnavailable: 0}", "so that no node could ever be emptied; write 1"),

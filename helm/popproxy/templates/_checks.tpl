@@ -137,7 +137,7 @@ told at once. popproxy itself checks config further, with line numbers, before i
 {{- $wrong = append $wrong (printf "config names %s, but secrets.%s does not say which secret that is in; make one (%s) and say secrets.%s: NAME" $path $directory $make $directory) -}}
 {{- end -}}
 {{- end -}}
-{{- range tuple (list "audit.file" (get (.Values.config.audit | default dict) "file")) (list "kerberos.replay_cache" (get (.Values.config.kerberos | default dict) "replay_cache")) -}}
+{{- range tuple (list "audit.file" (get (.Values.config.audit | default dict) "file")) (list "kerberos.replay_cache" (get (.Values.config.kerberos | default dict) "replay_cache")) (list "process.state_directory" (get (.Values.config.process | default dict) "state_directory")) -}}
 {{- $key := first . -}}
 {{- with last . -}}
 {{- $path := . -}}
@@ -178,6 +178,9 @@ told at once. popproxy itself checks config further, with line numbers, before i
 {{- if and $scaling.cpu (not (get (.Values.resources.requests | default dict) "cpu")) -}}
 {{- $wrong = append $wrong "autoscaling.cpu is per cent of what is requested, and resources.requests.cpu is missing" -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.config.kerberos (not .Values.config.shared_state) (gt (include "popproxy.most" . | int) 1) -}}
+{{- $wrong = append $wrong (printf "there may be %s replicas, and none would notice that a Kerberos ticket has been used at another; say in config.shared_state where Redis is, or replicas: 1" (include "popproxy.most" .)) -}}
 {{- end -}}
 {{- with .Values.podDisruptionBudget -}}
 {{- if .enabled -}}

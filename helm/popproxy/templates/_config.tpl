@@ -62,7 +62,7 @@
 
 {{/* The port of a URL. */}}
 {{- define "popproxy.urlPort" -}}
-{{- $usual := dict "https" 443 "http" 80 "ldaps" 636 "ldap" 389 "rediss" 6379 "redis" 6379 -}}
+{{- $usual := dict "https" 443 "http" 80 "ldaps" 636 "ldap" 389 -}}
 {{- $url := urlParse . -}}
 {{- include "popproxy.serverPort" (dict "server" $url.host "usual" (get $usual $url.scheme | default 5432)) -}}
 {{- end -}}
@@ -115,4 +115,24 @@
 {{- $uses := not (empty .Values.config.kerberos) -}}
 {{- range .Values.config.tunnels -}}{{- if .gssapi -}}{{- $uses = true -}}{{- end -}}{{- end -}}
 {{- if $uses -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Ports of Redis: of its nodes, or of its sentinels and the primary that they name. */}}
+{{- define "popproxy.redisPorts" -}}
+{{- $ports := list -}}
+{{- with (.Values.config.shared_state | default dict).url -}}
+{{- if not (hasPrefix "unix:" .) -}}
+{{- $sentinel := contains "+sentinel:" . -}}
+{{- if $sentinel -}}{{- $ports = append $ports 6379 -}}{{- end -}}
+{{- range regexFind "//[^/]*" . | trimPrefix "//" | splitList "," -}}
+{{- $ports = append $ports (include "popproxy.serverPort" (dict "server" . "usual" ($sentinel | ternary 26379 6379)) | int) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* How many pods there can be. */}}
+{{- define "popproxy.most" -}}
+{{- .Values.autoscaling.enabled | ternary .Values.autoscaling.maxReplicas .Values.replicas | int -}}
 {{- end -}}
