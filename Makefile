@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man chart container setup demo test check bench profile fuzz faults survival runtime kerberos development peers
+.PHONY: help man chart container setup demo test check bench profile fuzz faults survival runtime kerberos development peers probes
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -45,7 +45,10 @@ peers:
 	@tests/setup/debian.sh
 	@tests/setup/helm.sh
 
-setup: development peers
+probes: development
+	@tests/setup/probes.sh
+
+setup: development peers probes
 
 fuzz: development
 	@$(BIN)/python -m tests.fuzz $(ARGS)
