@@ -48,6 +48,8 @@ LAST_WORDS = 2.0
 STOPPING_MARGIN = 5.0
 """Seconds for closing the books, after that."""
 
+FEW = 4
+"""Connections that make room where there is no descriptor left: a session and its link take two or three."""
 ACCEPT_COMPLAINTS = 10.0
 """Seconds between two log lines about connections that cannot be accepted."""
 
@@ -209,6 +211,7 @@ class Service:
         def failed(error: OSError) -> None:
             parts.metrics.accept_errors += 1
             parts.metrics.connections_refused[(context.listener.name, "fd")] += 1
+            parts.admission.evict(FEW)  # or whoever has the descriptors and says nothing keeps everybody out
             now = context.reactor.loop.time()
             if now < self._complain_again:
                 return  # a line for each client that is turned away would fill a disk

@@ -71,7 +71,7 @@ class Limits(Model):
     """How much one client, and all of them, may use."""
 
     connections: int = Field(default=10000, ge=1)
-    """Connections in all."""
+    """Connections in all. If there are more, those who have waited longest without logging in make room."""
     connections_per_address: int = Field(default=100, ge=1)
     """Connections from one address (IPv6: from one /64)."""
     sessions_per_user: int = Field(default=20, ge=1)

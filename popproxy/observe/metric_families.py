@@ -90,7 +90,7 @@ def families(
             "connections_refused",
             "counter",
             "Connections closed at once because of a limit.",
-            {**listener, "reason": ("limit", "address_limit", "fd")},
+            {**listener, "reason": ("limit", "address_limit", "evicted", "fd")},
         ),
         Family("accept_errors", "accept_errors", "counter", "Failures to accept a connection."),
         Family(

@@ -3,32 +3,63 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from itertools import islice
+from typing import Literal, Protocol
 
 from popproxy.config.model import Limits
 
 Refusal = Literal["limit", "address_limit"]
 
 
+LOOKED_AT = 64
+"""Of so many who have waited longest one is chosen to make room."""
+
+
+class Waiting(Protocol):
+    """A connection that has not logged in yet."""
+
+    @property
+    def busy(self) -> bool:
+        """A login is being judged: the time that it takes is ours."""
+        ...
+
+    def make_room(self) -> None:
+        """End, for others to come in."""
+        ...
+
+
 class Admission:
-    """Counts connections. IPv6 clients own a /64 and could otherwise have as many addresses as they like."""
+    """Counts connections. IPv6 clients own a /64 and could otherwise have as many addresses as they like.
+
+    Where there is no room in all, those who have not logged in make room for those who come, the first of them first:
+    else whoever opens enough connections and says nothing would keep everybody out. `waiting` has them in their order.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._by_address: dict[str, int] = {}
         self.connections = 0
+        self.waiting: dict[Waiting, None] = {}
+
+    def evict(self, count: int = 1) -> bool:
+        """End up to so many connections of those who have not logged in, the oldest first. False if there is none."""
+        oldest = [one for one in islice(self.waiting, LOOKED_AT) if not one.busy][:count]
+        for one in oldest:
+            del self.waiting[one]
+            one.make_room()
+        return bool(oldest)
 
     def enter(self, host: str) -> Refusal | None:
         """Count a connection from `host`, or say why not. What has entered must `leave`.
 
         "" stands for a front that has yet to say for whom it has come: only the total limits those.
         """
-        if self.connections >= self._limits.connections:
-            return "limit"
         key = _key(host)
-        count = self._by_address.get(key, 0)
-        if key and count >= self._limits.connections_per_address:
+        if key and self._by_address.get(key, 0) >= self._limits.connections_per_address:
             return "address_limit"
+        if self.connections >= self._limits.connections and not self.evict():
+            return "limit"
+        count = self._by_address.get(key, 0)  # perhaps one less now
         self.connections += 1
         self._by_address[key] = count + 1
         return None

@@ -179,6 +179,7 @@ class Session:
                 self._say(replies.err("too many connections, try again later", "SYS/TEMP"))
             raise SessionOver(CloseReason.REFUSED)
         self._admitted = host
+        context.admission.waiting[self] = None
 
     async def _start_tls(self, already: bytes) -> None:
         context = self._context
@@ -403,6 +404,7 @@ class Session:
             pipelining=pool.pipelines(opened.backend, now), before=core.offer.capabilities(), declared=pool.declared
         )
         self._login = login.identity, pool.name, opened.peer
+        context.admission.waiting.pop(self, None)
         label, metrics = opened.backend.label, context.relay.metrics
         metrics.backend_sessions[label] += 1
         metrics.sessions[(context.listener.name, "authorization")] -= 1
@@ -516,6 +518,19 @@ class Session:
                 self._say(replies.err(f"{why}, try again later", "SYS/TEMP"))
             self._cancel(reason)
 
+    @property
+    def busy(self) -> bool:
+        """See Waiting."""
+        return self.deadline == float("inf")  # a step that has a deadline of its own
+
+    def make_room(self) -> None:
+        """See Waiting."""
+        self._context.relay.metrics.connections_refused[(self._context.listener.name, "evicted")] += 1
+        if self._core is not None:
+            self._say(replies.err("too many connections, try again later", "SYS/TEMP"))
+        self._channel.close()
+        self._cancel(CloseReason.REFUSED)
+
     def view(self) -> SessionView:
         """What an operator sees of it."""
         context, relay, login = self._context, self._relay, self._login
@@ -596,6 +611,7 @@ class Session:
 
     def _account(self, reason: CloseReason) -> None:
         context, name = self._context, self._context.listener.name
+        context.admission.waiting.pop(self, None)
         if self._admitted is not None:
             context.admission.leave(self._admitted)
             self._admitted = None

@@ -173,7 +173,7 @@ def _cpu(pid: int) -> float:
 
 @pytest.mark.long
 def test_no_descriptors_left(tmp_path: Path) -> None:
-    """Clients are turned away in words, nothing spins, and all is well when some have left."""
+    """Clients are turned away in words, idle ones make room, nothing spins, and all is well when some have left."""
     config = configuration(tmp_path, "127.0.0.1:1")
     (tmp_path / "popproxy.yaml").write_text(json.dumps(config))
     script = (
@@ -200,8 +200,8 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
                     assert line == b"-ERR [SYS/TEMP] too many connections, try again later\r\n"
                     turned_away += 1
                     client.close()
-            assert turned_away > 40
-            assert len(clients) > 10
+            assert turned_away > 5  # each of whom has made room for some
+            assert len(clients) > 40
             before = _cpu(proxy.pid)
             time.sleep(1)
             assert _cpu(proxy.pid) - before < 0.2, "it spins"

@@ -15,7 +15,7 @@ from popproxy.config.model import Limits
 from popproxy.session.admission import Admission
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import encode_v1, encode_v2
-from tests.session.rig import Transcript, running, until
+from tests.session.rig import Transcript, answer_login, running, until
 
 pytestmark = pytest.mark.every_loop
 
@@ -39,7 +39,7 @@ async def test_limit_for_one_address(tmp_path: Path) -> None:
 
 async def test_limit_in_total(tmp_path: Path) -> None:
     async with running(tmp_path, limits={"connections": 2, "connections_per_address": 2}) as rig:
-        await rig.greeted()
+        await rig.logged_in()
         client, backend = await rig.logged_in()
         refused = await rig.client(source="127.0.0.2")
         assert await refused.rest() == FULL
@@ -159,3 +159,37 @@ async def test_cleartext_networks_are_those_of_the_client_behind_the_balancer(tm
         await client.send(HEADER)
         await client.line()
         assert (await client.command("USER alice")).startswith(b"-ERR passwords are not taken")
+
+
+# ---- who has not logged in makes room ----
+
+
+async def test_who_has_waited_longest_without_a_login_makes_room(tmp_path: Path) -> None:
+    async with running(tmp_path, limits={"connections": 4}) as rig:
+        inside, behind = await rig.logged_in()
+        first, second = await rig.greeted(), await rig.greeted()
+        busy = await rig.greeted()
+        await busy.send("USER alice\r\nPASS canary-pw-alice\r\n")
+        link = await rig.backend.greeted()
+        for idle in (first, second):
+            client = await rig.greeted(source="127.0.0.2")
+            assert await idle.rest() == FULL
+            assert idle.ended == "eof"
+            client.close()
+            await until(lambda: rig.parts.admission.connections == 3, "room")
+            await rig.greeted(source="127.0.0.2")
+        assert rig.metrics.connections_refused[("pop3", "evicted")] == 2
+        await answer_login(link)  # whose login was under way is not sent away
+        await busy.expect("+OK send PASS")
+        await busy.expect("+OK Logged in")
+        await Transcript(inside, behind).play("C: STAT\nB: STAT\nR: +OK 1 2\nS: +OK 1 2")
+    assert [record["event.reason"] for record in rig.audit("session_end")].count("refused") == 2
+    assert rig.parts.admission.waiting == {}
+
+
+async def test_one_address_makes_no_room_for_itself(tmp_path: Path) -> None:
+    async with running(tmp_path, limits={"connections": 2, "connections_per_address": 2}) as rig:
+        one, two = await rig.greeted(), await rig.greeted()
+        assert await (await rig.client()).rest() == FULL
+        assert rig.metrics.connections_refused[("pop3", "address_limit")] == 1
+        assert (await one.command("NOOP"), await two.command("NOOP")) == (b"+OK", b"+OK")
