@@ -73,6 +73,7 @@ class Proxy:
         self._ports: dict[str, int] = {}
         self._http = free_port()
         self.configuration = self._complete(configuration, vault is not None)
+        self._http = int(self.configuration["http"]["listen"].rpartition(":")[2])
         self.file = directory / "popproxy.yaml"
         self.file.write_text(yaml.safe_dump(self.configuration, sort_keys=False))
         self._environment = {**os.environ, "PYTHONFAULTHANDLER": "1", **(env or {})}
