@@ -25,6 +25,13 @@ from tests.peers.certs import Authority
 from tests.peers.process import REPOSITORY, PeerMissingError, Process, require
 
 DOCKERFILE = REPOSITORY / "Dockerfile"
+REPLAY_CACHE = ["install", "-d", "-m", "0700", "/var/lib/popproxy/replay"]
+"""What the chart has done before popproxy starts with Kerberos."""
+_USE_REPLAY_CACHE = """
+from pathlib import Path
+from popproxy.kerberos.service import ReplayCache
+ReplayCache(Path("/var/lib/popproxy/replay"))
+"""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -231,6 +238,9 @@ def try_out(container: Container, program: str, listeners: str) -> None:
         assert ended.stdout.count("greets, and can do") == 2, ended.stdout
         ended = container.run(["popproxy", "who"])
         assert ended.returncode == 0, ended.stdout + ended.stderr
+        for command in (REPLAY_CACHE, ["/opt/popproxy/bin/python", "-c", _USE_REPLAY_CACHE]):
+            ended = container.run(command)
+            assert ended.returncode == 0, ended.stdout + ended.stderr
         ended = container.run(["sh", "-c", "id -u; touch /var/lib/popproxy/it; touch /etc/it /opt/popproxy/it"])
         assert ended.stdout.startswith(container.stage.last("USER").partition(":")[0])
         assert ended.stderr.count("Read-only file system") == 2, ended.stderr

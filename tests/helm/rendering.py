@@ -16,6 +16,7 @@ from tests.peers.process import REPOSITORY, PeerMissingError
 CHART = REPOSITORY / "helm/popproxy"
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
 MINIMAL = CHART / "ci/minimal-values.yaml"
+KERBEROS = CHART / "ci/kerberos-values.yaml"
 _HELM = REPOSITORY / ".venv/peers/helm/helm"
 Object = dict[str, Any]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from popproxy.config.loader import load_bytes
-from tests.helm.rendering import CHART, EXAMPLES, MINIMAL, Object, helm, notes, only, rendered, template
+from tests.helm.rendering import CHART, EXAMPLES, KERBEROS, MINIMAL, Object, helm, notes, only, rendered, template
 from tests.peers.process import REPOSITORY
 
 pytestmark = pytest.mark.real
@@ -20,7 +20,6 @@ VERSIONS = ("1.25.0", "1.31.0", "1.36.0")
 """Of Kubernetes: the oldest that the chart admits, one in between, a new one."""
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 """Kinds of the Prometheus operator, which kubernetes-validate does not know."""
-KERBEROS = CHART / "ci/kerberos-values.yaml"
 PROXY = CHART / "ci/proxy-protocol-values.yaml"
 ONE_NODE = CHART / "ci/one-node-values.yaml"
 each_example = pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
@@ -70,14 +69,14 @@ def test_nothing_runs_with_more_rights_than_it_needs(values: Path) -> None:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        (container,) = spec["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "privileged": False,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert container["resources"]["limits"]["memory"]
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "privileged": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
     for account in (one for one in objects if one["kind"] == "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 

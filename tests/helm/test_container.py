@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helm.container import DOCKERFILE, Container, context, copy_context, stages, try_out
-from tests.helm.rendering import MINIMAL, only, rendered
+from tests.helm.container import DOCKERFILE, REPLAY_CACHE, Container, context, copy_context, stages, try_out
+from tests.helm.rendering import KERBEROS, MINIMAL, only, rendered
 from tests.peers.process import REPOSITORY, public_directory
 
 HADOLINT = REPOSITORY / ".venv/bin/hadolint"
@@ -60,6 +60,8 @@ def test_the_chart_and_the_image_agree_about_the_user_and_the_ports() -> None:
     spec = only(rendered(MINIMAL), "Deployment")["spec"]["template"]["spec"]
     assert image.last("USER") == "{runAsUser}:{runAsGroup}".format(**spec["securityContext"])
     (container,) = spec["containers"]
+    (before,) = only(rendered(KERBEROS), "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    assert before["command"] == REPLAY_CACHE
     assert container["args"] == json.loads(image.last("CMD"))
     assert image.last("EXPOSE").split() == [str(port["containerPort"]) for port in container["ports"]]
 

@@ -52,8 +52,13 @@ IMPOSSIBLE = [
     ("autoscaling: {enabled: true, cpu: null}", "autoscaling is on, but looks at nothing"),
     ("autoscaling: {enabled: true}\nresources: {requests: {cpu: null}}", "resources.requests.cpu is missing"),
     (
-        "config: {kerberos: {keytab: k, principals: [p], replay_cache: /var/lib/popproxy, realms: [{realm: R}]}}",
+        "config: {kerberos: {keytab: k, principals: [p], replay_cache: /var/lib/popproxy/r, realms: [{realm: R}]}}",
         "there may be 3 replicas, and none would notice that a Kerberos ticket has been used at another; say in",
+    ),
+    (
+        "replicas: 1\npodDisruptionBudget: {enabled: false}\n"
+        "config: {kerberos: {keytab: k, principals: [p], replay_cache: /var/lib/popproxy, realms: [{realm: R}]}}",
+        "config.kerberos.replay_cache must be a directory of its own, because nothing else may write there",
     ),
     (
         "config: {process: {state_directory: /var/lib/mail}}",

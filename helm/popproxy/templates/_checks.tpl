@@ -148,6 +148,11 @@ told at once. popproxy itself checks config further, with line numbers, before i
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with (.Values.config.kerberos | default dict).replay_cache -}}
+{{- if eq (trimSuffix "/" .) "/var/lib/popproxy" -}}
+{{- $wrong = append $wrong "config.kerberos.replay_cache must be a directory of its own, because nothing else may write there; write /var/lib/popproxy/replay" -}}
+{{- end -}}
+{{- end -}}
 {{- with get (.Values.config.control | default dict) "socket" -}}
 {{- if not (hasPrefix "/run/popproxy/" .) -}}
 {{- $wrong = append $wrong (printf "config.control.socket is %s, which popproxy cannot write to in its pod; leave it out, or write a path below /run/popproxy" .) -}}
