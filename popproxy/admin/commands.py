@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast, get_type_hints
+from typing import Any, Protocol, cast, get_type_hints
 
 from popproxy.admin.frames import CommandFailed, Reason
 
@@ -36,6 +36,8 @@ class Command:
     """It gives any number of answers, one after the other."""
     types: Mapping[str, Any]
     required: tuple[str, ...]
+    hidden: bool
+    """Not for operators: other commands are made of it."""
 
     def bind(self, arguments: Mapping[str, object]) -> None:
         """Raises CommandFailed unless the command can be called with `arguments`."""
@@ -49,6 +51,14 @@ class Command:
             raise CommandFailed(Reason.BAD_ARGUMENTS, f"{self.name} needs {', '.join(missing)}")
 
 
+class Executor(Protocol):
+    """Carries commands out: those of this process, or of several."""
+
+    async def execute(self, name: object, arguments: Mapping[str, object]) -> object:
+        """The result, good for JSON. Raises CommandFailed."""
+        ...
+
+
 class Commands:
     """Functions by the name of their command.
 
@@ -60,15 +70,15 @@ class Commands:
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
 
-    def add(self, name: str, run: Run | Stream, role: Role = Role.OPERATOR) -> None:
+    def add(self, name: str, run: Run | Stream, role: Role = Role.OPERATOR, *, hidden: bool = False) -> None:
         """Let operators of `role` call `run` as `name`."""
         parameters = inspect.signature(run).parameters
         types = {key: value for key, value in get_type_hints(run).items() if key in parameters}
         required = tuple(key for key, parameter in parameters.items() if parameter.default is parameter.empty)
-        self._commands[name] = Command(name, run, role, inspect.isasyncgenfunction(run), types, required)
+        self._commands[name] = Command(name, run, role, inspect.isasyncgenfunction(run), types, required, hidden)
 
     def __iter__(self) -> Any:
-        return iter(sorted(self._commands))
+        return iter(sorted(name for name, command in self._commands.items() if not command.hidden))
 
     def find(self, name: object) -> Command:
         """The command of that name. Raises CommandFailed."""

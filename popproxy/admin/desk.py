@@ -81,6 +81,8 @@ class Desk:
             text = f"{operator.name} may not give commands; see control in the configuration"
             raise CommandFailed(Reason.DENIED, text)
         command = self.commands.find(name)
+        if command.hidden:
+            raise CommandFailed(Reason.UNKNOWN_COMMAND, "that is no command for operators")
         if not operator.role.may(command.role):
             raise CommandFailed(Reason.DENIED, f"{operator.name} is a {operator.role}, and {name} is for operators")
         return command

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from popproxy.admin.commands import Commands, Role
+from popproxy.admin.commands import Commands, Executor, Role
 from popproxy.admin.frames import CommandFailed, Reason
 
 SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -23,8 +23,8 @@ MOST = 500
 """Sessions in one answer."""
 
 
-def add_top(commands: Commands) -> None:
-    """Add the command, which asks ``stats``, ``backends list`` and ``who`` of the same commands."""
+def add_top(commands: Commands, executor: Executor) -> None:
+    """Add the command, which asks `executor` for ``stats``, ``backends list`` and ``who``."""
 
     async def top(
         *, sort: str = "rate", limit: int = 50, seconds: float | int = 2, times: int = 0
@@ -36,7 +36,7 @@ def add_top(commands: Commands) -> None:
         before: tuple[float, dict[str, Any]] | None = None
         count = 0
         while True:
-            snapshot = await look(commands)
+            snapshot = await look(executor)
             now = time.monotonic()
             _add_rates(snapshot, before, now)
             before = now, snapshot
@@ -50,11 +50,11 @@ def add_top(commands: Commands) -> None:
     commands.add("top", top, Role.VIEWER)
 
 
-async def look(commands: Commands) -> dict[str, Any]:
+async def look(executor: Executor) -> dict[str, Any]:
     """One look: ``stats``, ``backends`` with ``waiting``, ``sessions``, and ``at``, in seconds since 1970."""
-    stats: Any = await commands.execute("stats", {})
-    backends: Any = await commands.execute("backends list", {})
-    who: Any = await commands.execute("who", {})
+    stats: Any = await executor.execute("stats", {})
+    backends: Any = await executor.execute("backends list", {})
+    who: Any = await executor.execute("who", {})
     return {"at": time.time(), "stats": stats, **backends, "sessions": who["sessions"]}
 
 

@@ -23,7 +23,7 @@ from popproxy.admin.orders import add_orders
 from popproxy.admin.penalties import add_penalties
 from popproxy.admin.sessions import add_sessions
 from popproxy.admin.top import add_top
-from popproxy.admin.trace import add_trace
+from popproxy.admin.trace import add_trace, add_watches
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
@@ -197,8 +197,9 @@ class Service:
         add_backends(commands, parts.pools, parts.backends.latest, parts.metrics, parts.holding.book)
         add_orders(commands, parts.holding, parts.pools, self.sessions, parts.vet_name)
         add_sessions(commands, self.sessions, parts.metrics, parts.vet_name)
-        add_trace(commands, self.sessions, parts.tracing, parts.vet_name)
-        add_top(commands)
+        add_watches(commands, self.sessions, parts.tracing, parts.vet_name)
+        add_trace(commands, commands)
+        add_top(commands, commands)
         return ControlServer(bound, Desk(commands, parts.audit), Allowed.from_config(self._loaded.config.control))
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -48,30 +47,24 @@ class Traceable(Protocol):
 
 
 class Trace:
-    """The events of one user, for one operator, to be iterated over while it is open."""
+    """The events of one user, for one operator."""
 
     def __init__(self) -> None:
-        self.lost = 0
-        self._events: deque[dict[str, object]] = deque()
-        self._there = asyncio.Event()
+        self._lost = 0
+        self._events: deque[dict[str, object]] = deque(maxlen=KEPT)
 
     def put(self, event: dict[str, object]) -> None:
         """One more event."""
-        if len(self._events) >= KEPT:
-            self._events.popleft()
-            self.lost += 1
+        self._lost += len(self._events) == KEPT
         self._events.append(event)
-        self._there.set()
 
-    async def take(self) -> list[dict[str, object]]:
-        """The events since the last call; waits for one."""
-        await self._there.wait()
-        self._there.clear()
+    def take(self) -> list[dict[str, object]]:
+        """The events since the last call."""
         events = [*self._events]
         self._events.clear()
-        if self.lost:
-            lost, self.lost = self.lost, 0
-            events.insert(0, _event("note", f"{lost} events left out: they came too fast"))
+        if self._lost:
+            events.insert(0, _event("note", f"{self._lost} events left out: they came too fast"))
+            self._lost = 0
         return events
 
 
