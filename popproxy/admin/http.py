@@ -1,9 +1,9 @@
-"""The HTTP port: metrics for Prometheus, health for whoever restarts or balances. It only reads."""
+"""The HTTP port: metrics for Prometheus, health for whoever restarts or balances, pages for people. It only reads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
@@ -25,19 +25,22 @@ _INDEX = """popproxy
 /metrics  Prometheus metrics
 /livez    200 while the event loop runs
 /readyz   200 if new sessions can be served
+/status   what goes on, as a page; as JSON at /api/status
 """
 _HEADERS = {hdrs.SERVER: "popproxy", hdrs.CACHE_CONTROL: "no-store", hdrs.X_CONTENT_TYPE_OPTIONS: "nosniff"}
 
-_Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
     """Serves ``/metrics``, ``/livez``, ``/readyz`` and a plain index at `listen` (port 0: any free port).
 
-    There is no authentication: keep it on loopback or behind a firewall.
+    `pages` are more, by their paths. There is no authentication here: keep it on loopback or behind a firewall.
     """
 
-    def __init__(self, listen: Address, metrics: Metrics, ready: Ready) -> None:
+    def __init__(
+        self, listen: Address, metrics: Metrics, ready: Ready, pages: Mapping[str, _Handler] | None = None
+    ) -> None:
         self._listen = listen
         self._metrics = metrics
         self._ready = ready
@@ -47,6 +50,7 @@ class HttpServer:
             "/metrics": self._scrape,
             "/livez": self._livez,
             "/readyz": self._readyz,
+            **(pages or {}),
         }
 
     async def start(self) -> Address:
@@ -77,7 +81,7 @@ class HttpServer:
         if runner is not None:
             await runner.cleanup()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         handler = self._routes.get(request.path)
         if handler is None:
             return _plain("not found\n", HTTPStatus.NOT_FOUND)

@@ -73,7 +73,9 @@ def _totals(metrics: Metrics) -> dict[str, object]:
     return {
         "connections": sum(metrics.connections.values()),
         "sessions": _by(metrics.sessions.items(), 1),
+        "listeners": _listeners(metrics),
         "logins": _by(metrics.auth_attempts.items(), 1),
+        **_attempts(metrics),
         "messages": dict(metrics.messages),
         "octets": {"from_client": metrics.bytes_to_backend, "to_client": metrics.bytes_to_client},
         "deletions": dict(metrics.deletions),
@@ -88,6 +90,30 @@ def _totals(metrics: Metrics) -> dict[str, object]:
             for label, up in metrics.backend_up.items()
         },
     }
+
+
+def _listeners(metrics: Metrics) -> list[dict[str, object]]:
+    sessions, refused = _by(metrics.sessions.items(), 0), _by(metrics.connections_refused.items(), 0)
+    return [
+        {
+            "name": name, "sessions": sessions[name], "connections": connections, "refused": refused[name],
+            "certificate_expires": metrics.tls_certificate_expiry[name] or None,
+        }
+        for name, connections in metrics.connections.items()
+    ]  # fmt: skip
+
+
+def _attempts(metrics: Metrics) -> dict[str, object]:
+    """Logins by mechanism and outcome, and those that failed by reason; what has not happened is left out."""
+    mechanisms: dict[str, dict[str, float]] = {}
+    failures: dict[str, float] = {}
+    for (mechanism, outcome, reason), count in metrics.auth_attempts.items():
+        if count:
+            by = mechanisms.setdefault(mechanism, dict.fromkeys(("success", "failure", "error"), 0))
+            by[outcome] += count
+            if outcome != "success":
+                failures[reason] = failures.get(reason, 0) + count
+    return {"mechanisms": mechanisms, "failures": failures}
 
 
 def _by(items: Collection[tuple[tuple[str, ...], float]], place: int) -> dict[str, float]:

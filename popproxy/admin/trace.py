@@ -1,8 +1,8 @@
 """The command ``trace``: what a user's sessions say, live, without secrets and bodies, for a limited time.
 
-Every process that has sessions keeps what it hears for whoever takes it (``trace take``); the command itself takes, again
-and again, wherever operators are answered. So it does not matter how many processes there are, nor when they begin or
-end, and a trace that nobody takes from any more ends by itself.
+Every process that has sessions keeps what it hears for whoever takes it (``trace take``); the command itself takes,
+again and again, wherever operators are answered. So it does not matter how many processes there are, nor when they
+begin or end, and a trace that nobody takes from any more ends by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def add_trace(commands: Commands, executor: Executor) -> None:
 def add_watches(
     commands: Commands, sessions: Collection[Session], tracing: Tracing, vet_name: Callable[[str], str]
 ) -> None:
-    """Add what ``trace`` asks this process. `sessions` are its sessions at any time; `vet_name` makes names canonical."""
+    """Add what ``trace`` asks this process. `sessions` are its own; `vet_name` makes a user's name canonical."""
     watches: dict[str, _Watch] = {}
 
     def drop(key: str) -> None:

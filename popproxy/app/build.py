@@ -17,6 +17,7 @@ from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
+from popproxy.app.operators import OperatorSecrets, read_operator_secrets
 from popproxy.app.orders import OrderParts, open_orders
 from popproxy.app.pools import PoolParts
 from popproxy.app.shared import SharedSecrets, make_state, read_shared_secrets
@@ -75,6 +76,7 @@ class Privileged:
     tunnels: TunnelKeys
     audit_key: SigningKey | None
     shared: SharedSecrets | None
+    operators: OperatorSecrets
 
     def close(self) -> None:
         """End the helper processes, if nobody has taken them over."""
@@ -111,10 +113,11 @@ def read_privileged(loaded: Loaded) -> Privileged:
     tunnels = _tried(problems, partial(read_tunnel_keys, loaded), nothing)
     directories = _tried(problems, partial(start_directories, loaded), StartedDirectories())
     shared = _tried(problems, partial(read_shared_secrets, loaded), None)
+    operators = _tried(problems, partial(read_operator_secrets, config), OperatorSecrets())
     if problems:
         directories.close()
         raise ConfigError(problems)
-    return Privileged(tls, key, backends, mechanisms, directories, tunnels, audit_key, shared)
+    return Privileged(tls, key, backends, mechanisms, directories, tunnels, audit_key, shared, operators)
 
 
 def _tried(problems: list[Problem], read: Callable[[], Read], otherwise: Read) -> Read:

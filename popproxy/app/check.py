@@ -20,6 +20,7 @@ from popproxy.app.checks.kdc import check_kdcs
 from popproxy.app.checks.kerberos import check_kerberos
 from popproxy.app.checks.listeners import check_listeners
 from popproxy.app.checks.oauth import check_oauth
+from popproxy.app.checks.operators import check_operators
 from popproxy.app.checks.policy import check_policy
 from popproxy.app.checks.shared import check_shared
 from popproxy.app.checks.system import check_system
@@ -41,6 +42,7 @@ _LOCAL: dict[str, Callable[[Config], list[Finding]]] = {
     "process": check_system,
     "audit": check_audit,
     "control socket": check_control,
+    "operators": check_operators,
 }
 
 

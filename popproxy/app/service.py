@@ -40,6 +40,7 @@ from popproxy.types import Address
 
 if TYPE_CHECKING:
     from popproxy.admin.http import HttpServer
+    from popproxy.admin.status import StatusPage
 
 _IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
 """What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
@@ -71,6 +72,7 @@ class Service:
         self._parts: Parts | None = None
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
+        self._page: StatusPage | None = None
         self._control: ControlServer | None = None
         self._draining = False
         self._complain_again = 0.0  # loop time
@@ -97,13 +99,20 @@ class Service:
         parts.metrics.config_last_reload_successful = 1
         parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
         contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
+        desk = Desk(self._commands(parts), parts.audit)
         try:
             if config.http.listen is not None:
                 from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted
+                from popproxy.admin.status import StatusPage  # noqa: PLC0415
 
-                self._http = HttpServer(config.http.listen, parts.metrics, self._ready)
+                token = privileged.operators.http_token
+                page = self._page = StatusPage(desk.commands, desk, config.listeners, self._ready, token)
+                self._http = HttpServer(config.http.listen, parts.metrics, self._ready, page.routes)
+                await page.start()
                 self.http_address = await self._http.start()
         except ConnectFailed as error:
+            if self._page is not None:
+                await self._page.stop()
             _close(bound, control)
             parts.close()
             cure = "choose another port, or write null to switch it off"
@@ -113,7 +122,7 @@ class Service:
         parts.orders.start()
         parts.backends.start()
         if control is not None:
-            self._control = self._control_server(parts, control)
+            self._control = ControlServer(control, desk, Allowed.from_config(config.control))
             await self._control.start()
         for listener, sock in bound:
             self._accept_on(contexts[listener.name], sock)
@@ -131,6 +140,8 @@ class Service:
         for session in list(self.sessions):
             session.shut_down()
         await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
+        if self._page is not None:
+            await self._page.stop()
         if self._http is not None:
             await self._http.stop()
         if self._control is not None:
@@ -191,7 +202,7 @@ class Service:
             log.warning("no commands of operators", why=str(error), cure=f"control.socket: {cure}")
             return None
 
-    def _control_server(self, parts: Parts, bound: ControlSocket) -> ControlServer:
+    def _commands(self, parts: Parts) -> Commands:
         commands = Commands()
         add_penalties(commands, parts.throttle, parts.vet_name)
         add_backends(commands, parts.pools, parts.backends.latest, parts.metrics, parts.holding.book)
@@ -200,7 +211,7 @@ class Service:
         add_watches(commands, self.sessions, parts.tracing, parts.vet_name)
         add_trace(commands, commands)
         add_top(commands, commands)
-        return ControlServer(bound, Desk(commands, parts.audit), Allowed.from_config(self._loaded.config.control))
+        return commands
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:
         parts = self._parts
@@ -305,6 +316,7 @@ def _wanted(config: Config) -> Iterator[str]:
     """Large modules that only some configurations need, to be imported while root may still read them."""
     if config.http.listen is not None:
         yield "popproxy.admin.http"
+        yield "popproxy.admin.status"
     if config.vault is not None:
         yield "popproxy.vault.store"
     if config.kerberos is not None or any(pool.pin for pool in config.pools.values()):

@@ -125,7 +125,9 @@ class Http(Model):
     """Metrics and health."""
 
     listen: ListenAddress | None = Address("127.0.0.1", 9110)
-    """/metrics, /livez and /readyz; null switches them off."""
+    """/metrics, /livez, /readyz and the status page; null switches them off."""
+    token: SecretSource | None = Field(default=None, examples=[{"file": "/etc/popproxy/status.token"}])
+    """What the status page must be told before it lists sessions; without it, it lists none."""
 
 
 class Process(Model):

@@ -44,4 +44,11 @@ def _control(config: Config) -> Iterator[Finding]:
                 )
 
 
-ABUSE_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_limits, _penalties, _control)
+def _http(config: Config) -> Iterator[Finding]:
+    http = config.http
+    if http.listen is None and http.token is not None:
+        because = (("http", "listen"),)
+        yield Finding(("http", "token"), "has no effect without listen", "remove it", warning=True, because=because)
+
+
+ABUSE_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_limits, _penalties, _control, _http)

@@ -281,6 +281,7 @@ WARNED = [
     (b"limits: {connections: 5}\n", "limits.connections_per_address", "more than all connections"),
     (b"limits: {sessions_per_user: 5}\n", "limits.sessions_per_user_and_address", "more than all sessions of the user"),
     (b"penalties: {allow: ['::/0']}\n", "penalties.allow[0]", "nobody would be slowed down"),
+    (b"http: {listen: null, token: {env: T}}\n", "http.token", "no effect without listen"),
     (b"penalties: {tarpit: 5s}\n", "penalties.tarpit", "no effect with answer: refuse"),
     (b"control: {socket: null, group: a}\n", "control.group", "no effect without a socket"),
     (b"authentication: {default_domain: a.example}\nrouting: {default: main, rules: [{user: joe, pool: main}]}\n",

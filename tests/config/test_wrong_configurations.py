@@ -298,6 +298,7 @@ WRONG = {
     "no session for anybody": Wrong("limits:\n  sessions_per_user: 0\n", 2, "limits.sessions_per_user", "1 or more"),
     "a socket with a long name": Wrong(f"control:\n  socket: /run/{'x' * 100}\n", 2, "control.socket", "a shorter path"),
     "one operator instead of a list": Wrong("control:\n  users: alice\n", 2, "control.users", "write [alice]"),
+    "a token in the configuration": Wrong("http:\n  token: 0123456789abcdef\n", 2, "http.token", "name its place"),
     # CAPA
     "a capability of the proxy": Wrong(pool("capabilities: [TOP, SASL]"), 4, "pools.main.capabilities[1]", "remove it"),
     "STLS as a capability": Wrong(pool("capabilities: [STLS]"), 4, "pools.main.capabilities[0]", "remove it"),

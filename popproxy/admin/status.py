@@ -1,0 +1,206 @@
+"""The status page, what it is fed with, and the same as JSON.
+
+/status      one page, its style and its script; nothing is loaded from elsewhere
+/api/status  what it shows: no user, no client's address
+/api/events  the same again and again, as server-sent events
+/api/sessions  who is logged in, for those who show the token; on record like any command
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+
+from popproxy.admin.commands import Executor, Role
+from popproxy.admin.desk import Desk, Operator
+from popproxy.admin.overview import History, Sample, describe, judge, rates
+from popproxy.config.model_listeners import Listener
+from popproxy.observe.logs import get_logger
+from popproxy.types import Secret
+
+INTERVAL = 2.0
+"""Seconds between two looks."""
+SAMPLED = 6.0
+"""Seconds between two points of the lines: fifteen minutes are shown."""
+VIEWERS = 32
+"""Pages that are kept up to date at a time."""
+WRONG_TOKEN = 1.0
+"""Seconds until the answer to a wrong token."""
+WRONG_AT_ONCE = 4
+"""Wrong tokens that are answered at a time; more get 429 at once."""
+
+HEADERS: Final = {
+    "Server": "popproxy",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+_STATIC = {
+    "/status": ("status.html", "text/html"),
+    "/status.css": ("status.css", "text/css"),
+    "/status.js": ("status.js", "text/javascript"),
+}
+# read while root may still do so
+_FILES = {
+    path: ((files("popproxy.admin") / "static" / name).read_text(), kind) for path, (name, kind) in _STATIC.items()
+}
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+log = get_logger("http")
+
+
+class StatusPage:
+    """The page of this process. `executor` knows ``stats`` and ``backends list``, `ready` what /readyz knows.
+
+    `desk` lists the sessions, for those who have the token; without `token` nobody has.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        desk: Desk,
+        listeners: Sequence[Listener],
+        ready: Callable[[], tuple[bool, list[str]]],
+        token: Secret | None,
+    ) -> None:
+        self._executor = executor
+        self._desk = desk
+        self._listeners = describe(listeners)
+        self._ready = ready
+        self._token = None if token is None else _digest(token.reveal())
+        self._history = History(SAMPLED)
+        self._before: Sample | None = None
+        self._latest = b""
+        self._news = asyncio.Condition()
+        self._viewers = 0
+        self._wrong = 0
+        self._watching: asyncio.Task[None] | None = None
+        self.routes: Mapping[str, Handler] = {
+            **dict.fromkeys(_STATIC, self._static),
+            "/api/status": self._status,
+            "/api/events": self._events,
+            "/api/sessions": self._sessions,
+        }
+
+    async def start(self) -> None:
+        """Look for the first time, and from now on."""
+        await self._look()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Look no more, and let all pages go."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        async with self._news:
+            self._latest = b""
+            self._news.notify_all()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the status page cannot be brought up to date")
+
+    async def _look(self) -> None:
+        stats: Any = await self._executor.execute("stats", {})
+        backends: Any = await self._executor.execute("backends list", {})
+        now = Sample.of(time.time(), stats)
+        self._history.take(now)
+        listeners = [{**self._listeners[one["name"]], **one} for one in stats["listeners"]]
+        look = {"at": now.at, **stats, **backends, "listeners": listeners}
+        ready, reasons = self._ready()
+        health, verdict, why = judge(look, [] if ready else reasons)
+        told = {
+            **look, "health": health, "verdict": verdict, "reasons": why, "rates": rates(self._before or now, now),
+            "history": self._history.lines(), "sessions_listed": self._token is not None,
+        }  # fmt: skip
+        self._before = now
+        async with self._news:
+            self._latest = json.dumps(told, ensure_ascii=False).encode()
+            self._news.notify_all()
+
+    # ---- answers ----
+
+    async def _static(self, request: web.BaseRequest) -> web.Response:
+        text, kind = _FILES[request.path]
+        return web.Response(text=text, content_type=kind, headers=HEADERS)
+
+    async def _status(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(body=self._latest, content_type="application/json", headers=HEADERS)
+
+    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._viewers >= VIEWERS:
+            return _failed(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open")
+        response = web.StreamResponse(headers={**HEADERS, hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8"})
+        self._viewers += 1
+        try:
+            await response.prepare(request)
+            while latest := self._latest:
+                await response.write(b"data: " + latest + b"\n\n")
+                async with self._news:
+                    await self._news.wait_for(lambda sent=latest: self._latest is not sent)  # type: ignore[misc]
+        except ConnectionError:
+            pass  # the page is closed
+        finally:
+            self._viewers -= 1
+        return response
+
+    async def _sessions(self, request: web.BaseRequest) -> web.Response:
+        if self._token is None:
+            return _failed(HTTPStatus.NOT_FOUND, "http.token is not configured")
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        host, port = peer[:2] if peer else ("", 0)
+        allowed = self._is_token(request.headers.get(hdrs.AUTHORIZATION, ""))
+        if not allowed and self._wrong >= WRONG_AT_ONCE:
+            return _failed(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens")
+        who = {"user.name": "http.token", "source.ip": host, "source.port": port, "popproxy.operator_via": "http"}
+        operator = Operator("whoever has no token", Role.VIEWER if allowed else None, who)
+        async with contextlib.aclosing(self._desk.answers("who", {}, operator)) as answers:
+            answer: dict[str, Any] = await anext(answers)
+        if not allowed:
+            self._wrong += 1
+            try:
+                await asyncio.sleep(WRONG_TOKEN)
+            finally:
+                self._wrong -= 1
+            refused = _failed(HTTPStatus.UNAUTHORIZED, "that is not the token")
+            refused.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="popproxy"'
+            return refused
+        if "error" in answer:
+            return _failed(HTTPStatus.SERVICE_UNAVAILABLE, answer["error"]["text"])
+        return web.json_response(answer["result"], headers=HEADERS)
+
+    def _is_token(self, authorization: str) -> bool:
+        assert self._token is not None
+        scheme, _, shown = authorization.partition(" ")
+        given = _digest(shown.strip().encode("utf-8", "surrogateescape"))
+        return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
+
+
+def _digest(token: bytes) -> bytes:
+    """All of one length, so that a comparison tells nothing of it."""
+    return hashlib.sha256(token).digest()
+
+
+def _failed(status: HTTPStatus, text: str) -> web.Response:
+    return web.json_response({"error": text}, status=status, headers=HEADERS)
