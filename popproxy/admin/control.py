@@ -105,14 +105,17 @@ class ControlServer:
         who = {"user.name": peer.name, "user.id": str(peer.uid), "popproxy.operator_pid": peer.pid}
         return Operator(peer.name, Role.OPERATOR if self._allowed.may(peer) else None, who)
 
-    async def _send(self, writer: asyncio.StreamWriter, answers: AsyncGenerator[dict[str, object]]) -> None:
+    async def _send(self, writer: asyncio.StreamWriter, answers: AsyncGenerator[dict[str, object], None]) -> None:
         async for answer in answers:
             async with asyncio.timeout(IDLE):
                 writer.write(encode(answer))
                 await writer.drain()
 
     async def _send_until_gone(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: AsyncGenerator[dict[str, object]]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answers: AsyncGenerator[dict[str, object], None],
     ) -> bool:
         """Answer after answer, as long as whoever asked is there and says nothing. False if he went, or spoke."""
         sending = asyncio.ensure_future(self._send(writer, answers))

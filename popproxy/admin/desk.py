@@ -37,8 +37,12 @@ class Desk:
         except CommandFailed:
             return False
 
-    async def answers(self, name: object, arguments: object, operator: Operator) -> AsyncGenerator[dict[str, object]]:
+    async def answers(
+        self, name: object, arguments: object, operator: Operator, wrong: CommandFailed | None = None
+    ) -> AsyncGenerator[dict[str, object], None]:
         """What the control socket would say: any number of ``event``, then one ``result`` or ``error``.
+
+        `wrong` is why the command could not even be read, if it is so: that is all the answer, and on record.
 
         A stream is on record twice: before its first event, and with their number when it has ended.
         """
@@ -46,6 +50,8 @@ class Desk:
         began = False
         events = 0
         try:
+            if wrong is not None:
+                raise wrong
             command = self._allowed(name, operator)
             if not isinstance(arguments, dict):
                 raise CommandFailed(Reason.BAD_ARGUMENTS, "arguments must be an object")

@@ -27,6 +27,7 @@ from popproxy.admin.trace import add_trace, add_watches
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
+from popproxy.app.operators import OperatorSecrets
 from popproxy.app.systemd import Notifier, passed_sockets
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
@@ -39,6 +40,7 @@ from popproxy.session.session import Session
 from popproxy.types import Address
 
 if TYPE_CHECKING:
+    from popproxy.admin.console import ConsoleServer
     from popproxy.admin.http import HttpServer
     from popproxy.admin.status import StatusPage
 
@@ -73,6 +75,7 @@ class Service:
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
         self._page: StatusPage | None = None
+        self._console: ConsoleServer | None = None
         self._control: ControlServer | None = None
         self._draining = False
         self._complain_again = 0.0  # loop time
@@ -81,8 +84,9 @@ class Service:
         """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
         config = self._loaded.config
         bound = self._bind()
-        control = None
+        control = console = None
         try:
+            console = self._bind_console()
             control = self._bind_control()
             privileged = read_privileged(self._loaded)
             try:
@@ -94,7 +98,7 @@ class Service:
                 privileged.close()
                 raise
         except BaseException:
-            _close(bound, control)
+            _close(bound, control, console)
             raise
         parts.metrics.config_last_reload_successful = 1
         parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
@@ -113,7 +117,7 @@ class Service:
         except ConnectFailed as error:
             if self._page is not None:
                 await self._page.stop()
-            _close(bound, control)
+            _close(bound, control, console)
             parts.close()
             cure = "choose another port, or write null to switch it off"
             raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
@@ -121,12 +125,24 @@ class Service:
         await parts.share()
         parts.orders.start()
         parts.backends.start()
-        if control is not None:
-            self._control = ControlServer(control, desk, Allowed.from_config(config.control))
-            await self._control.start()
+        await self._answer_operators(desk, privileged.operators, console, control)
         for listener, sock in bound:
             self._accept_on(contexts[listener.name], sock)
         log.info("serving", version=__version__, config=str(self._loaded.path), what=describe_config(config))
+
+    async def _answer_operators(
+        self, desk: Desk, secrets: OperatorSecrets, console: socket.socket | None, control: ControlSocket | None
+    ) -> None:
+        """At the console and at the control socket, as far as there are any."""
+        config = self._loaded.config
+        if console is not None and config.console is not None and secrets.host_key is not None:
+            from popproxy.admin.console import ConsoleServer  # noqa: PLC0415 - an optional library
+
+            self._console = ConsoleServer(config.console, secrets.host_key, console, desk)
+            await self._console.start()
+        if control is not None:
+            self._control = ControlServer(control, desk, Allowed.from_config(config.control))
+            await self._control.start()
 
     async def stop(self, drain: float = 0.0) -> None:
         """Refuse new connections, give running sessions `drain` seconds, end the rest by the rules, close the books."""
@@ -140,6 +156,8 @@ class Service:
         for session in list(self.sessions):
             session.shut_down()
         await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
+        if self._console is not None:
+            await self._console.stop()
         if self._page is not None:
             await self._page.stop()
         if self._http is not None:
@@ -186,6 +204,17 @@ class Service:
                 sock.close()
             raise ConfigError(problems)
         return bound
+
+    def _bind_console(self) -> socket.socket | None:
+        """Before the privileges are dropped: the port may be a low one."""
+        console = self._loaded.config.console
+        if console is None:
+            return None
+        try:
+            (sock,) = bind(console.listen)[:1]
+        except OSError as error:
+            raise ConfigError([_cannot_listen(self._loaded, "console.listen", console.listen, error)]) from None
+        return sock
 
     def _bind_control(self) -> ControlSocket | None:
         """None if there is to be none, or if the default one cannot be had: mail is served without it."""
@@ -243,9 +272,13 @@ class Service:
         return not reasons, reasons
 
 
-def _close(bound: list[tuple[Listener, socket.socket]], control: ControlSocket | None) -> None:
+def _close(
+    bound: list[tuple[Listener, socket.socket]], control: ControlSocket | None, console: socket.socket | None
+) -> None:
     for _, sock in bound:
         sock.close()
+    if console is not None:
+        console.close()
     if control is not None:
         control.close()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from popproxy.admin.shown import show_backends
 from popproxy.cli.control import SocketOption, ask
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from popproxy.cli.output import print_json, print_table, span
+from popproxy.cli.output import print_json, print_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +40,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, socket: SocketOption = None, as
     if as_json:
         print_json(result)
         return
-    _print(result["backends"])
-    for pool, waiting in result["waiting"].items():
-        print(f"{waiting} waiting for a place in {pool}")
+    print_lines(show_backends(result, sys.stdout.isatty()))
 
 
 @app.command()
@@ -102,18 +101,4 @@ def _order(order: str, server: str, config: Path, socket: Path | None, pool: str
     if as_json:
         print_json(result)
     else:
-        _print(result["backends"])
-
-
-def _print(backends: list[dict[str, Any]]) -> None:
-    print_table(
-        ("pool", "server", "state", "for", "sessions", "limit", "weight", "why"), [_row(one) for one in backends]
-    )
-
-
-def _row(backend: dict[str, Any]) -> tuple[str, ...]:
-    since, limit = backend["since"], backend["limit"]
-    return (
-        backend["pool"], backend["server"], backend["state"], "" if since is None else span(time.time() - since),
-        str(round(backend["sessions"])), "" if limit is None else str(limit), str(backend["weight"]), backend["why"],
-    )  # fmt: skip
+        print_lines(show_backends(result, sys.stdout.isatty()))

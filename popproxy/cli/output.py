@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 from popproxy.admin.tables import printable, span, styled, table
 from popproxy.app.checks.finding import counted
 
-__all__ = ["print_findings", "print_json", "print_table", "printable", "span", "styled", "summary"]
+__all__ = ["print_findings", "print_json", "print_lines", "print_table", "printable", "span", "styled", "summary"]
 
 
 class Finding(Protocol):
@@ -49,6 +49,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: Tex
     """`rows` under `heads` in columns as wide as they need; what cannot be shown is escaped."""
     stream = stream or sys.stdout
     print("\n".join(table(heads, rows, fancy=stream.isatty())), file=stream)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """What is for people, on standard output."""
+    print("\n".join(lines))
 
 
 def print_findings(findings: Sequence[Finding], stream: TextIO | None = None) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from popproxy.app.checks.finding import counted
+from popproxy.admin.lines import is_network
+from popproxy.admin.shown import show_cleared, show_penalties
 from popproxy.cli.control import SocketOption, ask
 from popproxy.cli.exits import CommandError, ExitCode
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from popproxy.cli.output import print_json, print_table, span
+from popproxy.cli.output import print_json, print_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,11 +20,6 @@ app = typer.Typer(
 
     These commands go to the running popproxy through its control socket.""",
 )
-
-_SCOPES = {
-    "address": "address", "network": "network", "user_address": "user from address", "account": "user",
-    "total": "everybody",
-}  # fmt: skip
 
 
 @app.command("list")
@@ -48,13 +44,10 @@ def list_(
     if as_json:
         print_json(result)
         return
-    rows = [_row(penalty) for penalty in result["penalties"]]
-    if rows:
-        print_table(("what", "user", "address", "wrong", "free", "latest", "slowed for"), rows)
-        if result["total"] > len(rows):
-            print(f"and {result['total'] - len(rows)} more")
+    if everything and not result["penalties"]:
+        print("nothing is counted")
     else:
-        print("nothing is counted" if everything else "nobody is slowed down")
+        print_lines(show_penalties(result, sys.stdout.isatty()))
 
 
 @app.command()
@@ -78,26 +71,11 @@ def clear(
     """
     if bool(who) is everybody or (address is not None and not who):
         raise CommandError("name a user, an address or a network, or say --all", ExitCode.USAGE)
-    arguments: dict[str, Any] = {"everybody": True} if everybody else {"network": who} if _is_network(who) else {}
+    arguments: dict[str, Any] = {"everybody": True} if everybody else {"network": who} if is_network(who) else {}
     if not arguments:
         arguments = {"user": who} if address is None else {"user": who, "network": address}
     result = ask(config, socket, "penalties clear", **arguments)
     if as_json:
         print_json(result)
     else:
-        print(f"{counted(result['cleared'], 'counter')} cleared")
-
-
-def _row(penalty: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        _SCOPES[penalty["scope"]], penalty["user"], penalty["address"], f"{penalty['level']:.1f}",
-        str(penalty["limit"]), f"{span(penalty['age'])} ago", span(penalty["seconds"]) if penalty["seconds"] else "",
-    )  # fmt: skip
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
+        print_lines(show_cleared(result))

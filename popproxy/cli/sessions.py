@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from typing import Annotated, Any
+import sys
+from typing import Annotated
 
 import typer
 
-from popproxy.app.checks.finding import counted
+from popproxy.admin.lines import selection
+from popproxy.admin.shown import show_kicked, show_sessions, show_stats
 from popproxy.cli.control import SocketOption, ask
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from popproxy.cli.output import print_json, print_table, span
-
-_COUNTED = ("sessions", "logins", "messages", "octets", "deletions", "updates")
-_HEADS = ("session", "user", "address", "listener", "mechanism", "tls", "server", "for", "in", "out")
+from popproxy.cli.output import print_json, print_lines
 
 
 def who(
@@ -37,10 +34,8 @@ def who(
     result = ask(config, socket, "who", everything=everything, **_selection(which))
     if as_json:
         print_json(result)
-    elif result["sessions"]:
-        print_table(_HEADS, [_row(session) for session in result["sessions"]])
     else:
-        print("no sessions")
+        print_lines(show_sessions(result, sys.stdout.isatty()))
 
 
 def kick(
@@ -65,9 +60,7 @@ def kick(
     if as_json:
         print_json(result)
         return
-    print(f"{counted(len(result['kicked']), 'session')} ended")
-    if result["in_update"]:
-        print(f"{counted(len(result['in_update']), 'session')} left alone: the server is answering QUIT")
+    print_lines(show_kicked(result))
 
 
 def stats(config: ConfigOption = DEFAULT_CONFIG, socket: SocketOption = None, as_json: JsonOption = False) -> None:
@@ -83,44 +76,8 @@ def stats(config: ConfigOption = DEFAULT_CONFIG, socket: SocketOption = None, as
     if as_json:
         print_json(result)
         return
-    print_table(("what", "since the start"), [
-        ("running for", span(result["seconds"])), ("version", result["version"]),
-        *((what, _counts(result[what])) for what in _COUNTED),
-        ("connections", f"{result['connections']:.0f}"),
-        ("audit log", "written" if result["audit"]["healthy"] else "CANNOT BE WRITTEN"),
-        ("audit records lost", f"{result['audit']['dropped']:.0f}"),
-        ("state shared by", _shared(result["shared"])),
-    ])  # fmt: skip
-    print()
-    print_table(("server", "latest attempt", "sessions"), [
-        (label, "reached" if backend["up"] else "not reached", f"{backend['sessions']:.0f}")
-        for label, backend in result["backends"].items()
-    ])  # fmt: skip
+    print_lines(show_stats(result, sys.stdout.isatty()))
 
 
-def _selection(which: str) -> dict[str, str]:
-    if not which:
-        return {}
-    try:
-        ipaddress.ip_network(which, strict=False)
-    except ValueError:
-        return {"session" if re.fullmatch("[0-9a-f]{16}", which) else "user": which}
-    return {"network": which}
-
-
-def _row(session: dict[str, Any]) -> tuple[str, ...]:
-    octets = session["octets"]
-    return (
-        session["id"], session["user"] or "-", session["address"], session["listener"], session["mechanism"] or "-",
-        session["tls"] or "-", session["backend"] or "-", span(session["seconds"]), str(octets["from_client"]),
-        str(octets["to_client"]),
-    )  # fmt: skip
-
-
-def _shared(shared: dict[str, Any]) -> str:
-    processes = f"{shared['members']:.0f} process{'' if shared['members'] == 1 else 'es'}"
-    return processes if shared["up"] else f"NOBODY NOW, {processes} before: each goes by its share of the limits"
-
-
-def _counts(counts: dict[str, float]) -> str:
-    return ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in counts.items())
+def _selection(which: str) -> dict[str, object]:
+    return selection(which) if which else {}

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from popproxy.config.base import Model
 from popproxy.config.model_abuse import Control, Penalties
 from popproxy.config.model_audit import Audit
+from popproxy.config.model_console import Console
 from popproxy.config.model_directories import Directory
 from popproxy.config.model_kerberos import Kerberos
 from popproxy.config.model_listeners import Listener, Tls
@@ -191,6 +192,8 @@ class Config(Model):
     """Metrics and health."""
     control: Control = Control()
     """The Unix socket for the commands of operators."""
+    console: Console | None = None
+    """An SSH server for operators."""
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
 

@@ -19,6 +19,7 @@ from popproxy.config.rules_audit import AUDIT_RULES
 from popproxy.config.rules_authentication import AUTHENTICATION_RULES
 from popproxy.config.rules_backends import BACKEND_RULES
 from popproxy.config.rules_balance import BALANCE_RULES
+from popproxy.config.rules_console import CONSOLE_RULES
 from popproxy.config.rules_delegation import DELEGATION_RULES
 from popproxy.config.rules_directories import DIRECTORY_RULES
 from popproxy.config.rules_kerberos import KERBEROS_RULES
@@ -66,6 +67,8 @@ def _listen_addresses(config: Config) -> Iterator[Finding]:
     wanted = [((*at, "listen", n), a) for at, listener in _listeners(config) for n, a in enumerate(listener.listen)]
     if config.http.listen is not None:
         wanted.append((("http", "listen"), config.http.listen))
+    if config.console is not None:
+        wanted.append((("console", "listen"), config.console.listen))
     for path, address in wanted:
         other = next((at for earlier, at in taken if _overlap(earlier, address)), None)
         if other is not None:
@@ -235,6 +238,7 @@ _RULES: tuple[Rule, ...] = (
     *MECHANISM_RULES,
     *POLICY_RULES,
     *BALANCE_RULES,
+    *CONSOLE_RULES,
     _pool_links,
     *BACKEND_RULES,
     *TUNNEL_RULES,

@@ -53,7 +53,7 @@ _SHOWN_BELOW = {"rules: []"} | {
     f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key")
 }
 """Defaults with an example behind them that is switched off."""
-_NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels"}
+_NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels", "console.operators"}
 """Sections whose keys are names of the administrator's choice."""
 
 
@@ -163,7 +163,7 @@ def test_every_key_in_the_annotated_file_has_a_comment_above_it() -> None:
     keys = [n for n, line in enumerate(lines) if re.match(r" *(- )?[a-z_]+:", line)]
     second_listener = next(n for n, line in enumerate(lines) if "name: pop3s" in line)
     bare = [lines[n] for n in keys if "#" not in lines[n - 1] and n not in range(second_listener, second_listener + 3)]
-    named = r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:|system:|jump:)"
+    named = r" +(pool: main|backend_user: .*|main:|corp:|shop:|web:|system:|jump:|alice:)"
     assert [line for line in bare if not re.fullmatch(named, line)] == []
 
 

@@ -126,6 +126,13 @@ def listener(lines: str) -> str:
     return 'listeners:\n  - name: pop3\n    listen: [":110"]\n' + _indented(lines, 4)
 
 
+def console(*lines: str) -> str:
+    """A console with `lines` from line 4 on."""
+    return "\n".join(
+        ["console:", "  listen: 127.0.0.1:9122", "  host_key: {file: k}", *(f"  {line}" for line in lines)]
+    )
+
+
 def pool(lines: str) -> str:
     """A pool of which `lines` begin in line 4."""
     return "pools:\n  main:\n    servers: [old.example.com]\n" + _indented(lines, 4)
@@ -299,6 +306,24 @@ WRONG = {
     "a socket with a long name": Wrong(f"control:\n  socket: /run/{'x' * 100}\n", 2, "control.socket", "a shorter path"),
     "one operator instead of a list": Wrong("control:\n  users: alice\n", 2, "control.users", "write [alice]"),
     "a token in the configuration": Wrong("http:\n  token: 0123456789abcdef\n", 2, "http.token", "name its place"),
+    # console
+    "an operator who cannot prove himself": Wrong(
+        console("operators: {alice: {role: viewer}}"), 4, "console.operators.alice", "add authorized_keys"
+    ),
+    "tickets of operators without a keytab": Wrong(
+        console("operators: {alice: {principals: [alice@E.COM]}}"), 4, "console.operators.alice.principals", "add keytab"
+    ),
+    "a principal without a realm": Wrong(
+        console("operators: {alice: {principals: [alice]}}"), 4, "console.operators.alice.principals[0]", "@"
+    ),
+    "an unknown role": Wrong(console("operators: {alice: {role: root}}"), 4, "console.operators.alice.role", "viewer, operator"),
+    "a console at a listener's port": Wrong(
+        console("operators: {a: {authorized_keys: k}}").replace(":9122", ":110"), 2, "console.listen", "another port"
+    ),
+    "nobody to come": Wrong(console("operators: {}"), 4, "console.operators", "alice"),
+    "an idle time of nothing": Wrong(
+        console("operators: {a: {authorized_keys: k}}", "idle: 0s"), 5, "console.idle", "for example 10m"
+    ),
     # CAPA
     "a capability of the proxy": Wrong(pool("capabilities: [TOP, SASL]"), 4, "pools.main.capabilities[1]", "remove it"),
     "STLS as a capability": Wrong(pool("capabilities: [STLS]"), 4, "pools.main.capabilities[0]", "remove it"),
