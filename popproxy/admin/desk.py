@@ -9,6 +9,7 @@ from popproxy.admin.commands import Command, Commands, Role
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.logs import get_logger
+from popproxy.observe.metrics import Metrics
 from popproxy.types import Outcome
 
 log = get_logger("control")
@@ -26,9 +27,10 @@ class Operator:
 class Desk:
     """Carries out commands, and records each: who has asked for what, from where, and what came of it."""
 
-    def __init__(self, commands: Commands, audit: AuditLog) -> None:
+    def __init__(self, commands: Commands, audit: AuditLog, metrics: Metrics) -> None:
         self.commands = commands
         self._audit = audit
+        self._counts = metrics.operator_commands
 
     def streams(self, name: object) -> bool:
         """Will there be answer after answer, until whoever asks goes away?"""
@@ -95,6 +97,10 @@ class Desk:
 
     def _record(self, outcome: Outcome, operator: Operator, name: object, arguments: object, **more: object) -> None:
         """Nobody waits for the record: operators are needed when the disk is full."""
+        if more.get("popproxy.stream") != "ended":
+            denied = more.get("event.reason") == Reason.DENIED
+            done = "done" if outcome is Outcome.SUCCESS else "denied" if denied else "failed"
+            self._counts[(str(operator.record.get("popproxy.operator_via", "socket")), done)] += 1
         fields = {"popproxy.command": name if isinstance(name, str) else None, "popproxy.arguments": _shown(arguments)}
         self._audit.event("admin", outcome, **more, **fields, **operator.record)
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from popproxy.app.kerberos import mapping_rules, principal_map
+from popproxy.app.measured import KdcExecutor
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.config.model import Config
 from popproxy.config.model_kerberos import Kerberos
 from popproxy.config.model_listeners import Listener
 from popproxy.observe.metrics import Metrics
-from popproxy.state.executors import BoundedExecutor
 
 if TYPE_CHECKING:
     from popproxy.kerberos.delegation import Delegation
@@ -24,8 +24,8 @@ class DelegationParts:
 
     def __init__(self, config: Config, kerberos: Kerberos, metrics: Metrics, canonical: Callable[[str], str]) -> None:
         """Raises ConfigError. The event loop must be running."""
-        self._executor = BoundedExecutor("delegation", kerberos.threads, kerberos.queue, kerberos.deadline)
-        metrics.watch_executor(self._executor.name, self._executor)
+        size = kerberos.threads, kerberos.queue, kerberos.deadline
+        self._executor = KdcExecutor("delegation", "delegation", *size, metrics)
         rules = mapping_rules(kerberos)
         self._delegations: dict[tuple[str, str], Delegation] = {}
         self._logins: dict[str, KerberosLogins] = {}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from popproxy.app.chain import KdcJudge
+from popproxy.app.measured import KdcExecutor
 from popproxy.auth.kerberos import Kdc, RememberingKdc
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
@@ -72,11 +73,10 @@ class KerberosParts:
         self._metrics = metrics
         self._delegation = wants_tickets(config)
         self._shared = config.shared_state is not None
-        self._executors = [
-            BoundedExecutor(name, kerberos.threads, kerberos.queue, kerberos.deadline) for name in ("tickets", "kdc")
-        ]
-        for executor in self._executors:
-            metrics.watch_executor(executor.name, executor)
+        size = kerberos.threads, kerberos.queue, kerberos.deadline
+        tickets = BoundedExecutor("tickets", *size)
+        metrics.watch_executor(tickets.name, tickets)
+        self._executors = tickets, KdcExecutor("kdc", "password", *size, metrics)
         rules = mapping_rules(kerberos)
         self._listeners: dict[str, ListenerKerberos] = {}
         for listener in config.listeners:

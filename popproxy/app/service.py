@@ -103,7 +103,7 @@ class Service:
         parts.metrics.config_last_reload_successful = 1
         parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
         contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
-        desk = Desk(self._commands(parts), parts.audit)
+        desk = Desk(self._commands(parts), parts.audit, parts.metrics)
         try:
             if config.http.listen is not None:
                 from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted

@@ -150,8 +150,9 @@ class Linker:
     async def _start_tls(self, pool: Pool, backend: Backend, channel: Channel) -> None:
         name = pool.config.server_name or backend.address.host
         try:
-            await channel.connect_tls(pool.tls, name)
+            agreed = await channel.connect_tls(pool.tls, name)
             check_pin(pool, channel)
+            self._metrics.backend_tls_handshakes[(backend.label, agreed.version)] += 1
         except TlsFailed as error:
             log.error("TLS to a backend failed", backend=backend.label, why=str(error))
             raise BackendError(str(error), "tls", "tls") from None

@@ -40,6 +40,15 @@ _USUAL = (("success", "none"), ("failure", "bad_credentials"), ("error", "unavai
 """Outcomes of logins, with their reasons, that are there from the start."""
 
 _QUICK = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_LOST = ("eof", "reset", "timeout", "protocol")
+_USUAL_ERRORS = (
+    *(("connect", reason) for reason in ("refused", "timeout", "dns", "unreachable", "reset", "tunnel", "other")),
+    *((stage, reason) for stage in ("greeting", "capa", "login", "relay") for reason in _LOST),
+    *(("tls", "tls"), ("tls", "timeout"), ("login", "rejected"), ("relay", "stall"), ("update", "eof")),
+    *(("update", "reset"), ("update", "timeout")),
+)
+"""How servers fail, by stage, as far as it is there from the start: else the first failure would be no increase."""
+
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LOGIN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -223,6 +232,14 @@ def families(
             _SHORT,
         ),
         Family(
+            "backend_tls_handshakes",
+            "backend_tls_handshakes",
+            "counter",
+            "TLS handshakes with backends that have come about, by version.",
+            {**backend, "version": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")},
+            sparse=True,  # a server speaks one of them
+        ),
+        Family(
             "backend_login_duration",
             "backend_login_duration_seconds",
             "histogram",
@@ -236,6 +253,8 @@ def families(
             "counter",
             "Failures of backends.",
             {**backend, "stage": STAGES, "reason": BACKEND_REASONS},
+            sparse=True,  # there are four times as many pairs as can be
+            always=frozenset((label, *usual) for label in backends for usual in _USUAL_ERRORS),
         ),
         Family(
             "backend_tickets",
@@ -281,6 +300,14 @@ def families(
             _LOGIN,
         ),
         Family(
+            "kdc_duration",
+            "kdc_duration_seconds",
+            "histogram",
+            "Time that a KDC took, for a password (waiting for a thread included) or a step towards a server.",
+            {"operation": (), "outcome": ()},  # those that are configured are made known by whoever measures them
+            _LOGIN,
+        ),
+        Family(
             "auth_cache",
             "auth_cache",
             "counter",
@@ -320,10 +347,19 @@ def families(
             "counter",
             "Values found in the shared state that no popproxy has written: somebody else writes there.",
         ),
+        Family("executor.limit", "executor_threads", "gauge", "Threads that the pool may have.", executor),
+        Family("executor.queue_limit", "executor_queue_limit", "gauge", "Calls that may wait for a thread.", executor),
         Family("executor.busy", "executor_busy", "gauge", "Threads of the pool at work.", executor),
         Family("executor.queued", "executor_queue", "gauge", "Calls that wait for a thread.", executor),
         Family(
             "executor.abandoned", "executor_abandoned", "counter", "Calls that nobody waited for any more.", executor
+        ),
+        Family(
+            "operator_commands",
+            "operator_commands",
+            "counter",
+            "Commands of operators, by the way they came and what became of them.",
+            {"via": ("socket", "ssh", "http"), "outcome": ("done", "denied", "failed")},
         ),
         Family(
             "audit_records",

@@ -31,6 +31,16 @@ class Executor(Protocol):
     """A bounded pool of threads, as far as the metrics go."""
 
     @property
+    def limit(self) -> int:
+        """Threads that there may be."""
+        ...
+
+    @property
+    def queue_limit(self) -> int:
+        """Calls that may wait."""
+        ...
+
+    @property
     def busy(self) -> int:
         """Threads at work."""
         ...
@@ -72,6 +82,7 @@ class Metrics(Collector):
     backend_up: Series[str]
     backend_sessions: Series[str]
     backend_connect_duration: LabelledHistogram
+    backend_tls_handshakes: Series[tuple[str, str]]
     backend_login_duration: LabelledHistogram
     backend_errors: Series[tuple[str, str, str]]
     backend_tickets: Series[tuple[str, str]]
@@ -83,6 +94,8 @@ class Metrics(Collector):
     audit_write_failures: Series[str]
     audit_pending: Series[str]
     directory_duration: LabelledHistogram
+    kdc_duration: LabelledHistogram
+    operator_commands: Series[tuple[str, str]]
     auth_cache: Series[tuple[str, str]]
     event_loop_lag: Histogram
     shared_state_duration: Histogram

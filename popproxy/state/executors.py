@@ -51,6 +51,16 @@ class BoundedExecutor:
         self._closed = False
 
     @property
+    def limit(self) -> int:
+        """Threads that there may be."""
+        return self._limit
+
+    @property
+    def queue_limit(self) -> int:
+        """Calls that may wait for one."""
+        return self._queue_limit
+
+    @property
     def busy(self) -> int:
         """Threads at work."""
         return self._busy

@@ -28,6 +28,16 @@ class Gate:
         self._abandoned = 0
 
     @property
+    def limit(self) -> int:
+        """Questions that may be under way."""
+        return self._slots.limit
+
+    @property
+    def queue_limit(self) -> int:
+        """Questions that may wait."""
+        return self._slots.queue_limit
+
+    @property
     def busy(self) -> int:
         """Under way, whether or not somebody still waits for it."""
         return len(self._tasks)

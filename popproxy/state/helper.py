@@ -96,6 +96,16 @@ class Helper:
         loop.add_reader(started.sock.fileno(), self._hear)
 
     @property
+    def limit(self) -> int:
+        """Questions that may be under way."""
+        return self._slots.limit
+
+    @property
+    def queue_limit(self) -> int:
+        """Questions that may wait."""
+        return self._slots.queue_limit
+
+    @property
     def busy(self) -> int:
         """Questions under way, whether or not somebody still waits for the answer."""
         return len(self._asked)

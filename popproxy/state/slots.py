@@ -14,7 +14,8 @@ class Slots:
     def __init__(self, name: str, limit: int, queue_limit: int) -> None:
         self._name = name
         self._free = limit
-        self._queue_limit = queue_limit
+        self.limit = limit
+        self.queue_limit = queue_limit
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed: tuple[str, str] | None = None
 
@@ -33,7 +34,7 @@ class Slots:
         if self._free:
             self._free -= 1
             return
-        if len(self._waiting) >= self._queue_limit:
+        if len(self._waiting) >= self.queue_limit:
             raise Unavailable(f"{self._name}: {len(self._waiting)} questions are waiting already", "queue_full")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)

@@ -77,7 +77,9 @@ def commands() -> Commands:
 @pytest.fixture
 async def path(directory: Path, audit: AuditLog) -> AsyncIterator[Path]:
     bound = bind_control(directory / "control.sock", None, None)
-    server = ControlServer(bound, Desk(commands(), audit), Allowed(frozenset({os.geteuid()}), frozenset()))
+    server = ControlServer(
+        bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed(frozenset({os.geteuid()}), frozenset())
+    )
     await server.start()
     yield bound.path
     await server.stop()
@@ -208,7 +210,7 @@ async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None
 async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: Path, audit: AuditLog) -> None:
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     bound = bind_control(directory / "control.sock", None, "nogroup")
-    server = ControlServer(bound, Desk(commands(), audit), Allowed(frozenset({0}), frozenset()))
+    server = ControlServer(bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed(frozenset({0}), frozenset()))
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)
@@ -224,7 +226,7 @@ async def test_members_of_a_named_group_may(directory: Path, audit: AuditLog) ->
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     control = Control(socket=directory / "control.sock", group="nogroup", users=["no-such-user"])
     bound = bind_control(directory / "control.sock", None, control.group)
-    server = ControlServer(bound, Desk(commands(), audit), Allowed.from_config(control))
+    server = ControlServer(bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed.from_config(control))
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)

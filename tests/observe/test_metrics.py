@@ -32,6 +32,8 @@ def openmetrics_families(text: bytes) -> list[Metric]:
 
 @dataclass
 class Pool:
+    limit: int = 4
+    queue_limit: int = 100
     busy: int = 1
     queued: int = 2
     abandoned: int = 3
@@ -85,6 +87,12 @@ def test_every_label_set_is_there_at_zero(metrics: Metrics) -> None:
         assert all(labels.keys() == family.labels.keys() for labels in found)
 
 
+def test_a_proxy_of_usual_size_has_few_series(metrics: Metrics) -> None:
+    """Two listeners and two servers; each series costs Prometheus memory, and every scrape time."""
+    use_everything(metrics)
+    assert len(series(metrics)) < 500
+
+
 def test_counts_come_out_under_their_labels(metrics: Metrics) -> None:
     use_everything(metrics)
     assert value(metrics, "auth_attempts_total", mechanism="PLAIN", outcome="success", reason="none") == 1
@@ -92,6 +100,8 @@ def test_counts_come_out_under_their_labels(metrics: Metrics) -> None:
     assert value(metrics, "backend_errors_total", backend=BACKENDS[1], stage="login", reason="eof") == 1
     assert value(metrics, "relay_bytes_total", direction="to_client") == 10_000_000_000
     assert value(metrics, "tls_certificate_expiry_timestamp_seconds", listener="pop3") == 1.9e9
+    assert value(metrics, "executor_threads", pool="hash") == 4
+    assert value(metrics, "executor_queue_limit", pool="hash") == 100
     assert value(metrics, "executor_busy", pool="hash") == 1
     assert value(metrics, "executor_queue", pool="hash") == 2
     assert value(metrics, "executor_abandoned_total", pool="hash") == 3
