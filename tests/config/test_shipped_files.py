@@ -37,15 +37,10 @@ NEEDS_AN_EXAMPLE = {
 }
 """Sections that have no default, or one that would show nothing."""
 AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].key"} | {
-<<<<<<< HEAD
     f"{secret}.{source}"
-    for secret in ("tunnels.<name>.passphrase", "shared_state.key", "shared_state.password")
+    for secret in ("tunnels.<name>.passphrase", "shared_state.key", "shared_state.password", "http.token")
     for source in ("file", "env", "credential")
 } - {"shared_state.key.file"}
-=======
-    f"{key}.{source}" for key in ("tunnels.<name>.passphrase", "http.token") for source in ("file", "env", "credential")
-}
->>>>>>> 110466b (Show at a glance how it is: a status page, live, and the same as JSON)
 """Keys that the file explains in another section, and says so."""
 
 
