@@ -96,7 +96,7 @@ async def test_a_trace_shows_the_dialogue_of_running_and_new_sessions_and_of_nob
 
         assert tapped(session)
         stream.writer.close()
-        await until(lambda: not rig.parts.tracing.active, "the end of the trace")
+        await until(lambda: not rig.parts.tracing.active, "the end of the trace", 60)
         assert not tapped(session)
         await Transcript(client, backend).play("""
             C: NOOP
@@ -162,4 +162,4 @@ async def test_ctrl_c_ends_a_trace_quietly(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, errors = await process.communicate()
         assert (process.returncode, output, errors) == (0, b"", b"")
-        await until(lambda: not rig.parts.tracing.active, "the end of the trace")
+        await until(lambda: not rig.parts.tracing.active, "the end of the trace", 60)
