@@ -17,6 +17,7 @@ from popproxy.app.delegation import DelegationParts
 from popproxy.app.directories import DirectoryParts, StartedDirectories, start_directories
 from popproxy.app.kerberos import KerberosParts, ListenerKerberos, import_libraries, wants_tickets
 from popproxy.app.mechanisms import MechanismParts, MechanismSecrets, Sources, read_mechanism_secrets
+from popproxy.app.names import lookup, make_dns
 from popproxy.app.operators import OperatorSecrets, read_operator_secrets
 from popproxy.app.orders import OrderParts, open_orders
 from popproxy.app.pools import PoolParts
@@ -32,12 +33,14 @@ from popproxy.auth.timed import Timed
 from popproxy.auth.uniform import UniformDelay
 from popproxy.auth.users_file import UsersFile
 from popproxy.backend.dial import Dialer
+from popproxy.backend.discovery import Discovery
+from popproxy.backend.pool import Backend, Pool
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
 from popproxy.config.model_listeners import Listener
 from popproxy.errors import ConfigError, Problem, VaultError
-from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
+from popproxy.net.names import Resolver
 from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext
 from popproxy.net.splice import Pipe
@@ -171,9 +174,11 @@ class Parts:
         )  # fmt: skip
         self._places = self._directories.places(config.routing)
         self.deadlines = Deadlines(loop, self.metrics.event_loop_lag.observe)
-        resolver = Resolver(loop)
+        dns = make_dns(config)
+        self.resolver = Resolver(loop, lookup(dns))
+        self._discovery = None if dns is None else Discovery(dns.services, self._servers_changed)
         self._tunnels = start_tunnels(config, privileged.tunnels, self.pools, self.reactor, self.metrics)
-        self.dialer = Dialer(self.reactor, self.deadlines, resolver, config.timeouts, self.metrics)
+        self.dialer = Dialer(self.reactor, self.deadlines, self.resolver, config.timeouts, self.metrics)
         self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
         self.orders = OrderParts(book, self.pools, loop)
         self.admission = Admission(config.limits)
@@ -215,9 +220,21 @@ class Parts:
         if isinstance(self.state, MirroredState):
             await self.state.start()
 
+    def discover(self) -> None:
+        """Begin to look for the servers that SRV records name."""
+        if self._discovery is not None:
+            self._discovery.start(self.pools.values())
+
+    def _servers_changed(self, pool: Pool, new: Sequence[Backend]) -> None:
+        self.backends.servers_changed(pool, new)
+        self.orders.apply(pool, new)
+
     async def hang_up(self) -> None:
         """End what only the event loop can end; `close` comes after it."""
         await self.dialer.close()
+        if self._discovery is not None:
+            await self._discovery.close()
+        self.resolver.close()
         if isinstance(self.state, MirroredState):
             await self.state.stop()
         await self._directories.hang_up()

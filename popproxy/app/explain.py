@@ -28,6 +28,7 @@ from popproxy.auth.names import NameRefused, canonical, vet, vet_name
 from popproxy.auth.policy import Policy
 from popproxy.auth.users_file import UsersFile
 from popproxy.backend.balancer import State
+from popproxy.backend.discovery import srv_name
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.pool import Pool
 from popproxy.backend.strategies import logins_for
@@ -221,6 +222,9 @@ class _Explainer:
         pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=NoTokens())
         key = ("pools", route.pool)
         self._say("pool", Step(f"{pool.name}, where the user is {route.backend_user}", key))
+        if pool.config.srv is not None:
+            text = f"those that the SRV records of {srv_name(pool.config.srv, pool.config.tls)} name"
+            self._say("server", Step(text, (*key, "srv"), "open"))
         for backend in pool.backends:
             closed = self._orders.servers.get((pool.name, backend.label))
             pool.order(backend, State.UP if closed is None else State(closed.state))
@@ -228,7 +232,7 @@ class _Explainer:
             outcome: Literal["done", "passed"] = "done" if backend.member.order is State.UP else "passed"
             where = (*key, "servers", pool.backends.index(backend))
             self._say("server", Step(f"{backend.label}, {order}", where, outcome))
-        if not any(one.step.outcome == "done" for one in found.steps if one.stage == "server"):
+        if not any(one.step.outcome in ("done", "open") for one in found.steps if one.stage == "server"):
             raise self._ended("server", "operators have closed the servers for this user", key)
         for step in way_in_words(pool.config, self._config, key):
             self._say("link", step)

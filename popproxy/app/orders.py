@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from popproxy.backend.balancer import State
-from popproxy.backend.pool import Pool
+from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
 from popproxy.state.order_file import FileOrders
 from popproxy.state.orders import MemoryOrders, OrderBook
@@ -50,8 +50,11 @@ class OrderParts:
             self._apply()
 
     def _apply(self) -> None:
-        servers = self._book.orders.servers
         for pool in self._pools.values():
-            for backend in pool.backends:
-                closed = servers.get((pool.name, backend.label))
-                pool.order(backend, State.UP if closed is None else State(closed.state))
+            self.apply(pool, pool.backends)
+
+    def apply(self, pool: Pool, backends: Sequence[Backend]) -> None:
+        """What was ordered of these servers holds."""
+        for backend in backends:
+            closed = self._book.orders.servers.get((pool.name, backend.label))
+            pool.order(backend, State.UP if closed is None else State(closed.state))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from popproxy.backend.balancer import State
@@ -36,6 +36,7 @@ class PoolParts:
     ) -> None:  # fmt: skip
         self.pools = pools
         self._audit = audit
+        self._metrics = metrics
         self._checker = Checker(dialer, loop, passwords)
         self._changes: dict[Backend, Change] = {}
         for pool in pools.values():
@@ -49,6 +50,14 @@ class PoolParts:
     def close(self) -> None:
         """Ask no more."""
         self._checker.close()
+
+    def servers_changed(self, pool: Pool, new: Sequence[Backend]) -> None:
+        """SRV records name other servers now."""
+        for backend in new:
+            self._metrics.expect_backend(backend.label)
+        self._checker.update(pool, new)
+        there = {backend for _, backend in self._backends()}
+        self._changes = {backend: change for backend, change in self._changes.items() if backend in there}
 
     def latest(self, backend: Backend) -> Change | None:
         """The latest change of a server's state since the start."""

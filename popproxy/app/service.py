@@ -27,6 +27,7 @@ from popproxy.admin.trace import add_trace, add_watches
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
 from popproxy.app.checks.finding import counted
+from popproxy.app.names import wants_names
 from popproxy.app.operators import OperatorSecrets
 from popproxy.app.systemd import Notifier, passed_sockets
 from popproxy.config.loader import Loaded
@@ -125,6 +126,7 @@ class Service:
         await parts.share()
         parts.orders.start()
         parts.backends.start()
+        parts.discover()
         await self._answer_operators(desk, privileged.operators, console, control)
         for listener, sock in bound:
             self._accept_on(contexts[listener.name], sock)
@@ -352,6 +354,8 @@ def _wanted(config: Config) -> Iterator[str]:
         yield "popproxy.admin.status"
     if config.vault is not None:
         yield "popproxy.vault.store"
+    if wants_names(config):
+        yield "popproxy.net.dns"
     if config.kerberos is not None or any(pool.pin for pool in config.pools.values()):
         yield "popproxy.net.certificate"
 

@@ -53,13 +53,17 @@ class Rules:
 
 
 class Member:
-    """One server of a pool. `limit` is how many connections it may have at a time; `label` tells it from the others."""
+    """One server of a pool. `limit` is how many connections it may have at a time; `label` tells it from the others.
 
-    __slots__ = ("breaker", "check_at", "connections", "label", "limit", "order", "trial", "weight")
+    With a lower `priority` it comes before others, however the pool chooses (SRV records have such).
+    """
 
-    def __init__(self, label: str, rules: Rules, weight: int = 1, limit: int | None = None) -> None:
+    __slots__ = ("breaker", "check_at", "connections", "label", "limit", "order", "priority", "trial", "weight")
+
+    def __init__(self, label: str, rules: Rules, weight: float = 1, limit: int | None = None) -> None:
         self.label = label
         self.weight = weight
+        self.priority = 0
         self.limit = limit
         self.breaker = Breaker(rules.failures, rules.retry)
         self.order = State.UP  # an operator's
@@ -122,9 +126,11 @@ class Balancer:
             case "order":
                 return self.members
             case "weights":
-                return sorted(self.members, key=lambda member: _distance(1.0 - self._chance(), member.weight))
+                return sorted(self.members, key=lambda one: (one.priority, _distance(1.0 - self._chance(), one.weight)))
             case "hash":
-                return sorted(self.members, key=lambda member: _distance(_hashed(user, member.label), member.weight))
+                return sorted(
+                    self.members, key=lambda one: (one.priority, _distance(_hashed(user, one.label), one.weight))
+                )
 
     def _takes_its_share(self, member: Member, now: float) -> bool:
         breaker, slow_start = member.breaker, self.rules.slow_start
@@ -134,7 +140,7 @@ class Balancer:
         return age >= slow_start or self._chance() < max(LEAST_SHARE, age / slow_start)
 
 
-def _distance(share: float, weight: int) -> float:
+def _distance(share: float, weight: float) -> float:
     """The smallest of these is each member's as often as its weight says, for independent `share` from 0 to 1."""
     return -log(share) / weight if weight else inf
 

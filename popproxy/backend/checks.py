@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from popproxy.backend.dial import Dialer
@@ -23,7 +23,7 @@ class Checker:
         self._dialer = dialer
         self._loop = loop
         self._passwords = passwords
-        self._timers: dict[Backend, asyncio.TimerHandle] = {}
+        self._timers: dict[Backend, tuple[Pool, asyncio.TimerHandle]] = {}
         self._asking: dict[Backend, asyncio.Task[None]] = {}
 
     def start(self, pools: Iterable[Pool]) -> None:
@@ -35,18 +35,29 @@ class Checker:
                     backend.member.check_at = self._loop.time() + first
                     self.arrange(pool, backend)
 
+    def update(self, pool: Pool, new: Sequence[Backend]) -> None:
+        """The servers of a pool have changed; `new` ones are to be asked, too."""
+        for backend in new:
+            if pool.config.check is not None:
+                backend.member.check_at = self._loop.time()
+            self.arrange(pool, backend)
+        there = set(pool.backends)
+        for backend in [one for one, (owner, _) in self._timers.items() if owner is pool and one not in there]:
+            self._timers.pop(backend)[1].cancel()
+
     def arrange(self, pool: Pool, backend: Backend) -> None:
         """The server's state has changed: ask it when that makes it due."""
         timer = self._timers.pop(backend, None)
         if timer is not None:
-            timer.cancel()
+            timer[1].cancel()
         due = backend.member.probe_at
-        if due < inf and backend not in self._asking:  # else it is arranged when the answer is there
-            self._timers[backend] = self._loop.call_at(due, self._ask, pool, backend)
+        if due < inf and backend not in self._asking and backend in pool.backends:
+            # else it is arranged when the answer is there, or it is none of ours any more
+            self._timers[backend] = pool, self._loop.call_at(due, self._ask, pool, backend)
 
     def close(self) -> None:
         """Ask no more."""
-        for timer in self._timers.values():
+        for _, timer in self._timers.values():
             timer.cancel()
         for task in self._asking.values():
             task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, cast
@@ -16,8 +17,8 @@ from popproxy.backend.pool import Backend, Pool
 from popproxy.backend.search import Search
 from popproxy.config.model import Timeouts
 from popproxy.errors import BackendError, ConnectFailed
-from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
+from popproxy.net.names import Resolver
 from popproxy.net.reactor import Reactor
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metrics import Metrics
@@ -55,6 +56,8 @@ class Dialer:
         (of the last one tried).
         """
         loop = self._reactor.loop
+        if not pool.backends:
+            await self._found(pool)
         place: Place | None = None
         if pool.places is None:
             backends = pool.candidates(user, server, loop.time())
@@ -75,6 +78,12 @@ class Dialer:
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    async def _found(self, pool: Pool) -> None:
+        """Wait a moment until it is known which servers there are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeouts.connect):
+                await pool.found.wait()
 
     async def _where(self, pool: Pool, backend: Backend) -> list[Address]:
         """Where it is; what fails is counted. Raises BackendError."""

@@ -148,9 +148,8 @@ class Linker:
         return event
 
     async def _start_tls(self, pool: Pool, backend: Backend, channel: Channel) -> None:
-        name = pool.config.server_name or backend.address.host
         try:
-            agreed = await channel.connect_tls(pool.tls, name)
+            agreed = await channel.connect_tls(pool.tls, backend.name)
             check_pin(pool, channel)
             self._metrics.backend_tls_handshakes[(backend.label, agreed.version)] += 1
         except TlsFailed as error:

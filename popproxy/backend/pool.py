@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -26,11 +28,13 @@ DEFAULT_PORTS = {"none": 110, "stls": 110, "implicit": 995}
 class Backend:
     """One server of a pool. `label` names it in metrics, log and audit; `principal` is its name at the KDC."""
 
-    __slots__ = ("_known", "_known_until", "address", "label", "member", "principal")
+    __slots__ = ("_known", "_known_until", "address", "label", "member", "name", "principal")
 
-    def __init__(self, address: Address, member: Member, principal: str = "") -> None:
+    def __init__(self, address: Address, member: Member, principal: str = "", name: str = "") -> None:
+        """`name` is the one that its certificate must carry; its host's if empty."""
         self.address = address
-        self.principal = principal
+        self.name = name or address.host
+        self.principal = principal.replace("{host}", self.name.lower())
         self.label = str(address)
         self.member = member
         self._known: capabilities.Capabilities | None = None
@@ -71,6 +75,16 @@ def pool_context(config: PoolConfig) -> ssl.SSLContext:
     return client_context(ca=config.ca, verify=config.verify, certificate=pair, legacy=config.legacy_tls)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that an SRV record names. `name` is the one that its certificate must carry."""
+
+    address: Address
+    priority: int
+    weight: float
+    name: str
+
+
 class Pool:
     """Servers, and which of them a login goes to."""
 
@@ -96,18 +110,55 @@ class Pool:
         """Its servers are told who the client is."""
         self.declared = capabilities.parse(config.capabilities)
         balance = config.balance
-        rules = Rules(balance.choose, config.shared, balance.failures, balance.retry, balance.slow_start)
-        port = DEFAULT_PORTS[config.tls]
-        principal = config.kerberos.principal
-        self.backends = []
-        for server in config.servers:
-            address = Address(server.host, server.port or port)
-            member = Member(str(address), rules, balance.weights.get(format_server(server), 1), balance.sessions)
-            self.backends.append(Backend(address, member, principal.replace("{host}", server.host.lower())))
-        self._by_member = {backend.member: backend for backend in self.backends}
-        self._balancer = Balancer([backend.member for backend in self.backends], rules, random.random)
+        choose = "weights" if config.srv is not None and balance.choose == "order" else balance.choose
+        rules = Rules(choose, config.shared, balance.failures, balance.retry, balance.slow_start)
+        self._balancer = Balancer([], rules, random.random)
         self.places = None if balance.sessions is None else Places(balance.queue, balance.queue_wait)
-        self._only = self.backends[0] if len(self.backends) == 1 else None
+        self.found = asyncio.Event()  # it is known which servers there are, or why not
+        self._why_none = "the SRV records are not known yet"
+        backends = []
+        for server in config.servers:
+            address = Address(server.host, server.port or DEFAULT_PORTS[config.tls])
+            weight = balance.weights.get(format_server(server), 1)
+            backends.append(self._backend(address, weight, config.server_name or ""))
+        self._has(backends)
+
+    def _backend(self, address: Address, weight: float, name: str) -> Backend:
+        member = Member(str(address), self._balancer.rules, weight, self.config.balance.sessions)
+        return Backend(address, member, self.config.kerberos.principal, name)
+
+    def _has(self, backends: list[Backend]) -> None:
+        self.backends = backends
+        self._by_member = {backend.member: backend for backend in backends}
+        self._balancer.members = [backend.member for backend in backends]
+        self._only = backends[0] if len(backends) == 1 else None
+        if backends:
+            self.found.set()
+
+    # ---- servers that come and go (SRV) ----
+
+    def offer(self, targets: Sequence[Target]) -> list[Backend]:
+        """These are its servers now: those that it had already keep what is known of them. Returns the others.
+
+        Raises BackendError if they cannot be used.
+        """
+        if len(targets) > 1 and not self.config.shared:
+            self.none("several SRV records, but nothing says that the servers share their maildrops (shared: true)")
+            raise BackendError(self._why_none, "connect", "other")
+        had = {backend.address: backend for backend in self.backends}
+        backends = []
+        for target in targets:
+            backend = had.get(target.address) or self._backend(target.address, target.weight, target.name)
+            backend.member.priority, backend.member.weight = target.priority, target.weight
+            backends.append(backend)
+        self._has(backends)
+        return [backend for backend in backends if backend.address not in had]
+
+    def none(self, why: str) -> None:
+        """It has no servers now; logins are told so at once."""
+        self._has([])
+        self._why_none = why
+        self.found.set()
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -136,6 +187,8 @@ class Pool:
     def _choose(self, user: str, server: Address | None, now: float) -> Choice:
         named = next((backend.member for backend in self.backends if backend.address == server), None)
         choice = self._balancer.choose(user, now, named)
+        if not self.backends:
+            raise BackendError(self._why_none, "connect", "dns")
         if not choice.well and not choice.last:
             raise BackendError("operators have closed the servers for this user", "connect", "closed")
         return choice

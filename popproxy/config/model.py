@@ -23,7 +23,7 @@ from popproxy.config.model_shared import SharedState
 from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, ListenAddress, LocalPath
+from popproxy.config.units import Duration, ListenAddress, LocalPath, NameServerAddress
 from popproxy.types import Address
 
 
@@ -131,6 +131,13 @@ class Http(Model):
     """What the status page must be told before it lists sessions; without it, it lists none."""
 
 
+class Names(Model):
+    """Where addresses of servers are asked for."""
+
+    servers: list[NameServerAddress] = []
+    """Name servers, host:port by their IP addresses (port 53). Empty: those of /etc/resolv.conf."""
+
+
 class Process(Model):
     """What the process becomes after it has bound its ports."""
 
@@ -154,6 +161,8 @@ class Config(Model):
     """SSH connections through which servers are reached, by a name of your choice."""
     routing: Routing = Routing()
     """Which pool serves which user. With one pool and no routing, it serves everybody."""
+    names: Names = Names()
+    """Where addresses of servers are asked for."""
     tls: Tls = Tls()
     """TLS towards clients."""
     users: Users | None = None

@@ -13,7 +13,7 @@ from popproxy.config.model_kerberos import GssLayer
 from popproxy.config.model_listeners import Certificate
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import IpAddress, LocalPath, ServerAddress
+from popproxy.config.units import DomainName, IpAddress, LocalPath, ServerAddress
 
 PIN_PATTERN = r"^[A-Za-z0-9+/]{43}=$"
 LoginStrategy = Literal[
@@ -61,8 +61,11 @@ class PoolKerberos(Model):
 class Pool(Model):
     """One backend, or several that serve the same maildrops."""
 
-    servers: list[ServerAddress] = Field(min_length=1, examples=[["mail.example.com"]])
+    servers: list[ServerAddress] = Field(default=[], examples=[["mail.example.com"]])
     """host or host:port (port 110, or 995 with tls: implicit)."""
+    srv: DomainName | None = Field(default=None, examples=["example.com"])
+    """Instead of servers: the domain whose SRV records (_pop3._tcp, or _pop3s._tcp with tls: implicit) name the
+    servers, with their priorities and weights. Asked again when their time to live is over."""
     shared: bool = False
     """Say true if all servers serve the same maildrops. Only then is another one tried if one is down. Without it there
     may be more than one only with choose: hash."""

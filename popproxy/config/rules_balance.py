@@ -15,6 +15,7 @@ from popproxy.config.units import format_server
 def _servers(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         at: KeyPath = ("pools", name)
+        yield from _records(pool, at)
         yield from twice(map(format_server, pool.servers), (*at, "servers"))
         if len(pool.servers) > 1 and not pool.shared and pool.balance.choose != "hash":
             cure = (
@@ -23,7 +24,30 @@ def _servers(config: Config) -> Iterator[Finding]:
             )
             what = "several servers, but nothing says that they serve the same maildrops"
             yield Finding((*at, "servers"), what, cure, because=((*at, "shared"), (*at, "balance", "choose")))
-        yield from _choice(pool, at)
+        if pool.srv is None:
+            yield from _choice(pool, at)
+
+
+def _records(pool: Pool, at: KeyPath) -> Iterator[Finding]:
+    """Servers are listed, or named by SRV records."""
+    if pool.srv is None:
+        if not pool.servers:
+            cure = "write for example servers: [mail.example.com], or srv: example.com"
+            yield Finding((*at, "servers"), "is missing, and there is no srv either", cure)
+        return
+    path: KeyPath = (*at, "srv")
+    if pool.servers:
+        yield Finding(path, "there are servers, too", "remove one of the two", because=((*at, "servers"),))
+    if pool.tunnel is not None:
+        what = "SRV records are asked for here, but the servers' names are looked up at the end of the tunnel"
+        yield Finding(path, what, "write servers: [mail.example.com]", because=((*at, "tunnel"),))
+    if pool.balance.choose == "hash" and not pool.shared:
+        what = "users would change servers with the records, and find empty maildrops"
+        cure = "write shared: true if all of them serve the same maildrops, otherwise list servers"
+        yield Finding((*at, "balance", "choose"), what, cure, because=(path,))
+    if pool.balance.weights:
+        where = (*at, "balance", "weights")
+        yield Finding(where, "have no effect: SRV records have weights of their own", "remove it", warning=True)
 
 
 def _choice(pool: Pool, at: KeyPath) -> Iterator[Finding]:

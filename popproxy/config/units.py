@@ -150,6 +150,22 @@ def parse_server(value: Any) -> Address:
     return address
 
 
+def parse_name_server(value: Any) -> Address:
+    """A name server: an IP address, with or without a port (53). Raises ValueError."""
+    address = parse_address(value, default_port=53)
+    if not _is_ip(address.host):
+        raise ValueError(f"{quote(value)} is not an IP address; write for example 192.0.2.53 or [2001:db8::53]:53")
+    return address
+
+
+def parse_domain(value: str) -> str:
+    """A domain, or a name of SRV records below one. Raises ValueError."""
+    text = value.strip().rstrip(".").lower()
+    if not re.fullmatch(r"(?=.{1,240}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", text) or _is_ip(text):
+        raise ValueError(f"{quote(value)} is not a domain; write for example example.com")
+    return text
+
+
 def format_server(address: Address) -> str:
     """What `parse_server` reads back: the port is left out where it is 0."""
     return str(address) if address.port else str(address).rpartition(":")[0]
@@ -226,6 +242,13 @@ ServerAddress = Annotated[
     PlainSerializer(format_server, return_type=str),
     _schema(r"^\S+$", "mail.example.com:110"),
 ]
+NameServerAddress = Annotated[
+    Address,
+    BeforeValidator(parse_name_server),
+    PlainSerializer(str, return_type=str),
+    _schema(r"^[0-9A-Fa-f:.\[\]]+$", "192.0.2.53", "127.0.0.1:53"),
+]
+DomainName = Annotated[str, AfterValidator(parse_domain)]
 IpNetwork = Annotated[
     Network,
     BeforeValidator(parse_network),

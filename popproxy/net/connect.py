@@ -1,11 +1,9 @@
-"""Opening a connection: name resolution with a short memory, and one non-blocking attempt at one address."""
+"""Opening a connection: one non-blocking attempt at one address."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Callable
@@ -16,59 +14,6 @@ from popproxy.net.reactor import Reactor
 from popproxy.types import Address
 
 _BIND_ADDRESS_NO_PORT = 24  # Linux; Python has no name for it before 3.12
-
-
-class Resolver:
-    """Host names to addresses. Answers are kept for `ttl` seconds, and longer while the name service is silent."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, ttl: float = 30.0) -> None:
-        self._loop = loop
-        self._ttl = ttl
-        self._known: dict[Address, tuple[float, list[Address]]] = {}
-        self._asking: dict[Address, asyncio.Task[list[Address]]] = {}
-
-    def known(self, address: Address) -> list[Address] | None:
-        """The answer to `resolve`, if it needs no question."""
-        known = self._known.get(address)
-        if known is not None and known[0] > self._loop.time():
-            return known[1]
-        if known is None and _is_ip(address.host):
-            self._known[address] = (float("inf"), [address])
-            return [address]
-        return None
-
-    def stale(self, address: Address) -> list[Address] | None:
-        """The last answer, however old: for when the name service is silent."""
-        known = self._known.get(address)
-        return None if known is None else known[1]
-
-    async def resolve(self, address: Address) -> list[Address]:
-        """Addresses to try, in order. Raises ConnectFailed(reason="dns")."""
-        known = self._known.get(address)
-        task = self._asking.get(address)
-        if task is None:  # one question for all sessions that want the same name
-            task = self._asking[address] = self._loop.create_task(self._ask(address))
-            task.add_done_callback(lambda _: self._asking.pop(address, None))
-        try:
-            return await asyncio.shield(task)
-        except OSError as error:
-            if known is not None:
-                return known[1]  # an old answer serves while the name service is down
-            raise ConnectFailed(f"{address.host} does not resolve: {error.strerror or error}", "dns") from None
-
-    async def _ask(self, address: Address) -> list[Address]:
-        infos = await self._loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        found = list(dict.fromkeys(Address(str(info[4][0]), address.port) for info in infos))
-        self._known[address] = (self._loop.time() + self._ttl, found)
-        return found
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class CountedChannel(Channel):

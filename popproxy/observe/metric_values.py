@@ -28,6 +28,15 @@ class Series(dict[K, float], Generic[K]):
         self._known = frozenset(self)
         self._strays = 0
 
+    def expect(self, value: str) -> None:
+        """`value` is one of the closed set of the first label in this configuration."""
+        if value not in self._labels[0]:
+            self._labels = ((*self._labels[0], value), *self._labels[1:])
+            keys = (value,) if len(self._labels) == 1 else product((value,), *self._labels[1:])
+            for key in cast("Iterable[K]", keys):
+                self.setdefault(key, 0)
+            self._known = frozenset(self)
+
     def __missing__(self, key: K) -> float:
         self._fold()  # `key` is stored next; so this removes the previous one
         return 0

@@ -53,6 +53,7 @@ class Router:
 
     def __init__(self, config: Config, canonical: Callable[[str], str]) -> None:
         pools = self._pools = frozenset(config.pools)
+        self._recorded = frozenset(name for name, pool in config.pools.items() if pool.srv is not None)
         self._servers: list[tuple[Address | None, str]] = [
             (Address(server.host, server.port or DEFAULT_PORTS[pool.tls]), name)
             for name, pool in config.pools.items()
@@ -97,7 +98,8 @@ class Router:
 
     def _find_move(self, user: str, location: Location | None, move: Move) -> Route:
         server = None if move.server is None else parse_address(move.server)
-        if (server, move.pool) not in self._servers and (server is not None or move.pool not in self._pools):
+        listed = server is None or move.pool in self._recorded or (server, move.pool) in self._servers
+        if move.pool not in self._pools or not listed:
             place = f"pool {move.pool}" if server is None else f"server {server} in pool {move.pool}"
             what = f"an operator has moved the user to a place that no pool has: {place}"
             raise Misplaced(what, "add it to the section pools, or move the user elsewhere (popproxy move)")

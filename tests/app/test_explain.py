@@ -417,3 +417,14 @@ process: {{state_directory: state}}
     (tmp_path / "state" / ORDERS_FILE).write_bytes(b"{")
     assert explain(site, "moved@a.test").pool == "old"
     assert "are not known" in said("moved@a.test", "orders")[0]
+
+
+def test_servers_that_srv_records_name(tmp_path: Path) -> None:
+    text = """\
+listeners: [{name: pop3, listen: [":110"], tls: none, cleartext_networks: [127.0.0.1]}]
+pools: {main: {srv: a.test, shared: true, tls: implicit}}
+"""
+    found = explain(load_bytes(text.encode(), tmp_path / "popproxy.yaml"), "alice")
+    assert found.verdict == "let in"
+    step = next(one.step for one in found.steps if one.stage == "server")
+    assert (step.text, step.outcome) == ("those that the SRV records of _pop3s._tcp.a.test name", "open")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from popproxy.app.names import lookup
 from popproxy.backend.dial import Dialer
 from popproxy.backend.kerberos_logins import KerberosLogins
 from popproxy.backend.link import NotOpened, Opened
@@ -17,8 +18,8 @@ from popproxy.config.model import Timeouts
 from popproxy.config.model_pools import Pool as PoolConfig
 from popproxy.errors import BackendError, Unavailable
 from popproxy.kerberos.delegation_failure import DelegationFailed, Obstacle
-from popproxy.net.connect import Resolver
 from popproxy.net.deadlines import Deadlines
+from popproxy.net.names import Resolver
 from popproxy.net.reactor import Reactor
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3.logins import Gssapi, UserPass
@@ -81,7 +82,7 @@ class Site:
         self.reactor = Reactor(loop)
         self.metrics = Metrics(["pop3"], [backend.label for backend in self.pool.backends])
         self.deadlines = Deadlines(loop, lambda _: None)
-        self.dialer = Dialer(self.reactor, self.deadlines, Resolver(loop), Timeouts(), self.metrics)
+        self.dialer = Dialer(self.reactor, self.deadlines, Resolver(loop, lookup(None)), Timeouts(), self.metrics)
 
     def open(self, *logins: Gssapi | UserPass) -> asyncio.Task[Opened | NotOpened]:
         return asyncio.create_task(self.dialer.open_maildrop(self.pool, logins, "alice"))

@@ -143,7 +143,7 @@ async def test_one_address_of_a_name_is_silent(tmp_path: Path) -> None:
         pool = {"servers": [f"mail.example.com:{port}"], "shared": False}
         async with site(tmp_path, only, pool=pool, balance={"next_after": "50ms"}) as rig:
             addresses = [Address("127.0.0.2", port), Address("127.0.0.1", port)]
-            rig.parts.dialer._resolver._known[Address("mail.example.com", port)] = (float("inf"), addresses)
+            rig.parts.resolver._known[Address("mail.example.com", port)] = (float("inf"), addresses)
             assert [await log_in(rig) for _ in range(2)] == [WELCOME] * 2
 
 

@@ -23,6 +23,7 @@ NEEDS_AN_EXAMPLE = {
     *(
         "listeners",
         "pools",
+        "pools.main.servers",
         "tls.certificates",
         "users",
         "vault",

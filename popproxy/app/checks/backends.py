@@ -10,17 +10,23 @@ import re
 import socket
 import ssl
 from functools import partial
+from typing import TYPE_CHECKING
 
-from popproxy.app.checks.finding import Finding, ok, problem, warning
+from popproxy.app.checks.finding import Finding, counted, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.checks.tunnels import CheckedTunnels
+from popproxy.app.names import make_dns
+from popproxy.backend.discovery import srv_name, targets_of
 from popproxy.backend.pool import pool_context
 from popproxy.config.model import Config
 from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
-from popproxy.errors import BackendError
+from popproxy.errors import BackendError, ConnectFailed
 from popproxy.net.certificate import key_pin
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import introduce
+
+if TYPE_CHECKING:
+    from popproxy.net.dns import Dns
 
 PROBE_SECONDS = 12.0
 """Longest time for one server; all servers are asked at once."""
@@ -67,12 +73,37 @@ async def check_backends(config: Config, tunnels: CheckedTunnels) -> list[Findin
     probes = [
         _probe(name, pool, server, config, tunnels) for name, pool in config.pools.items() for server in pool.servers
     ]
+    probes += [_recorded(name, pool, config, tunnels) for name, pool in config.pools.items() if pool.srv is not None]
     return [finding for findings in await asyncio.gather(*probes) for finding in findings]
+
+
+async def _recorded(name: str, pool: Pool, config: Config, tunnels: CheckedTunnels) -> list[Finding]:
+    """Ask for SRV records, and the servers that they name."""
+    assert pool.srv is not None
+    area, records = f"pool {name}", srv_name(pool.srv, pool.tls)
+    dns = make_dns(config)
+    assert dns is not None
+    try:
+        services, ttl = await dns.services(records)
+    except ConnectFailed as error:
+        return [problem(area, str(error), f"add SRV records at {records}, or write servers: [mail.example.com]")]
+    if not services:
+        return [problem(area, f"{records} says that there is no such service", "correct the SRV record, or srv:")]
+    targets = targets_of(services, pool.srv, pool.server_name)
+    findings = [ok(area, f"{records} names {counted(len(targets), 'server')}, for {ttl:g} s")]
+    if len(targets) > 1 and not pool.shared:
+        cure = "write shared: true if all of them serve the same maildrops, otherwise list servers"
+        findings.append(problem(area, "several SRV records, but nothing says that the servers share maildrops", cure))
+    probes = (
+        _probe(name, pool.model_copy(update={"server_name": target.name}), target.address, config, tunnels)
+        for target in targets
+    )
+    return [*findings, *(finding for found in await asyncio.gather(*probes) for finding in found)]
 
 
 async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels: CheckedTunnels) -> list[Finding]:
     address = Address(server.host, server.port or (995 if pool.tls == "implicit" else 110))
-    probe = _Probe(f"pool {name}", pool, address, tunnels)
+    probe = _Probe(f"pool {name}", pool, address, tunnels, make_dns(config) if config.names.servers else None)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe.run(config.timeouts.connect)
@@ -89,8 +120,9 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels
 class _Probe:
     """One conversation with one server."""
 
-    def __init__(self, area: str, pool: Pool, address: Address, tunnels: CheckedTunnels) -> None:
+    def __init__(self, area: str, pool: Pool, address: Address, tunnels: CheckedTunnels, dns: Dns | None) -> None:
         self.area = area
+        self.dns = dns  # None: the system is asked
         self.tunnels = tunnels
         self.pool = pool
         self.address = address
@@ -194,8 +226,12 @@ class _Probe:
     async def _resolve(self, seconds: float) -> list[str]:
         look_up = partial(socket.getaddrinfo, self.address.host, self.address.port, type=socket.SOCK_STREAM)
         try:
+            if self.dns is not None:
+                return (await self.dns.addresses(self.address.host))[0]
             async with asyncio.timeout(seconds):
                 found = await in_daemon_thread(look_up)
+        except ConnectFailed as error:
+            raise _ProbeError(f"has a name that does not resolve ({error})", "correct the name, or the zone") from None
         except (socket.gaierror, TimeoutError) as error:
             reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
             text = f"has a name that does not resolve: {reason}"
