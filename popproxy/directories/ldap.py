@@ -128,6 +128,8 @@ class LdapDirectory:
             found = values.get(name, []) if name is not None else []
             if len(found) > 1:
                 raise Unavailable(f"{self.name}: the attribute {name} has {len(found)} values", "directory")
+            if found and not found[0].isprintable():
+                raise Unavailable(f"{self.name}: what the attribute {name} holds is not a name", "directory")
             return found[0] if found and found[0] else None
 
         server = one(names.server)

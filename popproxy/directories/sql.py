@@ -148,6 +148,8 @@ class SqlDirectory:
             return None
         if not isinstance(value, str):
             raise self._wrong(f"the column {column} is not text")
+        if not value.isprintable():
+            raise self._wrong(f"what the column {column} holds has a control character")
         return value
 
     def _server(self, row: Mapping[str, Any]) -> Address | None:

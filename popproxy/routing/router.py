@@ -10,7 +10,7 @@ from pathlib import Path
 from popproxy.backend.pool import DEFAULT_PORTS
 from popproxy.config.model import Config
 from popproxy.config.model_routing import Rule
-from popproxy.config.units import parse_address
+from popproxy.config.units import parse_address, quote
 from popproxy.directories.placeholders import fields_of
 from popproxy.errors import PopproxyError
 from popproxy.routing.route_file import RouteFile
@@ -115,7 +115,7 @@ class Router:
         possible = [(server, name) for server, name in places if location.pool in (None, name)]
         found = next((one for one in possible if wanted is None or _is(one[0], wanted)), None)
         if found is None:
-            named = [f"pool {location.pool}"] if location.pool is not None else []
+            named = [f"pool {quote(location.pool)}"] if location.pool is not None else []
             named += [f"server {wanted}"] if wanted is not None else []
             what = f"the directory names a place that no pool has: {', '.join(named)}"
             raise Misplaced(what, "add it to the section pools")

@@ -231,6 +231,8 @@ class LoginAttempt:
             except Unavailable as error:
                 log.error("cannot tell where the mail is", why=str(error))
                 return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
+            if isinstance(placed, Refused) and placed.reason is AuthFailure.AMBIGUOUS:  # no fault of the user's
+                return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.AMBIGUOUS)
             if isinstance(placed, Refused):
                 return await self._wrong(placed.reason)
             identity = placed

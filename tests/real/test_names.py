@@ -87,6 +87,7 @@ async def test_servers_come_and_go_with_the_records(tmp_path: Path) -> None:
                 await second.__aexit__()  # refuses connections from now on
                 only = rig.parts.pools["main"].backends[0].member
                 await until(lambda: only.state is State.DOWN, "checks to find the new one down")
+                client.close()
                 rig.parts.backends.close()
                 await until(lambda: not rig.parts.deadlines._members, "the end of the last check")
                 assert f'backend="pop.example.test:{second.port}"' in rig.metrics.render("")[0].decode()
