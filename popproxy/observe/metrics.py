@@ -133,10 +133,10 @@ class Metrics(Collector):
 
     def expect_backend(self, label: str) -> None:
         """A server that was found out about: one of the label's values from now on."""
-        for series in (self.backend_up, self.backend_sessions, self.backend_errors):
-            series.expect(label)
-        for histogram in (self.backend_connect_duration, self.backend_login_duration):
-            histogram.expect(label)
+        for family in self._families:
+            stored = getattr(self, family.attribute, None) if "backend" in family.labels else None
+            if isinstance(stored, Series | LabelledHistogram):
+                stored.expect(label)
 
     def watch_executor(self, name: str, executor: Executor) -> None:
         """Expose a pool of threads under the label ``pool="name"``."""
