@@ -67,21 +67,37 @@
 {{- include "popproxy.serverPort" (dict "server" $url.host "usual" (get $usual $url.scheme | default 5432)) -}}
 {{- end -}}
 
-{{/* Ports of the POP3 servers, and of the SSH servers in front of them. */}}
+{{/* Ports of the POP3 servers, of the SSH servers in front of them, and of SOCKS proxies. */}}
 {{- define "popproxy.backendPorts" -}}
 {{- $ports := list -}}
-{{- range .Values.config.pools -}}
-{{- if not .tunnel -}}
+{{- range $pool := .Values.config.pools -}}
 {{- $usual := eq (default "stls" .tls) "implicit" | ternary 995 110 -}}
+{{- $direct := list -}}
 {{- range .servers -}}
-{{- $ports = append $ports (include "popproxy.serverPort" (dict "server" . "usual" $usual) | int) -}}
+{{- $tunnel := hasKey ($pool.server_tunnels | default dict) . | ternary (get ($pool.server_tunnels | default dict) .) $pool.tunnel -}}
+{{- if not $tunnel -}}
+{{- $direct = append $direct (include "popproxy.serverPort" (dict "server" . "usual" $usual) | int) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .srv (not .tunnel) -}}{{- $direct = append $direct $usual -}}{{- end -}}
+{{- if and .socks $direct -}}
+{{- $direct = list (include "popproxy.serverPort" (dict "server" .socks.server "usual" 1080) | int) -}}
+{{- end -}}
+{{- $ports = concat $ports $direct -}}
 {{- end -}}
 {{- range .Values.config.tunnels -}}
 {{- if not .via -}}{{- $ports = append $ports (default 22 .port | int) -}}{{- end -}}
 {{- end -}}
 {{- $ports | uniq | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* Ports of name servers. */}}
+{{- define "popproxy.dnsPorts" -}}
+{{- $ports := list 53 -}}
+{{- range (.Values.config.names | default dict).servers -}}
+{{- $ports = append $ports (include "popproxy.serverPort" (dict "server" . "usual" 53) | int) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
 {{- end -}}
 
 {{/* Ports of directories, issuers and token endpoints. */}}
@@ -97,7 +113,9 @@
 {{- with .sql -}}
 {{- if hasPrefix "postgresql" .url -}}{{- $ports = append $ports (include "popproxy.urlPort" .url | int) -}}{{- end -}}
 {{- end -}}
-{{- with .http -}}{{- $ports = append $ports (include "popproxy.urlPort" .url | int) -}}{{- end -}}
+{{- with .http -}}
+{{- if not (hasPrefix "http://unix:" .url) -}}{{- $ports = append $ports (include "popproxy.urlPort" .url | int) -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- range .Values.config.pools -}}
 {{- with .xoauth2 -}}{{- $ports = append $ports (include "popproxy.urlPort" .endpoint | int) -}}{{- end -}}
