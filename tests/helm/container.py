@@ -27,6 +27,10 @@ from tests.peers.process import REPOSITORY, PeerMissingError, Process, require
 DOCKERFILE = REPOSITORY / "Dockerfile"
 REPLAY_CACHE = ["install", "-d", "-m", "0700", "/var/lib/popproxy/replay"]
 """What the chart has done before popproxy starts with Kerberos."""
+_SEE_STATUS_PAGE = """
+from urllib.request import urlopen
+assert b"<html" in urlopen("http://127.0.0.1:9110/status").read()
+"""
 _USE_REPLAY_CACHE = """
 from pathlib import Path
 from popproxy.kerberos.service import ReplayCache
@@ -236,9 +240,8 @@ def try_out(container: Container, program: str, listeners: str) -> None:
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert ended.stdout.count("greets, and can do") == 2, ended.stdout
-        ended = container.run(["popproxy", "who"])
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        for command in (REPLAY_CACHE, ["/opt/popproxy/bin/python", "-c", _USE_REPLAY_CACHE]):
+        python = ["/opt/popproxy/bin/python", "-c"]
+        for command in (["popproxy", "who"], [*python, _SEE_STATUS_PAGE], REPLAY_CACHE, [*python, _USE_REPLAY_CACHE]):
             ended = container.run(command)
             assert ended.returncode == 0, ended.stdout + ended.stderr
         ended = container.run(["sh", "-c", "id -u; touch /var/lib/popproxy/it; touch /etc/it /opt/popproxy/it"])

@@ -215,6 +215,7 @@ def test_the_notes_tell_the_next_three_commands_and_what_to_beware_of(tmp_path: 
         *("kubectl", "helm", "kubectl"),
     ]
     assert "pop3s        port 995" in text
+    assert "9110:9110   # then http://127.0.0.1:9110/status" in text
     assert "test.secret" in text
     assert "WARNING: without config.shared_state each pod counts for itself" in text
     assert "WARNING" not in notes(tmp_path / "three", KERBEROS)
