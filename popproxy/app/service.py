@@ -168,6 +168,7 @@ class Service:
             await self._control.stop()
         await parts.hang_up()
         parts.close()
+        await parts.audit.settle()
         log.info("stopped")
 
     def rotated(self) -> None:

@@ -8,7 +8,22 @@ from pydantic import Field
 
 from popproxy.config.base import Model
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, LocalPath, Size
+from popproxy.config.units import Duration, LocalPath, ServerAddress, Size
+
+
+class Syslog(Model):
+    """A syslog server that gets a copy of the audit log, by RFC 5424 with octet counting."""
+
+    server: ServerAddress = Field(examples=["loghost.example.com:6514"])
+    """Where it listens. The port is 6514 for TLS, 601 otherwise, unless it is written."""
+    tls: bool = True
+    """TLS (RFC 5425), its certificate and name verified. false: in clear, user names and all."""
+    ca: LocalPath | None = None
+    """CA certificates in PEM for it; by default those of the system."""
+    server_name: str | None = None
+    """The name in its certificate, if it is not that of server."""
+    certificate: LocalPath | None = None
+    """What popproxy shows if the server asks for it: certificate and private key in one PEM file."""
 
 
 class Audit(Model):
@@ -34,3 +49,9 @@ class Audit(Model):
     """A file of this size gets the time for a name, and a new one begins."""
     rotate_interval: Duration | None = None
     """So does a file at the end of each such span of time, counted from 1970: 1d is midnight, UTC."""
+    syslog: Syslog | None = None
+    """A copy to a syslog server."""
+    journald: bool = False
+    """A copy to systemd's journal, as popproxy-audit."""
+    stdout: bool = False
+    """A copy to standard output, besides the file."""

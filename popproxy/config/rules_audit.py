@@ -34,4 +34,16 @@ def _rotation(config: Config) -> Iterator[Finding]:
         yield Finding(("audit", "rotate_interval"), "is too short", "write 1m or more, for example 1d")
 
 
-AUDIT_RULES = (_key, _rotation)
+def _copies(config: Config) -> Iterator[Finding]:
+    audit = config.audit
+    if audit.stdout and audit.file is None:
+        cure = "add audit.file, or remove it"
+        yield Finding(("audit", "stdout"), "the log goes there already", cure, because=(("audit", "file"),))
+    if audit.syslog is not None and not audit.syslog.tls:
+        for key in ("ca", "server_name", "certificate"):
+            if getattr(audit.syslog, key) is not None:
+                cure, because = "remove it, or write tls: true", (("audit", "syslog", "tls"),)
+                yield Finding(("audit", "syslog", key), "has no effect without TLS", cure, because=because)
+
+
+AUDIT_RULES = (_key, _rotation, _copies)

@@ -16,12 +16,13 @@ import contextlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from popproxy.errors import AuditError
 from popproxy.observe.audit_buffer import RecordBuffer
 from popproxy.observe.audit_chain import Chain, Signer
+from popproxy.observe.audit_copy import Copy
 from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_marks import Marks
 from popproxy.observe.audit_render import UniqueIds, json_fields, json_string
@@ -40,6 +41,7 @@ _BATCH_OCTETS = 64 * 1024  # as much pending is written at the end of this turn 
 _RETRY_INTERVAL = 1.0  # seconds between attempts while the sink fails
 _STALL_LIMIT = 5.0  # seconds that a sink may take nothing before that counts as a failure
 _CLOSE_LIMIT = 2.0  # seconds that close waits for a slow reader
+_SETTLE_PAUSE = 0.01
 
 Written = Callable[[bool], None]
 """Told whether the records it waited for are written."""
@@ -72,10 +74,12 @@ class AuditLog:
         checkpoint_interval: float = 60.0,
         origin: Mapping[str, object] | None = None,
         unique_ids: UniqueIds | None = None,
+        copies: Sequence[Copy] = (),
     ) -> None:
         self.healthy = True  # the last write succeeded
         self.unique_ids = unique_ids or UniqueIds()
         self._sink = sink
+        self._copies = copies
         self._metrics = metrics
         self._open = on_error == "open"
         self._flush_interval = flush_interval
@@ -183,6 +187,16 @@ class AuditLog:
             if timer is not None:
                 timer.cancel()
         self._sink.close()
+        for copy in self._copies:
+            copy.finish()
+
+    async def settle(self) -> None:
+        """After `close`: let what the copies have taken get to where it goes, for two seconds at most."""
+        give_up = time.monotonic() + _CLOSE_LIMIT
+        for copy in self._copies:
+            while not copy.settled and time.monotonic() < give_up:  # noqa: ASYNC110 - at the end, and over soon
+                await asyncio.sleep(_SETTLE_PAUSE)
+            copy.close()
 
     # Writing
 
@@ -194,6 +208,8 @@ class AuditLog:
         buffer = self._buffer
         if not buffer.append(line, self._chain.sequence):
             self._metrics.audit_records[(self._sink.name, "dropped")] += 1
+        for copy in self._copies:
+            copy.take(line, self._chain.sequence)
         if self._timer is None or buffer.octets >= _BATCH_OCTETS:
             self._schedule()
 
@@ -250,6 +266,9 @@ class AuditLog:
         unfinished = buffer.unfinished
         if chain.signs and chain.sequence - chain.signed >= self._checkpoint_records:
             self._checkpoint()
+        for copy in self._copies:
+            if copy.may_go_on:
+                self._keep_mark(self._marks.gap(copy.name, *copy.take_gap()))
         try:
             buffer.drain(self._sink.write)
             if buffer.lost:

@@ -33,7 +33,7 @@ TUNNEL_FAILURES = (
     *("set_up", "internal"),
 )
 RESPONSE_CODES = ("AUTH", "SYS/TEMP", "SYS/PERM", "IN-USE", "LOGIN-DELAY", "other")
-SINKS = ("file", "stdout")
+SINKS = ("file", "stdout", "syslog", "journald")
 SHARED_STATE_REASONS = ("refused", "timeout", "lost", "login", "tls", "protocol", "other")
 
 _USUAL = (("success", "none"), ("failure", "bad_credentials"), ("error", "unavailable"))

@@ -46,7 +46,7 @@ AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].k
 
 
 _SHOWN_BELOW = {"rules: []"} | {
-    f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key")
+    f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key", "syslog")
 }
 """Defaults with an example behind them that is switched off."""
 _NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels", "console.operators"}

@@ -509,6 +509,8 @@ WRONG = {
     "a size of standard output": Wrong("audit:\n  rotate_size: 1GiB\n", 2, "audit.rotate_size", "add audit.file"),
     "files too small": Wrong("audit:\n  file: a\n  rotate_size: 1KiB\n", 3, "audit.rotate_size", "for example 1GiB"),
     "files too short": Wrong("audit:\n  file: a\n  rotate_interval: 1s\n", 3, "audit.rotate_interval", "for example 1d"),
+    "a copy of what goes there": Wrong("audit:\n  stdout: true\n", 2, "audit.stdout", "add audit.file"),
+    "a CA for syslog in clear": Wrong("audit:\n  syslog: {server: a, tls: false, ca: b}\n", 2, "audit.syslog.ca", "tls: true"),
     "signatures without pause": Wrong("audit:\n  checkpoint_interval: 0s\n", 2, "audit.checkpoint_interval", "1s or more"),
     "a Redis by no known way": Wrong(shared("url: http://a"), 2, "shared_state.url", "redis://redis.example.com:6379"),
     "a Redis with its password in the URL": Wrong(shared("url: redis://u:p@a"), 2, "shared_state.url", "username and password"),
