@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from popproxy.app.checks.accounts import check_accounts
-from popproxy.app.checks.audit import check_audit
+from popproxy.app.checks.audit import check_audit, check_syslog
 from popproxy.app.checks.backends import check_backends
 from popproxy.app.checks.certificates import check_certificates
 from popproxy.app.checks.client_certificates import check_client_certificates
@@ -54,7 +54,9 @@ async def check_environment(loaded: Loaded, *, offline: bool = False) -> list[Fi
     """
     config = loaded.config
     local = [_run(area, check, config) for area, check in _LOCAL.items()]
-    network = [] if offline else [check_kdcs(config), check_delegation(config), _check_ways(config)]
+    network = (
+        [] if offline else [check_syslog(config), check_kdcs(config), check_delegation(config), _check_ways(config)]
+    )
     if offline and config.tunnels:
         local.append(_run("tunnels", check_tunnel_files, config))
     network += [check_directories(config, offline=offline), check_oauth(config, offline=offline)]

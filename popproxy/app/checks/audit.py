@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from popproxy.app.audit import public_file, read_signing_key
+from popproxy.app.audit import public_file, read_signing_key, syslog_server, syslog_tls
 from popproxy.app.checks.finding import Finding, ok, problem, warning
 from popproxy.app.checks.permissions import account, make_directory, may
 from popproxy.config.model import Config
 from popproxy.errors import AuditError, ConfigError
+from popproxy.observe.audit_copy import JOURNAL
+
+SYSLOG_SECONDS = 5.0
+"""For a connection to the syslog server, its handshake included."""
 
 
 def check_audit(config: Config) -> list[Finding]:
-    """Findings about the section audit."""
+    """Findings about the section audit, as far as this machine knows."""
     return list(_audit(config))
+
+
+async def check_syslog(config: Config) -> list[Finding]:
+    """Whether the syslog server answers."""
+    syslog = config.audit.syslog
+    if syslog is None:
+        return []
+    server = syslog_server(syslog)
+    try:
+        tls = syslog_tls(syslog)
+        async with asyncio.timeout(SYSLOG_SECONDS):
+            name = (syslog.server_name or server.host) if tls is not None else None
+            _, writer = await asyncio.open_connection(server.host, server.port, ssl=tls, server_hostname=name)
+            writer.close()
+    except (OSError, TimeoutError) as error:
+        cure = "without it the copy of the audit log is missing; logins go on"
+        return [problem("audit", f"the syslog server {server}: {str(error) or 'no answer in time'}", cure)]
+    return [ok("audit", f"the syslog server {server} answers {'with' if tls is not None else 'without'} TLS")]
 
 
 def _audit(config: Config) -> Iterator[Finding]:
@@ -26,6 +49,9 @@ def _audit(config: Config) -> Iterator[Finding]:
         if config.audit.rotate_size is not None or config.audit.rotate_interval is not None:
             yield from _renamable(config.audit.file.parent, config)
     yield from _signed(config)
+    if config.audit.journald and not JOURNAL.exists():
+        cure = "systemctl start systemd-journald, or journald: false"
+        yield problem("audit", f"there is no journal at {JOURNAL}", cure)
     if config.audit.log_unknown_users:
         yield warning(
             "audit", "log_unknown_users writes whatever is typed as user name, sometimes a password",
