@@ -171,15 +171,14 @@ def test_the_network_is_open_where_the_configuration_needs_it_and_nowhere_else()
 
 
 def test_the_network_knows_the_ports_of_records_and_name_servers(tmp_path: Path) -> None:
-    values = (
-        "config: {names: {servers: ['10.0.0.2:5353']}, pools: {main: {servers: null, srv: example.com, tls: implicit}}}"
-    )
+    pool = "{srv: example.com, tls: implicit}"
+    values = f"config: {{names: {{servers: ['10.0.0.2:5353']}}, pools: {{new: {pool}}}, routing: {{default: main}}}}"
     ended = template(tmp_path / "values.yaml", values)
     assert ended.returncode == 0, ended.stderr
     objects = tuple(document for document in yaml.safe_load_all(ended.stdout) if document)
     names, backends = only(objects, "NetworkPolicy")["spec"]["egress"]
     assert [port["port"] for port in names["ports"]] == [53, 53, 5353, 5353]
-    assert [port["port"] for port in backends["ports"]] == [995]
+    assert [port["port"] for port in backends["ports"]] == [110, 995]
 
 
 def test_clients_keep_their_addresses() -> None:
