@@ -110,9 +110,12 @@ class Dovecot:
                 extra=extra,
             )
         )
-        self._process = Process(
-            "dovecot", [require("dovecot"), "-F", "-c", configuration], directory / "dovecot.log", directory
-        )
+        self.start()
+
+    def start(self) -> None:
+        """Again, after `stop`."""
+        command: list[str | Path] = [require("dovecot"), "-F", "-c", self.directory / "dovecot.conf"]
+        self._process = Process("dovecot", command, self.directory / "dovecot.log", self.directory)
         self._process.wait_for(lambda: accepts(self.port), "Dovecot's greeting")
 
     def deliver(self, user: str, messages: Iterable[bytes]) -> None:
