@@ -99,7 +99,11 @@ class Discovery:
         assert domain is not None
         name = srv_name(domain, pool.config.tls)
         while True:
-            said, seconds = await self._look(pool, domain, name)
+            try:
+                said, seconds = await self._look(pool, domain, name)
+            except Exception:  # a bug of ours must not be the end of looking
+                log.exception("cannot look for servers", pool=pool.name, records=name)
+                said, seconds = before, AGAIN
             if said != before:
                 before = said
                 (log.info if said.startswith("servers") else log.warning)(said, pool=pool.name, records=name)

@@ -93,6 +93,7 @@ async def test_a_mailbox_is_moved_while_people_work(tmp_path: Path) -> None:
             assert users(old)[-1] == "alice"
 
 
+@pytest.mark.long
 async def test_who_is_held_gets_temporary_answers_only(tmp_path: Path) -> None:
     async with (
         ScriptedBackend() as old,
@@ -141,9 +142,11 @@ async def test_a_client_that_leaves_while_its_user_is_held(tmp_path: Path) -> No
         await until(lambda: rig.parts.holding.waiting == 1, "the login to wait")
         client.reset()
         await until(lambda: rig.parts.holding.waiting == 0, "it to be given up")
+        answer.cancel()
         await asyncio.gather(answer, return_exceptions=True)
 
 
+@pytest.mark.long
 async def test_a_user_whose_new_pool_is_gone_is_shown_no_other_maildrop(tmp_path: Path) -> None:
     async with ScriptedBackend() as old, ScriptedBackend() as new:
         other = {"other": {"servers": [new.address], "tls": "none", "allow_cleartext": True}}
@@ -157,6 +160,7 @@ async def test_a_user_whose_new_pool_is_gone_is_shown_no_other_maildrop(tmp_path
             assert (users(old), users(new)) == ([], ["al"])
 
 
+@pytest.mark.long
 async def test_servers_stay_out_of_service_after_a_restart(tmp_path: Path) -> None:
     async with ScriptedBackend() as old, ScriptedBackend() as new:
         async with site(tmp_path, old, new) as rig:
@@ -170,6 +174,7 @@ async def test_servers_stay_out_of_service_after_a_restart(tmp_path: Path) -> No
             assert (await order(rig, "orders list"))["servers"] == []
 
 
+@pytest.mark.long
 async def test_what_another_process_has_ordered_holds_here_too(tmp_path: Path) -> None:
     async with ScriptedBackend() as old, ScriptedBackend() as new, site(tmp_path, old, new) as rig:
         from popproxy.app.orders import open_orders

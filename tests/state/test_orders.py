@@ -41,6 +41,7 @@ def test_a_hold_ends_when_it_is_released_or_by_itself_and_is_remembered() -> Non
     assert held.without_holds_before(inf).holds.keys() == {"alice"}
 
 
+@pytest.mark.long
 async def test_every_process_sees_what_any_has_ordered(tmp_path: Path) -> None:
     first, second = FileOrders(tmp_path, 60), FileOrders(tmp_path, 60)
     move = Move(1.0, "new")
