@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 
+from popproxy.app.hardening import give_up_capabilities
 from popproxy.config.model import Process
 from popproxy.errors import ConfigError, Problem
 from popproxy.observe.logs import get_logger
@@ -30,6 +31,7 @@ def drop(process: Process, where: str) -> None:
             cure = "start as root, or as that user, or remove process.user"
             raise ConfigError([Problem(where, "process.user", f"cannot become {process.user}", cure)])
         return
+    give_up_capabilities()
     os.initgroups(process.user, gid)
     os.setgid(gid)
     os.setuid(user.pw_uid)

@@ -36,6 +36,9 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
         systemctl start popproxy
     """
+    from popproxy.app.hardening import keep_memory  # noqa: PLC0415
+
+    keep_memory()
     from popproxy.config.loader import load_file  # noqa: PLC0415
 
     loaded = load_file(config)
