@@ -39,6 +39,10 @@ def main() -> None:
         target.run(data)
         spent = time.thread_time() - started
         tried += 1
+        if spent > max(slowest, SLOW):  # on a machine that others use even this time has its bad moments
+            started = time.thread_time()
+            target.run(data)
+            spent = min(spent, time.thread_time() - started)
         if spent > slowest:
             slowest, found = spent, data
         if tried == options.runs:
@@ -57,9 +61,9 @@ def main() -> None:
             (seeds / f"seed-{number}").write_bytes(seed)
         words = work / "words"
         words.write_text("# what may be put in\n" + "".join(f'"{_quoted(word)}"\n' for word in target.words))
-        arguments = [
+        arguments = [  # the timeout is of wall time, which is long where others have the processor
             sys.argv[0], f"-runs={options.runs}", f"-max_len={target.longest}", f"-dict={words}",
-            f"-seed={options.seed}", f"-artifact_prefix={options.found}/", "-rss_limit_mb=2048", "-timeout=20",
+            f"-seed={options.seed}", f"-artifact_prefix={options.found}/", "-rss_limit_mb=2048", "-timeout=600",
             "-print_final_stats=1",
             str(seeds),
         ]  # fmt: skip
