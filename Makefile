@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man chart container setup demo test check bench profile fuzz faults survival runtime kerberos development peers probes
+.PHONY: help man chart container setup demo test check bench profile fuzz faults malformed slow soak survival runtime kerberos development peers probes
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -22,6 +22,9 @@ help:
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make faults  break servers, clients and links at every point of a session, and look what becomes of the mail"
 	@echo "make survival kill popproxy under load, a hundred times, and look for what it has acknowledged in its audit log"
+	@echo "make malformed  twenty thousand sessions of nonsense beside a healthy client; in the end nothing has grown"
+	@echo "make slow    thousands of clients that are slow in one way or another, and how long others wait for a login"
+	@echo "make soak    half an hour of load with a fault each second (ARGS=\"--minutes 10\")"
 	@echo "make profile show what the proxy under load does with its CPU time (ARGS=--help); needs root"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer)."
@@ -57,7 +60,12 @@ survival: setup
 	@$(BIN)/python -m tests.real.audit_survival $(ARGS)
 
 faults: setup
+	@tests/setup/bench.sh
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+malformed slow soak: setup
+	@tests/setup/bench.sh
+	@$(BIN)/python -m tests.endurance $@ $(ARGS)
 
 bench: setup
 	@tests/setup/bench.sh

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tests.bench.target import limit_files
 from tests.faults.cases import registry
+from tests.faults.peers import compare
 from tests.faults.play import Verdict
 from tests.faults.site import AT_ONCE, VARIANTS, Variant, play_all
 
@@ -42,8 +43,16 @@ def main() -> int:
         "--case", action="append", default=[], help="names of cases begin like this; all if none is named"
     )
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="cases at a time (%(default)s)")
+    parser.add_argument("--peers", action="store_true", help="Dovecot, nginx and Perdition instead")
     options = parser.parse_args()
     limit_files()
+    if options.peers:
+        for peer in asyncio.run(compare()):
+            print(
+                f"{peer.name}: {peer.told} of {peer.deaths} deaths between replies told; of {peer.cases} cases", end=" "
+            )
+            print(f"{peer.committed} committed, {peer.cut_shown_whole} cut replies shown whole, {peer.hanging} hung")
+        return 0
     cases = [case for case in registry() if not options.case or case.name.startswith(tuple(options.case))]
     rows: list[tuple[Variant, dict[str, str]]] = []
     status = 0
