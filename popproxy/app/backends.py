@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from popproxy.app.socks import read_socks_password
 from popproxy.backend.access_tokens import AccessTokens, Ask
 from popproxy.backend.pool import Pool, pool_context
 from popproxy.config.loader import Loaded
@@ -30,6 +31,7 @@ class PoolSecrets:
     masters: dict[str, Secret] = field(default_factory=dict)
     clients: dict[str, Secret] = field(default_factory=dict)  # OAuth's, of xoauth2
     checks: dict[str, Secret] = field(default_factory=dict)  # of the users of checks
+    socks: dict[str, Secret] = field(default_factory=dict)  # at the SOCKS proxy
     tls: dict[str, ssl.SSLContext] = field(default_factory=dict)  # with a certificate of ours
 
 
@@ -45,6 +47,10 @@ def read_pool_secrets(loaded: Loaded) -> PoolSecrets:
                 found.clients[name] = resolve_secret(pool.xoauth2.client_secret, f"{at}.xoauth2.client_secret")
             if pool.check is not None and pool.check.password is not None:
                 found.checks[name] = resolve_secret(pool.check.password, f"{at}.check.password")
+            if pool.socks is not None:
+                password = read_socks_password(str(loaded.path), at, pool.socks)
+                if password is not None:
+                    found.socks[name] = password
         except ConfigError as error:
             problems += error.problems
         if pool.certificate is not None and pool.tls != "none":

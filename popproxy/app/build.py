@@ -22,6 +22,7 @@ from popproxy.app.operators import OperatorSecrets, read_operator_secrets
 from popproxy.app.orders import OrderParts, open_orders
 from popproxy.app.pools import PoolParts
 from popproxy.app.shared import SharedSecrets, make_state, read_shared_secrets
+from popproxy.app.socks import lead_through_socks
 from popproxy.app.tunnels import TunnelKeys, read_tunnel_keys, start_tunnels
 from popproxy.auth.accounts import Accounts
 from popproxy.auth.chain import ByDomain, Chain
@@ -178,6 +179,7 @@ class Parts:
         self.resolver = Resolver(loop, lookup(dns))
         self._discovery = None if dns is None else Discovery(dns.services, self._servers_changed)
         self._tunnels = start_tunnels(config, privileged.tunnels, self.pools, self.reactor, self.metrics)
+        lead_through_socks(self.pools, privileged.backends.socks, self.reactor, self.resolver)
         self.dialer = Dialer(self.reactor, self.deadlines, self.resolver, config.timeouts, self.metrics)
         self.backends = PoolParts(self.pools, self.dialer, privileged.backends.checks, self.metrics, self.audit, loop)
         self.orders = OrderParts(book, self.pools, loop)

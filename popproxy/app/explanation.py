@@ -72,15 +72,23 @@ def way_in_words(pool: PoolConfig, config: Config, key: tuple[str | int, ...]) -
         yield Step(f"the server is told the client's address (PROXY {pool.proxy_header})", (*key, "proxy_header"))
     if pool.xclient:
         yield Step("the server is told the client's address (XCLIENT)", (*key, "xclient"))
-    if pool.tunnel is None:
-        return
+    if pool.tunnel is not None:
+        yield Step(f"through the SSH tunnel {_tunnel_in_words(pool.tunnel, config)}", (*key, "tunnel"))
+    if pool.socks is not None:
+        yield Step(f"through the SOCKS proxy {pool.socks.address}", (*key, "socks"))
+    for server, name in pool.server_tunnels.items():
+        through = "through no tunnel" if name is None else f"through the SSH tunnel {_tunnel_in_words(name, config)}"
+        yield Step(f"to {server} {through}", (*key, "server_tunnels", server))
+
+
+def _tunnel_in_words(name: str, config: Config) -> str:
     way: list[str] = []
-    name: str | None = pool.tunnel
-    while name is not None:
-        tunnel = config.tunnels[name]
-        way.append(f"{name} ({tunnel.user} at {tunnel.host}:{tunnel.port})")
-        name = tunnel.via
-    yield Step(f"through the SSH tunnel {' via '.join(way)}", (*key, "tunnel"))
+    following: str | None = name
+    while following is not None:
+        tunnel = config.tunnels[following]
+        way.append(f"{following} ({tunnel.user} at {tunnel.host}:{tunnel.port})")
+        following = tunnel.via
+    return " via ".join(way)
 
 
 def hold_in_words(hold: Hold) -> str:
@@ -147,7 +155,7 @@ def link_in_words(pool: Pool) -> str:
     """How the connection to the pool's servers is protected."""
     config = pool.config
     if config.tls == "none":
-        return "in clear" if config.tunnel is None else "in clear from the end of the tunnel on"
+        return "in clear from the end of the tunnel on" if config.all_tunneled else "in clear"
     how = "STLS" if config.tls == "stls" else "TLS"
     if config.legacy_tls:
         how = f"{how}, from version 1.0 on (quarantine)"

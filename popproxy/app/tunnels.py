@@ -71,4 +71,8 @@ def start_tunnels(
     for pool in pools.values():
         if pool.config.tunnel is not None:
             pool.transport = tunnels[pool.config.tunnel]
+        for server, backend in zip(pool.config.servers, pool.backends, strict=True):
+            tunnel = pool.config.tunnel_to(server)
+            if tunnel != pool.config.tunnel:
+                pool.transports[backend.address] = None if tunnel is None else tunnels[tunnel]
     return tunnels

@@ -65,8 +65,7 @@ class Dialer:
             backends, place = await pool.enter(user, server, loop.time())
         seconds = self._timeouts.connect_total
         if len(backends) == 1:
-            named = pool.transport is not None and pool.transport.resolves
-            addresses = [backends[0].address] if named else self._resolver.known(backends[0].address)
+            addresses = self._known(pool, backends[0])
             if addresses is not None and len(addresses) == 1:
                 attempt = Attempt(pool, backends[0], loop.time() + seconds, visitor, place=place)
                 return await self._log_in(logins, attempt, addresses[0])
@@ -88,14 +87,16 @@ class Dialer:
     async def _where(self, pool: Pool, backend: Backend) -> list[Address]:
         """Where it is; what fails is counted. Raises BackendError."""
         try:
-            return self._resolver.known(backend.address) or await self._resolve(pool, backend)
+            return self._known(pool, backend) or await self._resolve(backend)
         except BackendError as error:
             self._failed(pool, backend, error)
             raise
 
-    async def _resolve(self, pool: Pool, backend: Backend) -> list[Address]:
-        if pool.transport is not None and pool.transport.resolves:
-            return [backend.address]
+    def _known(self, pool: Pool, backend: Backend) -> list[Address] | None:
+        way = pool.way_to(backend)
+        return [backend.address] if way is not None and way.resolves else self._resolver.known(backend.address)
+
+    async def _resolve(self, backend: Backend) -> list[Address]:
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 return await self._resolver.resolve(backend.address)
@@ -112,7 +113,7 @@ class Dialer:
         up = 0
         try:
             async with asyncio.timeout(seconds):
-                addresses = self._resolver.known(backend.address) or await self._resolve(pool, backend)
+                addresses = self._known(pool, backend) or await self._resolve(backend)
                 for number, address in enumerate(addresses, 1):
                     try:
                         await self._probe(attempt, address, logins, seconds)

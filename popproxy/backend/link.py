@@ -104,10 +104,11 @@ class Linker:
         pool, place = attempt.pool, attempt.place
         try:
             ended = None if place is None else place.release
-            if pool.transport is None:
+            way = pool.way_to(attempt.backend)
+            if way is None:
                 channel = connect(self._reactor, address, pool.config.source_address, ended)
             else:
-                channel = await pool.transport.open(address, deadline, ended)
+                channel = await way.open(address, deadline, ended)
         except BaseException as error:
             if place is not None:
                 place.release()

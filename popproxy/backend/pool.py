@@ -104,7 +104,10 @@ class Pool:
         self.tokens = tokens
         if tls is not None:
             self.tls = tls
-        self.transport: Transport | None = None  # directly
+        self.transport: Transport | None = None
+        """The way to its servers; None: directly."""
+        self.transports: dict[Address, Transport | None] = {}
+        """The way to some of them, where it is another."""
         self.changed: Changed = lambda _pool, _backend, _why: None
         self.introduces = config.xclient or config.proxy_header != "none"
         """Its servers are told who the client is."""
@@ -164,6 +167,10 @@ class Pool:
     def tls(self) -> ssl.SSLContext:
         """For TLS to its servers. Raises OSError or ssl.SSLError for files that cannot be used."""
         return pool_context(self.config)
+
+    def way_to(self, backend: Backend) -> Transport | None:
+        """The way to one server; None: directly."""
+        return self.transports.get(backend.address, self.transport) if self.transports else self.transport
 
     def pipelines(self, backend: Backend, now: float) -> bool:
         """May several commands be sent at once?"""

@@ -11,9 +11,11 @@ from popproxy.config.model_backends import XOAuth2
 from popproxy.config.model_balance import Balance, Check
 from popproxy.config.model_kerberos import GssLayer
 from popproxy.config.model_listeners import Certificate
+from popproxy.config.model_socks import Socks
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import DomainName, IpAddress, LocalPath, ServerAddress
+from popproxy.config.units import DomainName, IpAddress, LocalPath, ServerAddress, format_server
+from popproxy.types import Address
 
 PIN_PATTERN = r"^[A-Za-z0-9+/]{43}=$"
 LoginStrategy = Literal[
@@ -75,6 +77,10 @@ class Pool(Model):
     """Ask the servers regularly whether they work. null: only those at which logins have failed are asked."""
     tunnel: Name | None = None
     """The SSH tunnel through which the servers are reached."""
+    server_tunnels: dict[str, Name | None] = Field(default={}, examples=[{"pop2.internal": "jump"}])
+    """Servers that are reached through another tunnel than that, by their names in servers; null: through none."""
+    socks: Socks | None = None
+    """The SOCKS5 proxy through which the servers are reached that are behind no tunnel."""
     source_address: IpAddress | None = Field(default=None, examples=["192.0.2.5"])
     """The address of this machine from which to connect to the servers."""
     tls: Literal["stls", "implicit", "none"] = "stls"
@@ -125,3 +131,14 @@ class Pool(Model):
     """Move the middle of long messages inside the kernel, unread, where neither side has TLS. Half the CPU for them;
     the end is still found where the server puts it, and a wrong size in its +OK does no harm. But octets that a broken
     server sends behind its own final dot would go unnoticed. Needs tls: none."""
+
+    def tunnel_to(self, server: Address) -> str | None:
+        """The tunnel through which one of `servers` is reached."""
+        return self.server_tunnels.get(format_server(server), self.tunnel)
+
+    @property
+    def all_tunneled(self) -> bool:
+        """Is every server behind a tunnel?"""
+        if self.tunnel is None and not self.servers:
+            return False
+        return all(self.tunnel_to(server) is not None for server in self.servers)

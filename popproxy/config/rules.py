@@ -192,7 +192,7 @@ def _pool_links(config: Config) -> Iterator[Finding]:
             if value is not None and (pool.tls == "none" or not pool.verify):
                 reason = "tls: none" if pool.tls == "none" else "verify: false"
                 yield Finding((*at, key), f"has no effect with {reason}", "remove it", warning=True)
-        if pool.source_address is not None and pool.tunnel is not None:
+        if pool.source_address is not None and pool.all_tunneled:
             yield Finding((*at, "source_address"), "has no effect with a tunnel", "remove it", warning=True)
         for key in ("pin", "legacy_tls"):
             if pool.tls == "none" and getattr(pool, key):

@@ -21,7 +21,7 @@ def _pools(config: Config) -> Iterator[tuple[KeyPath, Pool]]:
 def _cleartext(config: Config) -> Iterator[Finding]:
     for at, pool in _pools(config):
         revealing = [strategy for strategy in pool.login if strategy not in _NOTHING_SECRET]
-        if pool.tls == "none" and not pool.allow_cleartext and pool.tunnel is None and revealing:
+        if pool.tls == "none" and not pool.allow_cleartext and not pool.all_tunneled and revealing:
             what = f"{' and '.join(dict.fromkeys(map(_secret_of, revealing)))} would go to the backend in clear"
             cure = "write tls: stls or tls: implicit, or allow_cleartext: true if the network is trusted"
             because = ((*at, "allow_cleartext"), (*at, "login"))

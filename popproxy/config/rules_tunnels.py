@@ -1,4 +1,4 @@
-"""What tunnels, and the pools behind them, must agree on."""
+"""What tunnels, SOCKS proxies, and the pools behind them, must agree on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from popproxy.config.finding import Finding, KeyPath
 from popproxy.config.messages import nearest
 from popproxy.config.model import Config
+from popproxy.config.units import format_server
 
 
 def _logins(config: Config) -> Iterator[Finding]:
@@ -50,15 +51,40 @@ def _ways(config: Config) -> Iterator[Finding]:
 def _users(config: Config) -> Iterator[Finding]:
     used = {tunnel.via for tunnel in config.tunnels.values()}
     for name, pool in config.pools.items():
-        if pool.tunnel is None:
-            continue
-        used.add(pool.tunnel)
-        if pool.tunnel not in config.tunnels:
-            yield _unknown(config, pool.tunnel, ("pools", name, "tunnel"))
+        at: KeyPath = ("pools", name)
+        named = [((*at, "tunnel"), pool.tunnel)]
+        named += [((*at, "server_tunnels", server), tunnel) for server, tunnel in pool.server_tunnels.items()]
+        for path, tunnel in named:
+            used.add(tunnel)
+            if tunnel is not None and tunnel not in config.tunnels:
+                yield _unknown(config, tunnel, path)
+        servers = [format_server(server) for server in pool.servers]
+        for server in pool.server_tunnels:
+            if server not in servers:
+                near = nearest(server, servers) or next(iter(servers), None)
+                cure = f"did you mean {near}?" if near else "list it in servers, or write tunnel: for all of them"
+                yield Finding((*at, "server_tunnels", server), "is not one of the servers of this pool", cure)
     for name in config.tunnels:
         if name not in used:
             cure = f"write tunnel: {name} at a pool, or remove it"
             yield Finding(("tunnels", name), "no pool is behind this tunnel", cure, warning=True, because=(("pools",),))
+
+
+def _socks(config: Config) -> Iterator[Finding]:
+    for name, pool in config.pools.items():
+        at: KeyPath = ("pools", name, "socks")
+        if pool.socks is None:
+            continue
+        if pool.tunnel is not None:
+            cure = "keep one of them; server_tunnels can name single servers that are behind a tunnel"
+            yield Finding(at, "there is a tunnel already", cure, because=(("pools", name, "tunnel"),))
+        elif pool.all_tunneled:
+            because = (("pools", name, "server_tunnels"),)
+            what = "has no effect: each server is behind a tunnel"
+            yield Finding(at, what, "remove it", warning=True, because=because)
+        if (pool.socks.user is None) != (pool.socks.password is None):
+            missing = "user: popproxy" if pool.socks.user is None else "password: {file: /etc/popproxy/socks.password}"
+            yield Finding(at, "user and password belong together", f"add {missing}")
 
 
 def _unknown(config: Config, name: str, path: KeyPath) -> Finding:
@@ -68,4 +94,4 @@ def _unknown(config: Config, name: str, path: KeyPath) -> Finding:
     return Finding(path, f"there is no tunnel {name}", cure, because=(("tunnels",),))
 
 
-TUNNEL_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_logins, _ways, _users)
+TUNNEL_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_logins, _ways, _users, _socks)

@@ -21,7 +21,7 @@ VERBS = (
 STAGES = ("connect", "greeting", "tls", "capa", "login", "relay", "update")
 BACKEND_REASONS = (
     *("refused", "timeout", "dns", "unreachable", "eof", "reset", "protocol", "tls", "rejected", "layer", "stall"),
-    *("garbage", "oversize", "unsolicited", "tunnel", "other"),
+    *("garbage", "oversize", "unsolicited", "tunnel", "socks", "other"),
 )
 TICKET_STRATEGIES = ("kerberos-forwarded", "kerberos-delegated", "kerberos-transition", "kerberos-service")
 PROXY_STRATEGIES = ("apop", "stored", "master", "external", "xoauth2", *TICKET_STRATEGIES)

@@ -12,7 +12,7 @@ import pytest
 from tests.backend.test_dialing import LATER, log_in, server_context, unused
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.ssh import Keys, ScriptedSsh, scripted_ssh
-from tests.session.rig import Rig, answer_login, running, until
+from tests.session.rig import Backend, Rig, answer_login, running, until
 
 pytestmark = pytest.mark.long
 
@@ -191,6 +191,30 @@ async def test_tunnel_through_a_tunnel(tmp_path: Path) -> None:
             await until(lambda: rig.metrics.ssh_failures[("far", "lost")] == 1, "the end of the inner one")
             await up(rig, name="far")
             await rig.logged_in(None)
+
+
+async def test_one_server_of_a_pool_behind_a_tunnel_and_one_in_front_of_it(tmp_path: Path) -> None:
+    """Either way round: the tunnel of the pool does not hold for the server that is reached without."""
+    for tunnel, others in ((None, "jump"), ("jump", None)):
+        near, far = Backend(), Backend()
+        behind_it = far if tunnel is None else near
+        async with scripted_ssh(tmp_path) as ssh:
+            pool = {
+                "servers": [near.address, far.address], "shared": True, "tunnel": tunnel,
+                "server_tunnels": {far.address: others},
+            }  # fmt: skip
+            tunnels = {"jump": ssh.keys.tunnel()}
+            async with running(tmp_path, backend=near, pool=pool, tunnels=tunnels) as rig:
+                await up(rig)
+                _, answer = await log_in(rig)
+                await near.logged_in()
+                assert await answer == b"+OK Logged in"
+                _, answer = await log_in(rig)
+                (await near.accept()).close()
+                await far.logged_in()
+                assert await answer == b"+OK Logged in"
+                assert {port for _, port in ssh.opened} == {behind_it.port}
+                far.close()
 
 
 async def test_nobody_listens_at_the_ssh_server(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ AS_ELSEWHERE = {"listeners[].certificates[].cert", "listeners[].certificates[].k
 
 
 _SHOWN_BELOW = {"rules: []"} | {
-    f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key", "syslog")
+    f"{key}: null" for key in ("master", "check", "kerberos", "certificate", "xoauth2", "key", "syslog", "socks")
 }
 """Defaults with an example behind them that is switched off."""
 _NAMED = {"pools", "directories", "directories.<name>.http.headers", "tunnels", "console.operators"}
@@ -170,7 +170,9 @@ def test_what_is_switched_off_in_the_annotated_file_works_when_switched_on() -> 
     text = text.replace("login: [forward]", "login: [forward, stored, master, external, xoauth2]")
     text = text.replace("gssapi: false", "gssapi: true").replace("sasl: []", "sasl: [SCRAM-SHA-256, EXTERNAL, XOAUTH2]")
     text = text.replace("client_ca: null", "client_ca: clients.pem").replace('rpop: "off"', "rpop: rfc")
-    text = text.replace("tunnel: null", "tunnel: jump")
+    text = text.replace("server_tunnels: {}", "server_tunnels: {oldmail.example.com: jump}")
+    text = text.replace("servers: [oldmail.example.com]", "servers: [oldmail.example.com, new.example.com]")
+    text = text.replace("shared: false", "shared: true")
     loaded = load_bytes(text.encode(), ANNOTATED)
     assert isinstance(loaded.config, Config)
     assert loaded.config.vault is not None

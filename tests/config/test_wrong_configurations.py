@@ -501,6 +501,11 @@ WRONG = {
     "a tunnel without a login": Wrong(tunnel("port: 2222"), 4, "tunnels.jump", "gssapi: true"),
     "a tunnel without known hosts": Wrong("tunnels:\n  jump: {host: a, user: b, key: {env: K}}\n", 2, "tunnels.jump.known_hosts", "known_hosts: /etc/popproxy/known_hosts"),
     "a tunnel through itself": Wrong(tunnel("key: {env: K}\nvia: jump"), 9, "tunnels.jump.via", "without this one"),
+    "a tunnel for a server that the pool has not": Wrong(tunnel("key: {env: K}").replace("tunnel: jump", "server_tunnels: {b: jump}"), 2, "pools.main.server_tunnels.b", "did you mean a?"),
+    "a server's tunnel that nobody knows": Wrong(tunnel("key: {env: K}").replace("tunnel: jump", "tunnel: jump, server_tunnels: {a: jumb}"), 2, "pools.main.server_tunnels.a", "did you mean jump?"),
+    "a tunnel and a SOCKS proxy": Wrong(tunnel("key: {env: K}").replace("tunnel: jump", "tunnel: jump, socks: {server: s}"), 2, "pools.main.socks", "keep one of them"),
+    "a SOCKS proxy without an address": Wrong("pools:\n  main: {servers: [a], socks: {}}\n", 2, "pools.main.socks.server", "server: socks.example.com"),
+    "a SOCKS login without a password": Wrong("pools:\n  main: {servers: [a], socks: {server: s, user: u}}\n", 2, "pools.main.socks", "add password:"),
     "a passphrase for nothing": Wrong(tunnel("gssapi: true\npassphrase: {env: P}"), 9, "tunnels.jump.passphrase", "or add key"),
     "a tunnel that never waits": Wrong(tunnel("key: {env: K}\nretry: 1m"), 9, "tunnels.jump.retry", "shorter than retry_longest"),
     # the audit log

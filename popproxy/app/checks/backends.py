@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ from popproxy.app.checks.finding import Finding, counted, ok, problem, warning
 from popproxy.app.checks.threads import in_daemon_thread
 from popproxy.app.checks.tunnels import CheckedTunnels
 from popproxy.app.names import make_dns
+from popproxy.app.socks import read_socks_password
 from popproxy.backend.discovery import srv_name, targets_of
 from popproxy.backend.pool import pool_context
 from popproxy.config.model import Config
 from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
-from popproxy.errors import BackendError, ConnectFailed
+from popproxy.config.model_socks import Socks
+from popproxy.errors import BackendError, ConfigError, ConnectFailed
 from popproxy.net.certificate import key_pin
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import introduce
@@ -46,6 +49,7 @@ _CERTIFICATE_CURES = {
 """By OpenSSL's X509_V_ERR_ number."""
 _IS_IT_UP = "start the server, or correct name and port in servers: of the pool"
 _ROUTE = "correct the address in servers:, or the routes of this machine (ip route get ADDRESS)"
+_ASK_WHO_RUNS_IT = "correct servers: of the pool, or ask who runs what is on the way there"
 _FIREWALL = "is the machine up, and is there a firewall in between?"
 _FORBIDDEN = ("may not be connected to: this machine forbids it", "look at the firewall of this machine")
 _NOT_CONNECTED = {
@@ -103,7 +107,7 @@ async def _recorded(name: str, pool: Pool, config: Config, tunnels: CheckedTunne
 
 async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels: CheckedTunnels) -> list[Finding]:
     address = Address(server.host, server.port or (995 if pool.tls == "implicit" else 110))
-    probe = _Probe(f"pool {name}", pool, address, tunnels, make_dns(config) if config.names.servers else None)
+    probe = _Probe(name, pool, server, address, tunnels, make_dns(config) if config.names.servers else None)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe.run(config.timeouts.connect)
@@ -120,8 +124,12 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels
 class _Probe:
     """One conversation with one server."""
 
-    def __init__(self, area: str, pool: Pool, address: Address, tunnels: CheckedTunnels, dns: Dns | None) -> None:
-        self.area = area
+    def __init__(
+        self, name: str, pool: Pool, server: Address, address: Address, tunnels: CheckedTunnels, dns: Dns | None
+    ) -> None:
+        self.area = f"pool {name}"
+        self.name = name
+        self.tunnel = pool.tunnel_to(server)
         self.dns = dns  # None: the system is asked
         self.tunnels = tunnels
         self.pool = pool
@@ -176,10 +184,15 @@ class _Probe:
         return context
 
     async def _connect(self, seconds: float, context: ssl.SSLContext | None) -> None:
-        if self.pool.tunnel is not None:
-            await self._connect_through(self.pool.tunnel, seconds, context)
+        if self.tunnel is not None:
+            opening = self.tunnels.connect(self.tunnel, self.address)
+            await self._connect_through(opening, f"the tunnel {self.tunnel}", seconds, context)
             return
-        hosts = await self._resolve(seconds)
+        if self.pool.socks is not None:
+            opening = self._connect_by_socks(self.pool.socks, seconds)
+            await self._connect_through(opening, f"the SOCKS proxy {self.pool.socks.address}", seconds, context)
+            return
+        hosts = await self._resolve(self.address, seconds)
         server_name = (self.pool.server_name or self.address.host) if context else None
         refusal: OSError | None = None
         try:
@@ -204,36 +217,56 @@ class _Probe:
             raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
         raise _not_connected(refusal, context is not None)
 
-    async def _connect_through(self, tunnel: str, seconds: float, context: ssl.SSLContext | None) -> None:
+    async def _connect_by_socks(self, socks: Socks, seconds: float) -> socket.socket:
+        try:
+            password = read_socks_password("", f"pools.{self.name}", socks)
+        except ConfigError as error:
+            one = error.problems[0]
+            raise _ProbeError(f"cannot be asked: {one.key} {one.what}", one.cure) from None
+        from popproxy.backend.socks import connect  # noqa: PLC0415 - an optional library
+
+        hosts = [Address(host, socks.address.port) for host in await self._resolve(socks.address, seconds)]
+        target = self.address
+        if socks.resolve == "local":
+            target = Address((await self._resolve(target, seconds))[0], target.port)
+        return await connect(socks, password, hosts, target, self.pool.source_address)
+
+    async def _connect_through(
+        self, opening: Awaitable[socket.socket], what: str, seconds: float, context: ssl.SSLContext | None
+    ) -> None:
         server_name = (self.pool.server_name or self.address.host) if context else None
         try:
             async with asyncio.timeout(seconds):
-                sock = await self.tunnels.connect(tunnel, self.address)
+                sock = await opening
                 self.reader, self.writer = await asyncio.open_connection(
                     sock=sock, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
                 )
         except BackendError as error:
-            what = str(error).removeprefix(f"{self.address} ")
-            raise _ProbeError(what, "correct servers: of the pool, or ask who runs the SSH server") from None
+            said = str(error).removeprefix(f"{self.address}").removeprefix(":").strip()
+            said = f"cannot be asked: {said}" if error.reason == "socks" else said
+            raise _ProbeError(said, _ASK_WHO_RUNS_IT) from None
         except TimeoutError:
-            text = f"does not answer through the tunnel {tunnel} within {seconds:g} s (timeouts.connect)"
+            text = f"does not answer through {what} within {seconds:g} s (timeouts.connect)"
             raise _ProbeError(text, _FIREWALL) from None
         except ssl.SSLError as error:
             raise self._tls_failure(error) from None
         except OSError:
             raise _closed_in_handshake() from None
 
-    async def _resolve(self, seconds: float) -> list[str]:
-        look_up = partial(socket.getaddrinfo, self.address.host, self.address.port, type=socket.SOCK_STREAM)
+    async def _resolve(self, address: Address, seconds: float) -> list[str]:
+        look_up = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
         try:
             if self.dns is not None:
-                return (await self.dns.addresses(self.address.host))[0]
+                return (await self.dns.addresses(address.host))[0]
             async with asyncio.timeout(seconds):
                 found = await in_daemon_thread(look_up)
         except ConnectFailed as error:
             raise _ProbeError(f"has a name that does not resolve ({error})", "correct the name, or the zone") from None
         except (socket.gaierror, TimeoutError) as error:
             reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
+            if address is not self.address:
+                text = f"cannot be asked: the name of the SOCKS proxy, {address.host}, does not resolve: {reason}"
+                raise _ProbeError(text, "correct server: in socks: of the pool, or ask your DNS") from None
             text = f"has a name that does not resolve: {reason}"
             raise _ProbeError(text, "correct the name in servers: or ask your DNS") from None
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
