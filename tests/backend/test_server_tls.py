@@ -111,8 +111,8 @@ LIES: dict[str, list[str]] = {
     "no TLS: the dialogue goes on in the clear": ["+OK ready\r\n", "+OK begin\r\n", "+OK\r\n", "+OK\r\n"],
     "a challenge instead of an answer": ["+OK ready\r\n", "+ \r\n"],
 }
-"""What the server says, each after what the proxy has said before. The POP3 cases of the catalogue of fake servers in
-"Why TLS is better without STARTTLS" (USENIX Security 2021): stripping, early data, response injection."""
+"""What the server says, each after what the proxy has said before: stripping, early data, response injection. The cases
+of a public catalogue are in test_fake_mail_server.py."""
 
 
 @pytest.mark.parametrize("lines", LIES.values(), ids=LIES.keys())

@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import asyncssh
@@ -77,7 +78,8 @@ async def test_two_hundred_sessions_over_one_connection_then_the_tunnel_is_kille
 ) -> None:
     body = b"0123456789abcdef" * 4096
     async with ScriptedBackend([body]) as backend:
-        proxy = await asyncio.to_thread(start_proxy, behind(sshd, backend.address))
+        configuration = {**behind(sshd, backend.address), "timeouts": {"connect": "30s", "connect_total": "30s"}}
+        proxy = await asyncio.to_thread(start_proxy, configuration)
         await up(proxy)
         clients = [RawClient(proxy.port()) for _ in range(SESSIONS)]
         for client in clients:
@@ -90,6 +92,8 @@ async def test_two_hundred_sessions_over_one_connection_then_the_tunnel_is_kille
             assert set(bodies) == {multiline(body)}
             [connection] = sshd.connections()
 
+            for client in clients[-10:]:
+                assert (await client.command("DELE 1")).startswith(b"+OK")
             readers = clients[: SESSIONS // 2]
             running = [asyncio.create_task(_read_on(client)) for client in readers]
             await asyncio.sleep(0.3)
@@ -101,11 +105,18 @@ async def test_two_hundred_sessions_over_one_connection_then_the_tunnel_is_kille
             assert {end.split(b"]")[0] for end in ends} == {b"-ERR [SYS/TEMP"}
             assert (await near.multiline("RETR 1")) == multiline(body), "a session without the tunnel has noticed it"
 
-            await up(proxy)
-            async with RawClient(proxy.port()) as client:
+            async with RawClient(proxy.port()) as client:  # waits for the next attempt
                 assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
+            assert len(sshd.connections()) == 1
+            ended = await asyncio.to_thread(proxy.sessions, SESSIONS)
+            lost_with_it = [ends for *_, ends in ended if ends["event.reason"] == "backend_lost"]
+            assert len(lost_with_it) == SESSIONS, "one record for each"
+            assert not any(end["pop3.committed"] for end in lost_with_it)
+            assert sum(end.get("pop3.abandoned_total", 0) for end in lost_with_it) == 10
+            assert (await near.command("NOOP")).startswith(b"+OK")
         for client in clients:
             await client.__aexit__()
+        assert not any(session.updated for session in backend.sessions)
         assert [session.verbs for session in backend.sessions if "QUIT" in session.verbs] == []
 
 
@@ -133,6 +144,55 @@ async def test_ssh_server_that_falls_silent_is_given_up(start_proxy: StartProxy,
             await lost(proxy)
             assert (await client.command("NOOP")).startswith(b"-ERR [SYS/TEMP]")
             await up(proxy)
+        async with RawClient(proxy.port()) as client:
+            assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
+
+
+async def test_through_one_openssh_to_another(start_proxy: StartProxy, sshd: OpenSsh) -> None:
+    """The inner one only the outer one can reach; each has its own key. If the outer one is lost, both come back."""
+    with openssh() as inner:
+        async with ScriptedBackend() as backend:
+            configuration = behind(inner, backend.address, via="outer")
+            configuration["tunnels"]["outer"] = sshd.keys.tunnel(sshd.user)
+            configuration["timeouts"] = {"connect": "30s", "connect_total": "30s"}
+            proxy = await asyncio.to_thread(start_proxy, configuration)
+            async with RawClient(proxy.port()) as client:
+                assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
+                [connection] = sshd.connections()
+                os.kill(connection, signal.SIGKILL)
+                await lost(proxy)
+                assert (await client.command("NOOP")).startswith(b"-ERR [SYS/TEMP]")
+            async with RawClient(proxy.port()) as client:
+                assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
+            checked = await asyncio.to_thread(proxy.command, "check")
+            assert checked.stdout.count("has the right host key and lets") == 2
+
+
+async def test_lost_server_is_asked_less_and_less_often_until_it_is_back(
+    start_proxy: StartProxy, sshd: OpenSsh
+) -> None:
+    async with ScriptedBackend() as backend:
+        proxy = await asyncio.to_thread(start_proxy, behind(sshd, backend.address, retry="100ms", retry_longest="2s"))
+        await up(proxy)
+        loop, asked = asyncio.get_running_loop(), list[float]()
+
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(loop.time())
+            writer.transport.abort()
+
+        [connection] = sshd.connections()
+        await asyncio.to_thread(sshd.stop)
+        stand_in = await asyncio.start_server(hang_up, "127.0.0.1", sshd.port, reuse_address=True)
+        os.kill(connection, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while len(asked) < 5:
+                await asyncio.sleep(0.02)
+        stand_in.close()
+        gaps = [later - earlier for earlier, later in pairwise(asked)]
+        for gap, least in zip(gaps, (0.1, 0.2, 0.4, 0.8), strict=True):  # the other half is by chance
+            assert gap > 0.9 * least, gaps
+        await asyncio.to_thread(sshd.start)
+        await up(proxy)
         async with RawClient(proxy.port()) as client:
             assert (await client.login("alice", "canary-pw-alice")).startswith(b"+OK")
 

@@ -50,6 +50,7 @@ _CERTIFICATE_CURES = {
 _IS_IT_UP = "start the server, or correct name and port in servers: of the pool"
 _ROUTE = "correct the address in servers:, or the routes of this machine (ip route get ADDRESS)"
 _ASK_WHO_RUNS_IT = "correct servers: of the pool, or ask who runs what is on the way there"
+_OLD_TLS = "look at the backend's log; if it has nothing newer than TLS 1.1, write legacy_tls: true"
 _FIREWALL = "is the machine up, and is there a firewall in between?"
 _FORBIDDEN = ("may not be connected to: this machine forbids it", "look at the firewall of this machine")
 _NOT_CONNECTED = {
@@ -441,7 +442,7 @@ def _not_connected(error: OSError | None, in_tls: bool) -> _ProbeError:
 
 
 def _closed_in_handshake() -> _ProbeError:
-    return _ProbeError("closed the connection during the TLS handshake", "look at the backend's log")
+    return _ProbeError("closed the connection during the TLS handshake", _OLD_TLS)
 
 
 def _printable(line: bytes) -> str:
