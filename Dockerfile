@@ -19,7 +19,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY config/man config/man
 COPY popproxy popproxy
 RUN python3 -m venv /opt/popproxy \
- && /opt/popproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[kerberos,ldap,oauth,redis,sql,ssh]' \
+ && /opt/popproxy/bin/pip install --no-cache-dir --disable-pip-version-check '.[kerberos,ldap,oauth,redis,socks,sql,ssh]' \
  && /opt/popproxy/bin/pip uninstall -q -y pip setuptools
 
 # ---- second stage: what runs ----

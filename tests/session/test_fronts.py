@@ -147,7 +147,8 @@ async def test_limit_of_connections_is_the_clients_not_the_fronts(tmp_path: Path
 
 
 async def test_wrong_passwords_count_against_the_client_not_the_front(tmp_path: Path) -> None:
-    async with running(tmp_path, **FRONT) as rig:
+    penalties = {"address": {"free": 3, "per_minute": 1}}
+    async with running(tmp_path, **FRONT, penalties=penalties) as rig:
 
         async def guess(number: int, host: str) -> bytes:
             front = await rig.greeted()
@@ -165,10 +166,8 @@ async def test_wrong_passwords_count_against_the_client_not_the_front(tmp_path: 
             return await answer
 
         last = b""
-        for number in range(60):
+        for number in range(8):
             last = await guess(number, "203.0.113.7")
-            if last.startswith(b"-ERR [SYS/TEMP]"):
-                break
         assert last.startswith(b"-ERR [SYS/TEMP] too many wrong passwords")
         assert (await guess(1000, "203.0.113.8")).startswith(b"-ERR [AUTH]")
 
