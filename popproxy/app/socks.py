@@ -8,7 +8,7 @@ from popproxy.backend.pool import Pool
 from popproxy.config.model_socks import Socks
 from popproxy.config.secret import resolve_secret
 from popproxy.errors import ConfigError, Problem
-from popproxy.net.connect import Resolver
+from popproxy.net.names import Resolver
 from popproxy.net.reactor import Reactor
 from popproxy.types import Secret
 

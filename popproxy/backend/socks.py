@@ -14,7 +14,8 @@ from python_socks.async_.asyncio import Proxy
 from popproxy.config.model_socks import Socks
 from popproxy.errors import BackendError, ConnectFailed
 from popproxy.net.channel import Channel
-from popproxy.net.connect import Resolver, channel_on
+from popproxy.net.connect import channel_on
+from popproxy.net.names import Resolver
 from popproxy.net.reactor import Reactor
 from popproxy.types import Address, Secret
 
