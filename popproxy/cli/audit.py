@@ -165,6 +165,34 @@ def report(
     )  # fmt: skip
 
 
+@app.command()
+def export(
+    form: Annotated[str, typer.Option("--format", "-f", help="ecs, ocsf or cef.")],
+    files: FilesArgument = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    user: UserOption = None,
+    action: ActionOption = None,
+    outcome: OutcomeOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+) -> None:
+    """Print records for other programs, one in a line: Elastic Common Schema, OCSF, or ArcSight's CEF.
+
+    For example:
+
+        popproxy audit export --format ocsf --since 1d
+
+        popproxy audit export --format cef --action login --action auth | logger --size 64KiB
+    """
+    from popproxy.observe.audit_export import FORMATS  # noqa: PLC0415
+
+    if form not in FORMATS:
+        raise CommandError(f"--format {form}: write {', '.join(FORMATS)}", ExitCode.USAGE)
+    query = _query(user, None, None, action, outcome, None, None, since, until)
+    for _, record in _records(log_files(files, config), query):
+        print(FORMATS[form](record))
+
+
 def _from(addresses: dict[str, int]) -> str:
     """The addresses with most logins."""
     most = sorted(addresses, key=lambda address: -addresses[address])

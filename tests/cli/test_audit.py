@@ -18,6 +18,7 @@ from popproxy.app.audit import open_audit, read_signing_key
 from popproxy.cli.exits import ExitCode
 from popproxy.config.loader import load_file
 from popproxy.observe.audit import AuditLog
+from popproxy.observe.audit_export import cef, ecs
 from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_files import follow, lines, log_files
 from popproxy.observe.audit_keys import SigningKey
@@ -312,3 +313,52 @@ def test_a_new_key_takes_the_place_of_the_old_one_whose_signatures_stay_good(tmp
     (tmp_path / "audit.key").write_text("no key\n")
     assert "is not a private key in PEM" in popproxy("check", "--offline", "-c", str(config)).stdout.decode()
     assert popproxy("audit", "key", "--rotate", str(tmp_path / "nothing")).returncode == ExitCode.NOINPUT
+
+
+# ---- for other programs ----
+
+
+def test_export_speaks_ecs_ocsf_and_cef(log: Path) -> None:
+    config = write_config(log.parent, audit={"file": str(log)})
+
+    def exported(form: str) -> list[str]:
+        run = popproxy("audit", "export", "--format", form, "-c", str(config))
+        assert run.returncode == 0, run.stderr
+        return run.stdout.decode().splitlines()
+
+    ecs = [json.loads(line) for line in exported("ecs")]
+    assert ecs[0]["ecs"]["version"] == "8.17.0"
+    assert ecs[0]["event"]["category"] == ["authentication"]
+    assert (ecs[0]["source"]["ip"], ecs[0]["destination"]["ip"]) == ("192.0.2.7", "192.0.2.10")
+    assert ecs[7]["pop3"]["deleted"] == [{"number": 1, "unique_id": "u1"}]
+    ocsf = [json.loads(line) for line in exported("ocsf")]
+    assert all(one["type_uid"] == one["class_uid"] * 100 + one["activity_id"] for one in ocsf)
+    assert [one["class_uid"] for one in ocsf] == [3002] * 6 + [6005] * 2 + [3002]
+    assert (ocsf[0]["time"], ocsf[0]["status_id"], ocsf[0]["is_cleartext"]) == (1767254400000, 1, True)
+    assert (ocsf[4]["auth_protocol_id"], ocsf[4]["user"]) == (2, {"name": "dave"})
+    assert (ocsf[5]["status_id"], ocsf[5]["user"], ocsf[5]["status_detail"]) == (
+        2,
+        {"uid": "ab12cd"},
+        "bad_credentials",
+    )
+    assert (ocsf[7]["activity_id"], ocsf[7]["databucket"]["name"]) == (7, "bob")
+    cef = exported("cef")
+    assert cef[0].startswith("CEF:0|popproxy|popproxy|")
+    assert "|login|Login|2|rt=1767254400000 " in cef[0]
+    assert " suser=alice src=192.0.2.7 dst=192.0.2.10 dpt=110 " in cef[0]
+    assert "c6a2=2001:db8::7 c6a2Label=Source IPv6 Address" in cef[2]
+    assert "suser=?evil" in cef[8]
+    assert popproxy("audit", "export", "--format", "xml", str(log)).returncode == ExitCode.USAGE
+
+
+def test_no_name_breaks_out_of_a_field_of_cef() -> None:
+    hostile = {
+        "@timestamp": "2026-01-01T00:00:00.000001Z",
+        "event.action": "a|b",
+        "user.name": "x=1 src=6.6.6.6\nCEF:0\\",
+    }
+    line = cef(hostile)
+    assert r"|a\|b|a\|b|" in line
+    assert r"suser=x\=1 src\=6.6.6.6?CEF:0\\" in line
+    assert "\n" not in line
+    assert json.loads(ecs({**hostile, "user.name.more": 1}))["user"]["name"] == hostile["user.name"]
