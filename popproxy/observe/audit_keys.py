@@ -44,9 +44,14 @@ class SigningKey:
         """The 64 octets of the signature."""
         return self._key.sign(octets)
 
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """Its public half."""
+        return self._key.public_key()
+
     def public_pem(self) -> bytes:
         """Its public half, SubjectPublicKeyInfo in PEM."""
-        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return self.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def subkey(self, purpose: str) -> bytes:
         """32 octets for another purpose, from which this key cannot be told."""

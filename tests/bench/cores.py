@@ -212,6 +212,36 @@ def audit_session() -> Operation:
     return operation
 
 
+_VERIFIED = 2000
+
+
+def audit_verify() -> Operation:
+    import pathlib
+
+    from popproxy.observe.audit_chain import Chain
+    from popproxy.observe.audit_keys import PublicKeys, SigningKey, generate
+    from popproxy.observe.audit_verify import Verifier
+    from popproxy.types import Secret
+
+    key: Any = SigningKey(Secret(generate()))
+    chain, keys, path = Chain(key), PublicKeys({key.key_id: key.public_key}), pathlib.Path("audit.jsonl")
+    fields = '"event.action":"dele","user.name":"s1",' + ",".join(
+        f'"field{number}":"{"x" * 20}"' for number in range(8)
+    )
+    lines = [chain.seal_signed('"event.action":"audit_start"')]
+    for number in range(_VERIFIED - 1):
+        lines.append(
+            chain.seal_signed('"event.action":"audit_checkpoint"') if number % 1000 == 999 else chain.seal(fields)
+        )
+
+    def operation() -> None:
+        verifier = Verifier(keys)
+        for number, line in enumerate(lines, 1):
+            assert not [*verifier.take(path, number, line)]
+
+    return operation
+
+
 def metrics_scrape() -> Operation:
     from popproxy.observe.metrics import Metrics
 
@@ -246,6 +276,7 @@ CORES = {
     "audit, login": Core(audit_login, "auth and login, written"),
     "audit, retr": Core(audit_retr, "record", _PIPELINED),
     "audit, session": Core(audit_session, "session with 3 RETR, written twice"),
+    "audit, verify": Core(audit_verify, "record, 400 octets", _VERIFIED),
     "auth cache": Core(auth_cache_hit, "right password of 10,000 known, recalled"),
     "metrics": Core(metrics_scrape, "scrape"),
 }
