@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from functools import cached_property, partial
 from typing import Literal
 
 from popproxy.app.chain import KdcJudge, password_judges
+from popproxy.app.explain_route import explain_route
 from popproxy.app.explanation import (
+    Ended,
     Explained,
     Explanation,
     Verdict,
     hold_in_words,
     link_in_words,
     login_in_words,
-    move_in_words,
     servers_in_words,
     taken_for,
     way_in_words,
@@ -38,12 +40,13 @@ from popproxy.config.model_listeners import Listener
 from popproxy.config.units import quote
 from popproxy.errors import ConfigError, PopproxyError
 from popproxy.kerberos.mapping import Key, PrincipalMap, RealmRule, Rule
-from popproxy.routing.router import Misplaced, Route, Router
+from popproxy.routing.places import Place
+from popproxy.routing.router import Router
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, PasswordCredential
 from popproxy.session.tickets import user_of
 from popproxy.state.executors import BoundedExecutor
 from popproxy.state.order_file import read_orders
-from popproxy.state.orders import Move, Orders
+from popproxy.state.orders import Orders
 from popproxy.types import Identity, Mechanism, Secret, Step
 from popproxy.vault.keys import vault_key
 from popproxy.vault.record import Record
@@ -59,26 +62,21 @@ class NoSuchListener(PopproxyError):
     """The configuration has no listener of that name. The text names those that it has."""
 
 
-class _Ended(Exception):
-    """The last step says why the login goes no further."""
-
-    def __init__(self, verdict: Verdict, result: str) -> None:
-        super().__init__(result)
-        self.verdict = verdict
-        self.result = result
-
-
-def explain(loaded: Loaded, name: str, listener: str | None = None) -> Explanation:
+def explain(
+    loaded: Loaded, name: str, listener: str | None = None, ask: Callable[[str], Place] | None = None
+) -> Explanation:
     """What would become of `name`, a principal or a user, at `listener` or the first one that may be meant.
 
-    Reads the files that the configuration names; asks neither KDC nor backend. Raises ConfigError, VaultError, OSError
-    for files that cannot be used, and NoSuchListener.
+    Reads the files that the configuration names; asks neither KDC nor backend, and the directories of `routing` only by
+    `ask` (raises Unavailable). Raises ConfigError, VaultError, OSError for files that cannot be used, and
+    NoSuchListener.
     """
-    return _Explainer(loaded, name).run(listener)
+    return _Explainer(loaded, name, ask).run(listener)
 
 
 class _Explainer:
-    def __init__(self, loaded: Loaded, name: str) -> None:
+    def __init__(self, loaded: Loaded, name: str, ask: Callable[[str], Place] | None) -> None:
+        self._ask = ask
         self._config: Config = loaded.config
         kind, why = taken_for(name, loaded.config)
         self._found = Explanation(name, kind)
@@ -97,7 +95,7 @@ class _Explainer:
             found.verdict = "let in"
             found.result = self._result(who)
             self._hold(who)
-        except _Ended as end:
+        except Ended as end:
             found.verdict, found.result = end.verdict, end.result
         return found
 
@@ -216,7 +214,8 @@ class _Explainer:
     # ---- where ----
 
     def _backend(self, listener: Listener, who: Identity, credential: Credential) -> None:
-        route = self._route(who, self._orders.moves.get(who.user))
+        router, move = Router(self._config, self._canonical), self._orders.moves.get(who.user)
+        route = explain_route(who.user, router, self._config.routing.directories, move, self._ask, self._say)
         found, config = self._found, self._config.pools[route.pool]
         found.pool, found.backend_user = route.pool, route.backend_user
         pool = Pool(route.pool, config, None if config.master is None else _UNKNOWN, tokens=NoTokens())
@@ -228,7 +227,8 @@ class _Explainer:
         for backend in pool.backends:
             closed = self._orders.servers.get((pool.name, backend.label))
             pool.order(backend, State.UP if closed is None else State(closed.state))
-        for backend, order in servers_in_words(pool, route.backend_user, route.server):
+        namer = "an operator has put the user" if who.user in self._orders.moves else "the directory says"
+        for backend, order in servers_in_words(pool, route.backend_user, route.server, namer):
             outcome: Literal["done", "passed"] = "done" if backend.member.order is State.UP else "passed"
             where = (*key, "servers", pool.backends.index(backend))
             self._say("server", Step(f"{backend.label}, {order}", where, outcome))
@@ -238,28 +238,6 @@ class _Explainer:
             self._say("link", step)
         self._say("link", Step(link_in_words(pool), (*key, "tls")))
         self._strategies(listener, pool, who, credential)
-
-    def _route(self, who: Identity, move: Move | None) -> Route:
-        router, route = Router(self._config, self._canonical), None
-        if move is not None:
-            try:
-                route = router.find(who.user, None, move)
-            except Misplaced as error:
-                raise self._ended("route", str(error), ("pools",), "not set up") from None
-            self._say("route", Step(move_in_words(move), ("pools", move.pool)))
-            if route is not None and move.backend_user is not None:
-                return route
-        for number, name in enumerate(self._config.routing.directories):
-            says = "; what it says goes before what follows" if move is None else "; only the name there counts"
-            text = f"{name}: asked where the mail of {who.user} is{says}"
-            self._say("route", Step(text, ("routing", "directories", number), "open"))
-        if move is None:
-            for step in router.steps(who.user):
-                self._say("route", step)
-            route = router.find(who.user)
-        if route is None:
-            raise self._refused()
-        return route
 
     def _strategies(self, listener: Listener, pool: Pool, who: Identity, credential: Credential) -> None:
         found, key = self._found, ("pools", pool.name, "login")
@@ -346,14 +324,14 @@ class _Explainer:
     def _say(self, stage: str, step: Step) -> None:
         self._found.steps.append(Explained(stage, step))
 
-    def _ended(self, stage: str, why: str, key: Key = (), verdict: Verdict = "refused") -> _Ended:
+    def _ended(self, stage: str, why: str, key: Key = (), verdict: Verdict = "refused") -> Ended:
         """Says a last step; to be raised."""
         self._say(stage, Step(f"refused: {why}", key, "refused"))
-        return _Ended(verdict, why)
+        return Ended(verdict, why)
 
-    def _refused(self) -> _Ended:
+    def _refused(self) -> Ended:
         """The last step has said why; to be raised."""
-        return _Ended("refused", self._found.steps[-1].step.text.removeprefix("refused: "))
+        return Ended("refused", self._found.steps[-1].step.text.removeprefix("refused: "))
 
     def _result(self, who: Identity) -> str:
         found = self._found

@@ -12,12 +12,13 @@ from popproxy.backend.balancer import State
 from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
 from popproxy.config.model_pools import Pool as PoolConfig
+from popproxy.config.units import format_server, quote
 from popproxy.errors import BackendError
 from popproxy.kerberos.mapping import split_principal
 from popproxy.pop3.logins import Apop, Bearer, External, Gssapi, Login, Plain, UserPass
 from popproxy.sasl.credentials import Layer
 from popproxy.state.orders import Hold, Move
-from popproxy.types import Address, Step
+from popproxy.types import Address, Location, Step
 
 UP = State.UP
 Kind = Literal["principal", "user"]
@@ -47,6 +48,15 @@ class Explanation:
     verdict: Verdict = "refused"
     result: str = ""
     """The verdict in one sentence."""
+
+
+class Ended(Exception):
+    """The last step says why the login goes no further; `result` is that in one sentence."""
+
+    def __init__(self, verdict: Verdict, result: str) -> None:
+        super().__init__(result)
+        self.verdict = verdict
+        self.result = result
 
 
 def taken_for(name: str, config: Config) -> tuple[Kind, str]:
@@ -111,19 +121,34 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def servers_in_words(pool: Pool, backend_user: str, named: Address | None = None) -> list[tuple[Backend, str]]:
+def place_in_words(place: Location | None) -> str:
+    """Where directories say that the mail is."""
+    if place is None:
+        return "nothing about where the mail is, so rules decide"
+    server = None if place.server is None else format_server(place.server)
+    said = [
+        f"{what} {quote(str(value))}"
+        for what, value in (("pool", place.pool), ("server", server), ("there", place.backend_user))
+        if value is not None
+    ]
+    return ", ".join(said)
+
+
+def servers_in_words(
+    pool: Pool, backend_user: str, named: Address | None = None, namer: str = ""
+) -> list[tuple[Backend, str]]:
     """The servers to which the user's logins may go, and when, while all of them work; then those that are closed.
 
-    `named` is the one where an operator has put the user.
+    `named` is the one where `namer` says that the user's mail is.
     """
     closed = [one for one in pool.backends if one.member.order is not UP]
     refused = [(one, f"{one.member.order}: ordered by an operator") for one in closed]
     if len(closed) == len(pool.backends):
         return refused
-    return [*_open_in_words(pool, backend_user, named), *refused]
+    return [*_open_in_words(pool, backend_user, named, namer), *refused]
 
 
-def _open_in_words(pool: Pool, backend_user: str, named: Address | None) -> list[tuple[Backend, str]]:
+def _open_in_words(pool: Pool, backend_user: str, named: Address | None, namer: str) -> list[tuple[Backend, str]]:
     if len(pool.backends) == 1:
         return [(pool.backends[0], "the only one")]
     if named is not None:
@@ -131,7 +156,7 @@ def _open_in_words(pool: Pool, backend_user: str, named: Address | None) -> list
             first, *others = pool.candidates(backend_user, named, 0.0)
         except BackendError:
             return []
-        return [(first, "where an operator has put the user"), *((one, "then") for one in others)]
+        return [(first, f"where {namer}"), *((one, "then") for one in others)]
     if pool.config.balance.choose == "weights":
         able = [backend for backend in pool.backends if backend.member.order is UP]
         total = sum(backend.member.weight for backend in able)

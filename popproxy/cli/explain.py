@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,9 @@ def explain(
             "--listener", "-l", metavar="NAME", help="Where the client comes; the first that fits by default."
         ),
     ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the directories of routing where the user's mail is.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what would become of somebody who logs in, step by step, without logging in.
@@ -36,7 +40,7 @@ def explain(
     What the name is taken for, which rules were tried and which decided (with their lines in the configuration), the
     mailbox, the account in the users file, the route, the servers in order, how popproxy would log in there, and what
     operators have ordered (hold, move, drain). Reads the files that the configuration names, and asks nobody: neither
-    the KDC nor a server.
+    the KDC nor a server, and directories only with --ask.
 
     Marks: + it goes on, - tried but does not apply, ? depends on others, x it ends here. Exit code 0 if the user would
     get in (with the right password or ticket), 67 if not, 78 if the configuration leaves no way.
@@ -47,15 +51,18 @@ def explain(
 
         popproxy explain alice --listener pop3s -c /etc/popproxy/popproxy.yaml
 
+        popproxy explain alice@example.com --ask
+
         popproxy explain bob/admin@EXAMPLE.COM --json | jq .result
     """
+    from popproxy.app.asked_places import ask_place  # noqa: PLC0415
     from popproxy.app.explain import NoSuchListener  # noqa: PLC0415
     from popproxy.app.explain import explain as find_out  # noqa: PLC0415
     from popproxy.config.loader import load_file  # noqa: PLC0415
 
     loaded = load_file(config)
     try:
-        found = find_out(loaded, name, listener)
+        found = find_out(loaded, name, listener, partial(ask_place, loaded) if ask else None)
     except NoSuchListener as error:
         raise CommandError(str(error), ExitCode.USAGE) from None
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,34 @@ def test_a_configuration_that_leaves_no_way(tmp_path: Path) -> None:
     run = popproxy("explain", "a*b", "-c", str(path))
     assert run.returncode == ExitCode.CONFIG
     assert run.stdout.decode().endswith("not set up: no way to log in at the pool main\n")
+
+
+@pytest.mark.long
+def test_directories_are_asked_only_if_they_are_to_be(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "places.db")) as database:
+        database.executescript("""
+            CREATE TABLE places (login text, server text, backend_user text);
+            INSERT INTO places VALUES ('alice', '127.0.0.1:2', 'al'), ('bob', '192.0.2.9', NULL);
+        """)
+    pools = {
+        name: {"servers": [f"127.0.0.1:{port}"], "tls": "none", "allow_cleartext": True}
+        for name, port in (("main", 1), ("second", 2))
+    }
+    query = "SELECT server, backend_user FROM places WHERE login = :user"
+    directories = {"shop": {"sql": {"url": f"sqlite:{tmp_path / 'places.db'}", "query": query}}}
+    routing = {"default": "main", "directories": ["shop"]}
+    path = str(write_config(tmp_path, pools=pools, directories=directories, routing=routing))
+
+    def said(user: str, *more: str) -> tuple[str, str, str]:
+        found = json.loads(popproxy("explain", user, "-c", path, "--json", *more).stdout)
+        route = [step["text"] for step in found["steps"] if step["stage"] == "route"]
+        return found["verdict"], f"{found['pool']} {found['backend_user']}", route[0]
+
+    assert said("alice") == ("let in", "main alice", said("alice")[2])
+    assert said("alice", "--ask") == ("let in", "second al", "shop: server '127.0.0.1:2', there 'al'")
+    assert said("carol", "--ask") == ("let in", "main carol", "shop: nothing about where the mail is, so rules decide")
+    assert said("bob", "--ask")[::2] == ("not set up", "shop: server '192.0.2.9'")
+    (tmp_path / "places.db").unlink()
+    verdict, _, why = said("alice", "--ask")
+    assert verdict == "refused"
+    assert "[SYS/TEMP]" in why
