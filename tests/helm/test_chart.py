@@ -161,6 +161,7 @@ def test_the_network_is_open_where_the_configuration_needs_it_and_nowhere_else()
         ([("TCP", 88), ("UDP", 88)], '[{"ipBlock": {"cidr": "198.51.100.88/32"}}]'),
         ([("TCP", 6379), ("TCP", 26379)], '[{"podSelector": {"matchLabels": {"app": "redis"}}}]'),
         ([("TCP", 389), ("TCP", 3636)], '[{"ipBlock": {"cidr": "198.51.100.0/24"}}]'),
+        ([("TCP", 6514)], '[{"ipBlock": {"cidr": "198.51.100.14/32"}}]'),
     ]  # fmt: skip
     clients, monitoring = policy["ingress"]
     assert {port["port"] for port in clients["ports"]} == {"pop3", "pop3s", "kpop"}
@@ -170,15 +171,15 @@ def test_the_network_is_open_where_the_configuration_needs_it_and_nowhere_else()
     assert [port["port"] for port in monitoring["ports"]] == ["http"]
 
 
-def test_the_network_knows_the_ports_of_records_and_name_servers(tmp_path: Path) -> None:
-    pool = "{srv: example.com, tls: implicit}"
+def test_the_network_knows_the_ports_of_records_proxies_and_name_servers(tmp_path: Path) -> None:
+    pool = "{srv: example.com, tls: implicit}, far: {servers: ['a:7110'], socks: {server: s}}"
     values = f"config: {{names: {{servers: ['10.0.0.2:5353']}}, pools: {{new: {pool}}}, routing: {{default: main}}}}"
     ended = template(tmp_path / "values.yaml", values)
     assert ended.returncode == 0, ended.stderr
     objects = tuple(document for document in yaml.safe_load_all(ended.stdout) if document)
     names, backends = only(objects, "NetworkPolicy")["spec"]["egress"]
     assert [port["port"] for port in names["ports"]] == [53, 53, 5353, 5353]
-    assert [port["port"] for port in backends["ports"]] == [110, 995]
+    assert [port["port"] for port in backends["ports"]] == [1080, 110, 995]
 
 
 def test_clients_keep_their_addresses() -> None:

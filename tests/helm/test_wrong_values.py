@@ -12,6 +12,10 @@ pytestmark = pytest.mark.real
 
 IMPOSSIBLE = [
     ("image: {repository: ''}", "image.repository is empty; build the image"),
+    (
+        "config: {pools: {main: {servers: []}}}",
+        "config.pools.main names no server; write servers: [oldmail.example.com]",
+    ),
     ("config: {listeners: null}", "config.listeners is missing"),
     ("config: {listeners: [{name: pop3, listen: [':110']}]}", 'write ":1110" or another port above 1023'),
     ("config: {listeners: [{name: a, listen: ['127.0.0.1:1110']}]}", "where nobody outside its pod can connect"),
@@ -42,6 +46,10 @@ IMPOSSIBLE = [
     ("config: {users: {file: /etc/popproxy/users}}", "config names /etc/popproxy/users, where no volume is"),
     ("config: {users: {file: /etc/popproxy/config/users}}", "there is no users in files"),
     ("config: {audit: {file: /var/log/audit.jsonl}}", "config.audit.file is /var/log/audit.jsonl, which popproxy"),
+    (
+        "config: {audit: {journald: true}}",
+        "config.audit.journald is on, but in a pod there is no journal; leave it out",
+    ),
     ("config: {control: {socket: /run/popproxy.sock}}", "config.control.socket is /run/popproxy.sock"),
     (
         "files: {popproxy.yaml: 'listeners: []'}",
@@ -75,7 +83,7 @@ WRONG = [
     ("config: {pools: {main: {pipelining: false}}}", "config.pools.main.pipelining: Invalid type"),
     ("config: {pools: {main: {tls: starttls}}}", "config.pools.main.tls must be one of the following"),
     ("config: {pools: {Main Pool: {servers: [a]}}}", "Additional property Main Pool is not allowed"),
-    ("config: {pools: {main: {servers: []}}}", "config.pools.main.servers: Array must have at least 1 items"),
+    ("config: {pools: {main: {servers: [two hosts]}}}", "config.pools.main.servers.0: Does not match pattern"),
     ("config: {timeouts: {drain: soon}}", "config.timeouts.drain: Does not match pattern"),
     ("config: {limits: {connections: 0}}", "config.limits.connections: Must be greater than or equal to 1"),
     ("config: {limits: {idle: 10m}}", "config.limits: Additional property idle is not allowed"),

@@ -20,6 +20,11 @@ told at once. popproxy itself checks config further, with line numbers, before i
 {{- if not .Values.config.pools -}}
 {{- $wrong = append $wrong "config.pools is missing; say which POP3 servers are behind, for example config: {pools: {main: {servers: [oldmail.example.com]}}}" -}}
 {{- end -}}
+{{- range $name, $pool := .Values.config.pools -}}
+{{- if not (or .servers .srv) -}}
+{{- $wrong = append $wrong (printf "config.pools.%s names no server; write servers: [oldmail.example.com], or srv with the domain of their SRV records" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- toJson $wrong -}}
 {{- end -}}
 
@@ -147,6 +152,11 @@ told at once. popproxy itself checks config further, with line numbers, before i
 {{- $wrong = append $wrong (printf "config.%s is %s, which popproxy cannot write to in its pod; write a path below /var/lib/popproxy, or mount a volume there with extraVolumes and extraVolumeMounts" $key $path) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- $journal := false -}}
+{{- range $mounts -}}{{- if hasPrefix . "/run/systemd/journal/socket/" -}}{{- $journal = true -}}{{- end -}}{{- end -}}
+{{- if and (.Values.config.audit | default dict).journald (not $journal) -}}
+{{- $wrong = append $wrong "config.audit.journald is on, but in a pod there is no journal; leave it out: standard output goes where the pods' logs go (audit.stdout, beside a file), and audit.syslog elsewhere" -}}
 {{- end -}}
 {{- with (.Values.config.kerberos | default dict).replay_cache -}}
 {{- if eq (trimSuffix "/" .) "/var/lib/popproxy" -}}
