@@ -428,3 +428,30 @@ pools: {main: {srv: a.test, shared: true, tls: implicit}}
     assert found.verdict == "let in"
     step = next(one.step for one in found.steps if one.stage == "server")
     assert (step.text, step.outcome) == ("those that the SRV records of _pop3s._tcp.a.test name", "open")
+
+
+def test_the_way_to_the_servers_and_what_they_are_told(tmp_path: Path) -> None:
+    text = """\
+        listeners: [{name: pop3, listen: [":110"], tls: none, cleartext_networks: [127.0.0.1]}]
+        pools:
+          main:
+            servers: [one.test, two.test]
+            shared: true
+            socks: {server: gate.test}
+            server_tunnels: {two.test: far}
+            proxy_header: v2
+            xclient: true
+        tunnels:
+          far: {host: far.test, user: us, known_hosts: k, key: {env: K}, via: near}
+          near: {host: near.test, port: 2222, user: us, known_hosts: k, key: {env: K}}
+        """
+    loaded = load_bytes(dedent(text).encode(), tmp_path / "popproxy.yaml")
+    found = explain(loaded, "alice")
+    told = [text for _, text in steps(found, "link")]
+    assert told[:4] == [
+        "the server is told the client's address (PROXY v2)",
+        "the server is told the client's address (XCLIENT)",
+        "through the SOCKS proxy gate.test:1080",
+        "to two.test through the SSH tunnel far (us at far.test:22) via near (us at near.test:2222)",
+    ]
+    assert lines(loaded, found, "link")[:4] == [8, 9, 6, 7]
