@@ -51,6 +51,8 @@ _CHUNK: Final = 500
 """Operations in one batch, so that none takes long."""
 _RELEASES: Final = 0.02
 """Seconds that a lease given back waits for more of its like."""
+_GATHER: Final = 0.004
+"""Seconds between two batches: who comes meanwhile waits, so that a busy process asks for several logins together."""
 
 log = get_logger("state")
 
@@ -81,7 +83,9 @@ class MirroredState:
         self._dirty: dict[str, None] = {}  # leases whose number the store does not know
         self._pending: list[tuple[Operation, Settle | None]] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._release_soon: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None  # when the next batch is due
+        self._due = 0.0
+        self._carried_out = 0.0  # when the latest was sent, in loop time
         self._touch: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._up = False
@@ -106,8 +110,8 @@ class MirroredState:
         self._ending.set()  # to cancel it would not do: redis-py may take a cancellation for a failure of its own
         if self._touch is not None:
             await asyncio.wait((self._touch,))
-        if self._release_soon is not None:
-            self._release_soon.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
         if self._flushing is not None:
             await asyncio.wait((self._flushing,), timeout=1.0)
         if self._up:
@@ -293,28 +297,49 @@ class MirroredState:
         self._flush()
 
     def _flush_soon(self) -> None:
-        if self._up and self._release_soon is None:
-            self._release_soon = asyncio.get_running_loop().call_later(_RELEASES, self._flush)
+        if self._soon is None:
+            self._flush_in(_RELEASES)
 
     def _flush(self) -> None:
-        if self._release_soon is not None:
-            self._release_soon.cancel()
-            self._release_soon = None
-        if self._flushing is None and self._up:
+        self._flush_in(max(0.0, self._carried_out + _GATHER - asyncio.get_running_loop().time()))
+
+    def _flush_in(self, seconds: float) -> None:
+        """Send a batch then, or when the one under way is through, unless one is due earlier."""
+        if self._flushing is not None or not self._up:
+            return
+        loop = asyncio.get_running_loop()
+        if self._soon is not None:
+            if seconds and self._due <= loop.time() + seconds:
+                return
+            self._soon.cancel()
+            self._soon = None
+        if seconds:
+            self._due = loop.time() + seconds
+            self._soon = loop.call_later(seconds, self._flush_now)
+        else:
+            self._flush_now()
+
+    def _flush_now(self) -> None:
+        self._soon = None
+        if self._flushing is None and self._up and (self._pending or self._dirty):
             self._flushing = asyncio.get_running_loop().create_task(self._operate())
 
     async def _operate(self) -> None:
-        """Carry out what is pending, until nothing is."""
+        """Carry out what is pending; what comes meanwhile is for the next batch."""
+        self._carried_out = asyncio.get_running_loop().time()
         try:
-            while self._up and (self._pending or self._dirty):
-                batch = self._next_batch()
-                await self._carry_out(batch)
+            await self._carry_out(self._next_batch())
         finally:
             self._flushing = None
-            pending, self._pending = self._pending, []
-            for _, settle in pending:  # the store is away
-                if settle is not None:
-                    settle(None)
+            if not self._up:
+                pending, self._pending = self._pending, []
+                for _, settle in pending:
+                    if settle is not None:
+                        settle(None)
+            elif self._pending:
+                self._flush()
+            elif self._dirty:
+                self._flush_soon()
 
     def _next_batch(self) -> list[tuple[Operation, Settle | None]]:
         keys = list(self._dirty)[:_CHUNK]

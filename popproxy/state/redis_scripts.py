@@ -23,7 +23,8 @@ OPERATIONS: Final = (
     + f"local kept = {LEASES_KEPT}\n"
     + """
 -- KEYS: who is alive, then those that operations name by their place. ARGV: this member, operations in JSON.
--- Answer: one number for each operation, and how many values were dropped.
+-- Answer: one number for each operation, and how many values were dropped. One text, for each element of an array
+-- costs the client as much as all of it.
 local me, operations = ARGV[1], cjson.decode(ARGV[2])
 local dropped = 0
 
@@ -100,7 +101,7 @@ for number, operation in ipairs(operations) do
     answers[number] = answer
 end
 answers[#answers + 1] = dropped
-return answers
+return table.concat(answers, ' ')
 """
 )
 """Leases, marks and claims."""
@@ -112,7 +113,8 @@ EXCHANGE: Final = (
 -- KEYS: who is alive, history, notes, about (a hash), this member's last number, who was asked to tell all.
 -- ARGV: member, milliseconds it lives, number, epoch, cursor, edition of the notes, how many to hear at most,
 --       a new epoch, how many changes it tells, those, then field and value of each note ('' takes it away).
--- Answer: epoch, cursor, members, forgotten, wanted, now, edition or '', notes, entries of the history.
+-- Answer: epoch, cursor, members, forgotten, wanted, now, edition or '-', how many to hear, in one text; time, member
+-- and change of each of these in another, or '?' for what is no change; notes.
 local kinds = {'zset', 'stream', 'hash', 'hash', 'string', 'string'}
 for at, kind in ipairs(kinds) do
     local found = redis.call('TYPE', KEYS[at]).ok
@@ -180,9 +182,20 @@ local notes = {}
 if there and not lost and there ~= edition then
     edition, notes = there, redis.call('HGETALL', KEYS[3])
 else
-    edition = ''
+    edition = '-'
 end
-return {current, cursor, members, forgotten, wanted, now, edition, notes, entries}
+local heard = {}
+for number, entry in ipairs(entries) do
+    local fields = entry[2]
+    local when, member, change = string.match(entry[1], '^%d+'), fields[2], fields[4]
+    if #fields == 4 and string.match(member, '^%x+$') and string.match(change, '^[%w_=-]+$') then
+        heard[number] = when .. ' ' .. member .. ' ' .. change
+    else
+        heard[number] = '? ? ?'
+    end
+end
+local about = {current, cursor, members, forgotten, wanted, now, edition, #entries}
+return {table.concat(about, ' '), table.concat(heard, ' '), notes}
 """
 )
 """Telling and hearing; shows that a member lives."""

@@ -110,13 +110,17 @@ class RedisStore:
             else:
                 said.append(("u", place("c", one.key)))
         answer = await self._client.run(OPERATIONS, keys, [self._member, json.dumps(said, separators=(",", ":"))])
-        if not (isinstance(answer, list) and len(answer) == len(operations) + 1 and all(map(_is_number, answer))):
-            raise StoreAway("Redis has answered what popproxy's script does not", "protocol")
-        self._rejected(answer.pop())
-        for one, number in zip(operations, answer, strict=True):
+        try:
+            *answers, dropped = map(int, answer.split())
+        except (AttributeError, ValueError):
+            raise _strange() from None
+        self._rejected(dropped)
+        for one, number in zip(operations, answers, strict=False):
             if not -1 <= number < (len(one.wanted) if isinstance(one, Take) else 2):
-                raise StoreAway("Redis has answered what popproxy's script does not", "protocol")
-        return answer
+                raise _strange()
+        if len(answers) != len(operations):
+            raise _strange()
+        return answers
 
     # ---- telling and hearing ----
 
@@ -133,36 +137,32 @@ class RedisStore:
         for note in told.notes:
             arguments += values.seal_note(*note)
         answer = await self._client.run(EXCHANGE, keys, arguments)
-        match answer:
-            case [bytes(now_epoch), bytes(now_cursor), int(members), int(forgotten), int(wanted), int(now),
-                  bytes(edition), list(notes), list(entries)]:  # fmt: skip
-                pass
-            case _:
-                raise StoreAway("Redis has answered what popproxy's script does not", "protocol")
-        changes = self._changes(entries, now)
-        found = None
-        if edition:
-            self._edition, found = edition.decode("latin-1"), self._notes(notes)
-        return Heard(
-            cursor=f"{now_epoch.decode('latin-1')}|{now_cursor.decode('latin-1')}", members=max(1, members),
-            changes=changes, notes=found, more=len(entries) == AT_ONCE,
-            forgotten=bool(forgotten) or other_shards_forgot, wanted=bool(wanted),
-        )  # fmt: skip
+        try:
+            about, entries, notes = answer
+            now_epoch, now_cursor, members, forgotten, wanted, now, edition, count = about.decode("ascii").split()
+            changes = self._changes(entries.decode("ascii").split(), int(now))
+            found = None
+            if edition != "-":
+                self._edition, found = edition, self._notes(notes)
+            return Heard(
+                cursor=f"{now_epoch}|{now_cursor}", members=max(1, int(members)), changes=changes, notes=found,
+                more=int(count) == AT_ONCE, forgotten=int(forgotten) == 1 or other_shards_forgot,
+                wanted=int(wanted) == 1,
+            )  # fmt: skip
+        except (AttributeError, TypeError, ValueError):
+            raise _strange() from None
 
-    def _changes(self, entries: list[Any], now: int) -> list[tuple[float, Change]]:
+    def _changes(self, entries: list[str], now: int) -> list[tuple[float, Change]]:
         found: list[tuple[float, Change]] = []
         strange = 0
-        for entry in entries:
-            match entry:
-                case [bytes(number), [b"m", bytes(member), b"c", bytes(sealed)]]:
-                    if member == self._member.encode():
-                        continue
-                    when, _, _ = number.partition(b"-")
-                    change = self._values.open_change(sealed)
-                    if change is not None and when.isdigit():
-                        found.append((max(0.0, (now - int(when)) / 1000), change))
-                        continue
-            strange += 1
+        for when, member, sealed in zip(entries[::3], entries[1::3], entries[2::3], strict=True):
+            if member == self._member:
+                continue
+            change = self._values.open_change(sealed)
+            if change is None:
+                strange += 1
+            else:
+                found.append((max(0.0, (now - int(when)) / 1000), change))
         self._rejected(strange)
         return found
 
@@ -211,9 +211,9 @@ async def _all(work: Iterable[Coroutine[Any, Any, object]]) -> list[object]:
     return results
 
 
+def _strange() -> StoreAway:
+    return StoreAway("Redis has answered what popproxy's script does not", "protocol")
+
+
 def _milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
-
-
-def _is_number(answer: object) -> bool:
-    return isinstance(answer, int)

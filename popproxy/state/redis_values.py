@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
@@ -38,14 +38,20 @@ class Values:
         return urlsafe_b64encode(digest).decode()
 
     def seal_change(self, change: Change) -> bytes:
-        """For the history."""
+        """For the history, in URL-safe base64."""
         if isinstance(change, Counted):
-            return self._seal("change", [change.kind, change.key, change.amount])
-        return self._seal("change", [change.kind, change.key, round(change.value, 3), round(change.age, 3)])
+            content: list[object] = [change.kind, change.key, change.amount]
+        else:
+            content = [change.kind, change.key, round(change.value, 3), round(change.age, 3)]
+        return urlsafe_b64encode(self._seal("change", content))
 
-    def open_change(self, sealed: object) -> Change | None:
+    def open_change(self, sealed: str) -> Change | None:
         """None if it is not one of ours."""
-        match self._open("change", sealed):
+        try:
+            octets = urlsafe_b64decode(sealed)
+        except ValueError:
+            return None
+        match self._open("change", octets):
             case [str(kind), str(key), int(amount)] if 0 <= amount <= _MOST:
                 return Counted(kind, key, amount)
             case [str(kind), str(key), (int() | float()) as value, (int() | float()) as age] if 0 <= value <= _MOST:

@@ -20,6 +20,8 @@ OWN = "own"
 """The same, for scenarios that only popproxy can do."""
 SPLICE = "splice"
 """Bodies of messages are moved inside the kernel."""
+SHARED = "shared"
+"""State is shared with other replicas, in a Redis at redis.sock in the proxy's directory."""
 ARGON2ID = "argon2id"
 APOP = "apop"
 
@@ -60,6 +62,12 @@ def _vault(directory: Path) -> None:
         _give_to_nobody(directory / name)
 
 
+def _shared_key(directory: Path) -> None:
+    (directory / "shared.key").write_text(secrets.token_hex(32))
+    (directory / "shared.key").chmod(0o600)
+    _give_to_nobody(directory / "shared.key")
+
+
 def _give_to_nobody(path: Path) -> None:
     if os.geteuid() == 0:  # popproxy becomes nobody
         nobody = pwd.getpwnam("nobody")
@@ -70,6 +78,13 @@ SETUPS: Mapping[str, Setup] = {
     DEFAULT: Setup(_PASS_THROUGH),
     OWN: Setup(_PASS_THROUGH),
     SPLICE: Setup({**_PASS_THROUGH, "splice": ", splice: true"}),
+    SHARED: Setup(
+        {
+            **_PASS_THROUGH,
+            "sections": 'shared_state: {url: "unix://@dir@/redis.sock", key: {file: "@dir@/shared.key"}}',
+        },
+        _shared_key,
+    ),
     ARGON2ID: Setup(
         {**_PASS_THROUGH, "authenticate": "users", "sections": 'users: {file: "@dir@/users"}'}, _users_file
     ),
