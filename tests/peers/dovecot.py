@@ -6,13 +6,14 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.peers.canaries import canary
 from tests.peers.certs import CertificateFiles
-from tests.peers.process import Process, accepts, free_port, public_directory, require
+from tests.peers.process import Process, accepts, free_port, public_directory, require, signal_all
 
 _CONFIGURATION = """\
 base_dir = {directory}/run
@@ -143,6 +144,14 @@ class Dovecot:
     def log(self) -> str:
         """What it has said."""
         return (self.directory / "dovecot.log").read_text(errors="replace")
+
+    def freeze(self) -> None:
+        """It takes connections, and says nothing, until `thaw`."""
+        signal_all(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """After `freeze`."""
+        signal_all(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends the master process, and with it all others."""

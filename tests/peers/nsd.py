@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import dns.exception
 import dns.message
 import dns.query
 
-from tests.peers.process import Process, free_port, public_directory, require
+from tests.peers.process import Process, free_port, public_directory, require, signal_all
 
 CONFIG = """\
 server:
@@ -84,8 +83,7 @@ class NameServer:
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
-        for pid in _with_children(self._process.pid):
-            os.kill(pid, number)
+        signal_all(self._process.pid, number)
 
     def stop(self) -> None:
         """Nobody is there any more."""
@@ -106,11 +104,6 @@ class NameServer:
             time.sleep(0.05)
             return False
         return any(record.serial == self._serial for rrset in answer.answer for record in rrset)
-
-
-def _with_children(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in _with_children(int(child)))]
 
 
 @contextmanager

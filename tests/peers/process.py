@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import socket
@@ -62,6 +63,16 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
+
+
+def signal_all(pid: int, number: int) -> None:
+    """Send a signal to a process and all that it has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    for child in children:
+        with contextlib.suppress(FileNotFoundError):
+            signal_all(int(child), number)
 
 
 @contextlib.contextmanager

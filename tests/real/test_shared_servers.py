@@ -68,6 +68,33 @@ async def test_a_server_is_killed_and_comes_back_step_by_step(start_proxy: Start
         assert chosen[5:].count(second.port) >= 5, "then a share that grows"
 
 
+async def test_a_server_that_hangs_costs_nobody_his_login_and_is_used_again(start_proxy: Start) -> None:
+    with dovecot() as first, dovecot() as second:
+        (second.directory / "users").write_bytes((first.directory / "users").read_bytes())
+        password = first.users["alice"]
+        pool = {
+            "servers": [f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"], "shared": True,
+            "balance": {"retry": "200ms", "slow_start": "0s", "next_after": "100ms"},
+        }  # fmt: skip
+        complete = settings(f"127.0.0.1:{first.port}", pool=pool, timeouts={"connect": "1s"})
+        proxy = await asyncio.to_thread(start_proxy, complete)
+        await leave(await log_in(proxy, "alice", password))
+        first.freeze()
+        try:
+            clients = await asyncio.gather(*(log_in(proxy, "bob", first.users["bob"]) for _ in range(4)))
+            await asyncio.gather(*map(leave, clients))
+            await asyncio.to_thread(wait_until, lambda: states(proxy)[:1] == ["down"], "it to be found down")
+        finally:
+            first.thaw()
+        await asyncio.to_thread(wait_until, lambda: states(proxy)[-1] == "up", "it to be found up")
+        await leave(await log_in(proxy, "alice", password))
+        await asyncio.to_thread(wait_until, lambda: len(ports(proxy)) == 6, "the records of all logins")
+        assert ports(proxy) == [first.port, *[second.port] * 4, first.port]
+        assert "bob" not in "".join(line for line in first.log().splitlines() if "Login" in line), (
+            "no password went there"
+        )
+
+
 async def test_users_take_turns_at_a_server_that_takes_one_session(start_proxy: Start) -> None:
     with dovecot() as only:
         pool = {"balance": {"sessions": 1}}
