@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import re
-import socket
 import ssl
-from collections.abc import Awaitable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from popproxy.app.checks.finding import Finding, counted, ok, problem, warning
-from popproxy.app.checks.threads import in_daemon_thread
+from popproxy.app.checks.server_link import ProbeError, ServerLink
 from popproxy.app.checks.tunnels import CheckedTunnels
 from popproxy.app.names import make_dns
-from popproxy.app.socks import read_socks_password
 from popproxy.backend.discovery import srv_name, targets_of
 from popproxy.backend.pool import pool_context
 from popproxy.config.model import Config
 from popproxy.config.model_pools import TICKET_STRATEGIES, Pool
-from popproxy.config.model_socks import Socks
-from popproxy.errors import BackendError, ConfigError, ConnectFailed
+from popproxy.errors import ConnectFailed
 from popproxy.net.certificate import key_pin
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import introduce
@@ -33,44 +26,8 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 12.0
 """Longest time for one server; all servers are asked at once."""
-_LINE_LIMIT = 8192
 _LINES_LIMIT = 200
 _TIMESTAMP = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
-_CERTIFICATE_CURES = {
-    9: "correct the clock of this machine",
-    10: "renew the certificate of the backend",
-    18: "give that certificate as ca: of the pool",
-    19: "give the backend's CA certificate as ca: of the pool",
-    20: "give the backend's CA certificate as ca: of the pool, or have the backend send its intermediates",
-    21: "give the backend's CA certificate as ca: of the pool, or have the backend send its intermediates",
-    62: "write the name of the certificate as server_name: of the pool",
-    64: "write the name of the certificate as server_name: of the pool",
-}
-"""By OpenSSL's X509_V_ERR_ number."""
-_IS_IT_UP = "start the server, or correct name and port in servers: of the pool"
-_ROUTE = "correct the address in servers:, or the routes of this machine (ip route get ADDRESS)"
-_ASK_WHO_RUNS_IT = "correct servers: of the pool, or ask who runs what is on the way there"
-_OLD_TLS = "look at the backend's log; if it has nothing newer than TLS 1.1, write legacy_tls: true"
-_FIREWALL = "is the machine up, and is there a firewall in between?"
-_FORBIDDEN = ("may not be connected to: this machine forbids it", "look at the firewall of this machine")
-_NOT_CONNECTED = {
-    errno.ECONNREFUSED: ("refuses connections", _IS_IT_UP),
-    errno.ETIMEDOUT: ("does not answer", _FIREWALL),
-    errno.EHOSTUNREACH: ("cannot be reached: its machine is down, or there is no route to it", _ROUTE),
-    errno.ENETUNREACH: ("cannot be reached: there is no route to its network", _ROUTE),
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EMFILE: ("cannot be asked: too many files are open here", "raise the limit (ulimit -n)"),
-}
-"""By errno of connect(2): what to say of the server, and the cure."""
-
-
-class _ProbeError(Exception):
-    """The probe cannot go on. The text goes on where the server's address ends; `cure` says what to do."""
-
-    def __init__(self, text: str, cure: str = "") -> None:
-        super().__init__(text)
-        self.cure = cure
 
 
 async def check_backends(config: Config, tunnels: CheckedTunnels) -> list[Finding]:
@@ -112,7 +69,7 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe.run(config.timeouts.connect)
-    except _ProbeError as failure:
+    except ProbeError as failure:
         probe.findings.append(problem(probe.area, f"{address} {failure}", failure.cure))
     except TimeoutError:
         text = f"{address} does not answer {probe.asked or 'the attempt to connect'} within {PROBE_SECONDS:g} s"
@@ -122,34 +79,27 @@ async def _probe(name: str, pool: Pool, server: Address, config: Config, tunnels
     return probe.findings
 
 
-class _Probe:
+class _Probe(ServerLink):
     """One conversation with one server."""
 
     def __init__(
         self, name: str, pool: Pool, server: Address, address: Address, tunnels: CheckedTunnels, dns: Dns | None
     ) -> None:
+        super().__init__(name, pool, server, address, tunnels, dns)
         self.area = f"pool {name}"
-        self.name = name
-        self.tunnel = pool.tunnel_to(server)
-        self.dns = dns  # None: the system is asked
-        self.tunnels = tunnels
-        self.pool = pool
-        self.address = address
         self.findings: list[Finding] = []
         self.asked = ""  # the last command, for messages
-        self.reader: asyncio.StreamReader
-        self.writer: asyncio.StreamWriter | None = None
 
     async def run(self, connect_seconds: float) -> None:
         context = self._tls_context()
         if self.pool.proxy_header == "none":
-            await self._connect(connect_seconds, context if self.pool.tls == "implicit" else None)
+            await self.connect(connect_seconds, context if self.pool.tls == "implicit" else None)
         else:
-            await self._connect(connect_seconds, None)
+            await self.connect(connect_seconds, None)
             assert self.writer is not None
             self.writer.write(introduce(self.pool.proxy_header, None))
             if self.pool.tls == "implicit":
-                await self._start_tls(context, connect_seconds)
+                await self.start_tls(context, connect_seconds)
         greeting = await self._greeting(connect_seconds)
         if self.pool.tls == "stls":
             await self._upgrade(context)
@@ -158,12 +108,8 @@ class _Probe:
         self._judge_apop(greeting)
         self._judge_capabilities(await self._capa())
         await self._send("QUIT")
-        with contextlib.suppress(_ProbeError):
+        with contextlib.suppress(ProbeError):
             await self._line()
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.transport.abort()
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
@@ -171,8 +117,8 @@ class _Probe:
         except (OSError, ssl.SSLError) as error:
             if self.pool.certificate is not None:
                 text = f"cannot be asked: ca or certificate of the pool cannot be used: {error.strerror or error}"
-                raise _ProbeError(text, "see what is said of the certificate, or correct ca: of the pool") from None
-            raise _ProbeError(
+                raise ProbeError(text, "see what is said of the certificate, or correct ca: of the pool") from None
+            raise ProbeError(
                 f"cannot be verified: the CA file {self.pool.ca} cannot be used: {error.strerror or error}",
                 "correct ca: of the pool",
             ) from None
@@ -184,103 +130,15 @@ class _Probe:
             )
         return context
 
-    async def _connect(self, seconds: float, context: ssl.SSLContext | None) -> None:
-        if self.tunnel is not None:
-            opening = self.tunnels.connect(self.tunnel, self.address)
-            await self._connect_through(opening, f"the tunnel {self.tunnel}", seconds, context)
-            return
-        if self.pool.socks is not None:
-            opening = self._connect_by_socks(self.pool.socks, seconds)
-            await self._connect_through(opening, f"the SOCKS proxy {self.pool.socks.address}", seconds, context)
-            return
-        hosts = await self._resolve(self.address, seconds)
-        server_name = (self.pool.server_name or self.address.host) if context else None
-        refusal: OSError | None = None
-        try:
-            async with asyncio.timeout(seconds):
-                for host in hosts:
-                    try:
-                        self.reader, self.writer = await asyncio.open_connection(
-                            host,
-                            self.address.port,
-                            ssl=context,
-                            server_hostname=server_name,
-                            limit=_LINE_LIMIT,
-                            local_addr=(self.pool.source_address, 0) if self.pool.source_address else None,
-                        )
-                    except ssl.SSLError as error:
-                        raise self._tls_failure(error) from None
-                    except OSError as error:
-                        refusal = error
-                    else:
-                        return
-        except TimeoutError:
-            raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
-        raise _not_connected(refusal, context is not None)
-
-    async def _connect_by_socks(self, socks: Socks, seconds: float) -> socket.socket:
-        try:
-            password = read_socks_password("", f"pools.{self.name}", socks)
-        except ConfigError as error:
-            one = error.problems[0]
-            raise _ProbeError(f"cannot be asked: {one.key} {one.what}", one.cure) from None
-        from popproxy.backend.socks import connect  # noqa: PLC0415 - an optional library
-
-        hosts = [Address(host, socks.address.port) for host in await self._resolve(socks.address, seconds)]
-        target = self.address
-        if socks.resolve == "local":
-            target = Address((await self._resolve(target, seconds))[0], target.port)
-        return await connect(socks, password, hosts, target, self.pool.source_address)
-
-    async def _connect_through(
-        self, opening: Awaitable[socket.socket], what: str, seconds: float, context: ssl.SSLContext | None
-    ) -> None:
-        server_name = (self.pool.server_name or self.address.host) if context else None
-        try:
-            async with asyncio.timeout(seconds):
-                sock = await opening
-                self.reader, self.writer = await asyncio.open_connection(
-                    sock=sock, ssl=context, server_hostname=server_name, limit=_LINE_LIMIT
-                )
-        except BackendError as error:
-            said = str(error).removeprefix(f"{self.address}").removeprefix(":").strip()
-            said = f"cannot be asked: {said}" if error.reason == "socks" else said
-            raise _ProbeError(said, _ASK_WHO_RUNS_IT) from None
-        except TimeoutError:
-            text = f"does not answer through {what} within {seconds:g} s (timeouts.connect)"
-            raise _ProbeError(text, _FIREWALL) from None
-        except ssl.SSLError as error:
-            raise self._tls_failure(error) from None
-        except OSError:
-            raise _closed_in_handshake() from None
-
-    async def _resolve(self, address: Address, seconds: float) -> list[str]:
-        look_up = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
-        try:
-            if self.dns is not None:
-                return (await self.dns.addresses(address.host))[0]
-            async with asyncio.timeout(seconds):
-                found = await in_daemon_thread(look_up)
-        except ConnectFailed as error:
-            raise _ProbeError(f"has a name that does not resolve ({error})", "correct the name, or the zone") from None
-        except (socket.gaierror, TimeoutError) as error:
-            reason = error.strerror if isinstance(error, socket.gaierror) else "no answer from the name servers"
-            if address is not self.address:
-                text = f"cannot be asked: the name of the SOCKS proxy, {address.host}, does not resolve: {reason}"
-                raise _ProbeError(text, "correct server: in socks: of the pool, or ask your DNS") from None
-            text = f"has a name that does not resolve: {reason}"
-            raise _ProbeError(text, "correct the name in servers: or ask your DNS") from None
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
     async def _greeting(self, seconds: float) -> bytes:
         try:
             async with asyncio.timeout(seconds):
                 line = await self._line()
         except TimeoutError:
             cure = "a server that speaks first in TLS needs tls: implicit" if self.pool.tls != "implicit" else ""
-            raise _ProbeError(f"sends no greeting within {seconds:g} s", cure) from None
+            raise ProbeError(f"sends no greeting within {seconds:g} s", cure) from None
         if not line.startswith(b"+OK"):
-            raise _ProbeError(
+            raise ProbeError(
                 f"greets with {_printable(line)}", "is this a POP3 server, and does it let this machine in?"
             )
         return line
@@ -288,28 +146,8 @@ class _Probe:
     async def _upgrade(self, context: ssl.SSLContext) -> None:
         if not await self._ask("STLS"):
             cure = "use tls: implicit (port 995), or tls: none with allow_cleartext: true on a link nobody can tap"
-            raise _ProbeError("refuses STLS", cure)
-        await self._start_tls(context)
-
-    async def _start_tls(self, context: ssl.SSLContext, seconds: float | None = None) -> None:
-        assert self.writer is not None
-        try:
-            async with asyncio.timeout(seconds):
-                await self.writer.start_tls(context, server_hostname=self.pool.server_name or self.address.host)
-        except TimeoutError:
-            raise _ProbeError(f"does not answer within {seconds:g} s (timeouts.connect)", _FIREWALL) from None
-        except ssl.SSLError as error:
-            raise self._tls_failure(error) from None
-        except OSError:
-            raise _closed_in_handshake() from None
-
-    def _tls_failure(self, error: ssl.SSLError) -> _ProbeError:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            cure = _CERTIFICATE_CURES.get(
-                error.verify_code, "look at it with: openssl s_client -connect " + str(self.address)
-            )
-            return _ProbeError(f"has a certificate that is refused: {error.verify_message.rstrip('.')}", cure)
-        return _ProbeError(f"fails in TLS: {error.reason or error}", "does this port speak TLS (implicit), or STLS?")
+            raise ProbeError("refuses STLS", cure)
+        await self.start_tls(context)
 
     def _judge_key(self) -> None:
         assert self.writer is not None
@@ -318,7 +156,7 @@ class _Probe:
             return
         found = key_pin(session.getpeercert(True))
         if found not in self.pool.pin:
-            raise _ProbeError(f"has another key than pin: says, {found}", "ask who runs it whether that is its key")
+            raise ProbeError(f"has another key than pin: says, {found}", "ask who runs it whether that is its key")
 
     def _protection(self) -> str:
         assert self.writer is not None
@@ -396,7 +234,7 @@ class _Probe:
         while (line := await self._line()) != b".":
             lines.append(line.decode("ascii", "replace").strip())
             if len(lines) > _LINES_LIMIT:
-                raise _ProbeError("answers CAPA without end", "look at it with telnet")
+                raise ProbeError("answers CAPA without end", "look at it with telnet")
         return lines
 
     async def _ask(self, command: str) -> bool:
@@ -416,33 +254,17 @@ class _Probe:
         try:
             line = await self.reader.readline()
         except ValueError:
-            raise _ProbeError("sends an endless line", "is this a POP3 server?") from None
+            raise ProbeError("sends an endless line", "is this a POP3 server?") from None
         except OSError:
             raise self._closed() from None
         if not line.endswith(b"\n"):
             raise self._closed()
         return line.rstrip(b"\r\n")
 
-    def _closed(self) -> _ProbeError:
+    def _closed(self) -> ProbeError:
         if not self.asked:
-            return _ProbeError("closed the connection before its greeting", "does the backend let this machine in?")
-        return _ProbeError(f"closed the connection at {self.asked}", "look at the backend's log")
-
-
-def _not_connected(error: OSError | None, in_tls: bool) -> _ProbeError:
-    """In our words, by number: asyncio writes its own text, with the address as Python shows it, into `strerror`."""
-    if error is None:
-        return _ProbeError("has a name without an address", "correct the name in servers: or ask your DNS")
-    if error.errno in _NOT_CONNECTED:
-        return _ProbeError(*_NOT_CONNECTED[error.errno])
-    if in_tls and isinstance(error, ConnectionError):
-        return _closed_in_handshake()
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    return _ProbeError(f"cannot be reached: {reason}", _IS_IT_UP)
-
-
-def _closed_in_handshake() -> _ProbeError:
-    return _ProbeError("closed the connection during the TLS handshake", _OLD_TLS)
+            return ProbeError("closed the connection before its greeting", "does the backend let this machine in?")
+        return ProbeError(f"closed the connection at {self.asked}", "look at the backend's log")
 
 
 def _printable(line: bytes) -> str:
