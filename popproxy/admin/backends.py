@@ -16,6 +16,15 @@ from popproxy.state.orders import Closed, OrderBook, Orders
 
 ORDERS = {"drain": State.DRAIN, "maintenance": State.MAINTENANCE, "resume": State.UP}
 
+_MERGED = {
+    "backends": "rows pool server",
+    "backends.state": "min",  # down before up, if the workers do not agree
+    "backends.since": "max",
+    "backends.why": "max",
+    "backends.limit": "first",
+    "backends.weight": "first",
+}
+
 
 class Change(Protocol):
     """When a server's state has changed, in seconds since 1970, and why."""
@@ -56,9 +65,9 @@ def add_backends(
 
         return ordered
 
-    commands.add("backends list", listed, Role.VIEWER)
+    commands.add("backends list", listed, Role.VIEWER, merged=_MERGED)
     for name, state in ORDERS.items():
-        commands.add(f"backends {name}", order(state))  # type: ignore[arg-type]
+        commands.add(f"backends {name}", order(state), merged=_MERGED)  # type: ignore[arg-type]
 
 
 async def change(book: OrderBook, update: Callable[[Orders], Orders]) -> None:

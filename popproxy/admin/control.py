@@ -14,7 +14,6 @@ from popproxy.admin.commands import Role
 from popproxy.admin.control_socket import ControlSocket, Peer, peer_of
 from popproxy.admin.desk import Desk, Operator
 from popproxy.admin.frames import HEADER, MAX_REQUEST, decode, encode, length
-from popproxy.config.model_abuse import Control
 from popproxy.errors import RemoteProtocolError
 from popproxy.observe.logs import get_logger
 
@@ -34,11 +33,10 @@ class Allowed:
     groups: frozenset[int]
 
     @classmethod
-    def from_config(cls, config: Control) -> Allowed:
+    def named(cls, users: Iterable[str], groups: Iterable[str]) -> Allowed:
         """Root, the user that this process runs as, and who is named. Names that do not exist are nobody."""
-        users = {0, os.geteuid(), *_numbers(config.users, lambda name: pwd.getpwnam(name).pw_uid)}
-        named = [*config.groups, *([config.group] if config.group else [])]
-        return cls(frozenset(users), frozenset(_numbers(named, lambda name: grp.getgrnam(name).gr_gid)))
+        known = {0, os.geteuid(), *_numbers(users, lambda name: pwd.getpwnam(name).pw_uid)}
+        return cls(frozenset(known), frozenset(_numbers(groups, lambda name: grp.getgrnam(name).gr_gid)))
 
     def may(self, peer: Peer) -> bool:
         """May this one?"""
@@ -59,11 +57,19 @@ class ControlServer:
         """Take commands from now on."""
         self._server = await asyncio.start_unix_server(self._connected, sock=self._bound.sock)
 
-    async def stop(self) -> None:
-        """End all connections, take the socket away."""
+    def admit(self, allowed: Allowed) -> None:
+        """From now on these may give commands."""
+        self._allowed = allowed
+
+    def retire(self) -> None:
+        """Take the socket away, and no new connections; those that are there go on."""
         if self._server is not None:
             self._server.close()
         self._bound.close()
+
+    async def stop(self) -> None:
+        """End all connections, take the socket away."""
+        self.retire()
         for task in tuple(self._connections):
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

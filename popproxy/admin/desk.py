@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from popproxy.admin.commands import Command, Commands, Role
+from popproxy.admin.commands import Command, Known, Role
 from popproxy.admin.frames import CommandFailed, Reason
-from popproxy.observe.audit import AuditLog
 from popproxy.observe.logs import get_logger
-from popproxy.observe.metrics import Metrics
 from popproxy.types import Outcome
 
 log = get_logger("control")
@@ -24,13 +23,24 @@ class Operator:
     record: Mapping[str, object]
 
 
-class Desk:
-    """Carries out commands, and records each: who has asked for what, from where, and what came of it."""
+class Recorder(Protocol):
+    """Writes the audit records."""
 
-    def __init__(self, commands: Commands, audit: AuditLog, metrics: Metrics) -> None:
+    def event(self, action: str, outcome: Outcome, **fields: object) -> None:
+        """As AuditLog.event."""
+        ...
+
+
+class Desk:
+    """Carries out commands, and records each: who has asked for what, from where, and what came of it.
+
+    `counts` gets them by the way they came and what became of them.
+    """
+
+    def __init__(self, commands: Known, audit: Recorder, counts: MutableMapping[tuple[str, str], float]) -> None:
         self.commands = commands
         self._audit = audit
-        self._counts = metrics.operator_commands
+        self._counts = counts
 
     def streams(self, name: object) -> bool:
         """Will there be answer after answer, until whoever asks goes away?"""

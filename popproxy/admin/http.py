@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
-from popproxy.errors import ConnectFailed
-from popproxy.observe.metrics import Metrics
+from popproxy.observe.metric_exposition import Exposition
 from popproxy.types import Address
 
-Ready = Callable[[], tuple[bool, list[str]]]
-"""Whether new sessions can be served, and if not, why: a line each."""
+Counts = Callable[[], Awaitable[Exposition]]
+"""The metrics at this moment."""
+Ready = Callable[[], Awaitable[list[str]]]
+"""Why no new session can be served, a line each; empty if one can."""
 
 _MAX_LINE = 2048  # octets of a request line or header field
 _MAX_HEADERS = 32
@@ -33,16 +35,17 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """Serves ``/metrics``, ``/livez``, ``/readyz`` and a plain index at `listen` (port 0: any free port).
+    """Serves ``/metrics``, ``/livez``, ``/readyz`` and a plain index on listening sockets, and closes them at the end.
 
     `pages` are more, by their paths. There is no authentication here: keep it on loopback or behind a firewall.
     """
 
     def __init__(
-        self, listen: Address, metrics: Metrics, ready: Ready, pages: Mapping[str, _Handler] | None = None
-    ) -> None:
-        self._listen = listen
-        self._metrics = metrics
+        self, sockets: Sequence[socket.socket], counts: Counts, ready: Ready,
+        pages: Mapping[str, _Handler] | None = None,
+    ) -> None:  # fmt: skip
+        self._sockets = sockets
+        self._counts = counts
         self._ready = ready
         self._runner: web.ServerRunner | None = None
         self._routes: dict[str, _Handler] = {
@@ -54,7 +57,7 @@ class HttpServer:
         }
 
     async def start(self) -> Address:
-        """Bind and serve; returns the address as bound. Raises ConnectFailed if it cannot be bound."""
+        """Serve; returns the first address."""
         server = _Server(
             self._answer,
             access_log=None,
@@ -66,11 +69,8 @@ class HttpServer:
         )
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN)
         await runner.setup()
-        try:
-            await web.TCPSite(runner, self._listen.host, self._listen.port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise ConnectFailed(f"cannot listen for HTTP on {self._listen}: {error.strerror}", "bind") from error
+        for sock in self._sockets:
+            await web.SockSite(runner, sock).start()
         self._runner = runner
         host, port = runner.addresses[0][:2]
         return Address(host, port)
@@ -97,16 +97,17 @@ class HttpServer:
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         # In a thread: with many backends it takes tens of milliseconds, which no session must wait for.
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
-        body, content_type = await asyncio.to_thread(self._metrics.render, accept)
+        counts = await self._counts()
+        body, content_type = await asyncio.to_thread(counts.render, accept)
         return web.Response(body=body, headers={**_HEADERS, hdrs.CONTENT_TYPE: content_type})
 
     async def _livez(self, _request: web.BaseRequest) -> web.Response:
         return _plain("ok\n")
 
     async def _readyz(self, _request: web.BaseRequest) -> web.Response:
-        ready, reasons = self._ready()
+        reasons = await self._ready()
         text = "".join(f"{reason}\n" for reason in reasons)
-        return _plain(text or "ok\n") if ready else _plain(text or "not ready\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return _plain(text, HTTPStatus.SERVICE_UNAVAILABLE) if reasons else _plain("ok\n")
 
 
 class _Connection(web.RequestHandler):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from popproxy.admin.commands import Command, Commands, Role, takes_bool
+from popproxy.admin.commands import Command, Known, Role, takes_bool
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.config.units import parse_duration
 
@@ -71,7 +71,7 @@ _FORMS = {
 _NO_FORM = Form()
 
 
-def parse_line(text: str, commands: Commands) -> Line:
+def parse_line(text: str, commands: Known) -> Line:
     """Raises CommandFailed, with a text that says what would be right."""
     try:
         words = shlex.split(text)
@@ -143,7 +143,7 @@ def usage(command: Command) -> str:
     return " ".join([command.name, *filter(None, words), *options, "[--json]"])
 
 
-def completions(text: str, commands: Commands, role: Role) -> list[str]:
+def completions(text: str, commands: Known, role: Role) -> list[str]:
     """What the last word of `text` can become, of the words that `role` may use."""
     before, _, last = text.rpartition(" ")
     typed = before.split()

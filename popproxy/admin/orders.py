@@ -18,6 +18,12 @@ from popproxy.types import CloseReason
 
 CURE = "name a directory in process.state_directory, and restart popproxy"
 
+_LISTED = {
+    "holds": "rows user", "holds.since": "first", "holds.until": "first",
+    "moves": "rows user", "moves.since": "first",
+    "servers": "rows pool server", "servers.since": "first",
+}  # fmt: skip
+
 
 def add_orders(
     commands: Commands, holding: Holding, pools: Mapping[str, Pool], sessions: Collection[Session],
@@ -82,11 +88,12 @@ def add_orders(
             "waiting": holding.waiting,
         }
 
-    commands.add("hold", hold)
+    times = {"since": "first", "until": "first"}
+    commands.add("hold", hold, merged=times)
     commands.add("release", release)
-    commands.add("move", move)
+    commands.add("move", move, merged=times)
     commands.add("move undo", undo)
-    commands.add("orders list", listed, Role.VIEWER)
+    commands.add("orders list", listed, Role.VIEWER, merged=_LISTED)
 
 
 def _held(user: str, hold: Hold) -> dict[str, object]:

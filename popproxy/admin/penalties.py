@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from popproxy.admin.commands import Commands, Role
+from popproxy.admin.commands import Commands, Role, Route
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.auth.names import NameRefused
 from popproxy.auth.throttle import Throttle
@@ -29,5 +29,5 @@ def add_penalties(commands: Commands, throttle: Throttle, vet_name: Callable[[st
         except ValueError as error:
             raise CommandFailed(Reason.BAD_ARGUMENTS, str(error)) from None
 
-    commands.add("penalties list", listed, Role.VIEWER)
-    commands.add("penalties clear", clear)
+    commands.add("penalties list", listed, Role.VIEWER, route=Route.ONE)  # all workers share them
+    commands.add("penalties clear", clear, route=Route.ONE)

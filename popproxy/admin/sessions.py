@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from popproxy import __version__
-from popproxy.admin.commands import Commands, Role
+from popproxy.admin.commands import Commands, Role, Route
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.auth.names import NameRefused
-from popproxy.observe.metrics import Metrics
+from popproxy.observe.metric_exposition import Exposition, Values
 from popproxy.session.session import Session
 from popproxy.session.view import SessionView
 from popproxy.types import CloseReason
 
 
 def add_sessions(
-    commands: Commands, sessions: Collection[Session], metrics: Metrics, vet_name: Callable[[str], str]
-) -> None:
-    """Add the commands. `sessions` are those of the process at any time; `vet_name` makes a user's name canonical."""
+    commands: Commands, sessions: Collection[Session], counts: Callable[[], Awaitable[Exposition]],
+    vet_name: Callable[[str], str],
+) -> None:  # fmt: skip
+    """Add the commands.
+
+    `sessions` are those of the process at any time; `counts` gets the metrics of all processes; `vet_name` makes a
+    user's name canonical.
+    """
     started = time.time()
 
     def chosen(session: str | None, user: str | None, network: str | None) -> Iterator[tuple[Session, SessionView]]:
@@ -55,11 +60,13 @@ def add_sessions(
         return {"kicked": kicked, "in_update": left}
 
     async def stats() -> object:
-        return {"version": __version__, "seconds": time.time() - started, **_totals(metrics)}
+        counted = await counts()
+        began = counted.started() or started
+        return {"version": __version__, "seconds": time.time() - began, **_totals(counted)}
 
-    commands.add("who", who, Role.VIEWER)
+    commands.add("who", who, Role.VIEWER, merged={"sessions": "descending seconds"})
     commands.add("kick", kick)
-    commands.add("stats", stats, Role.VIEWER)
+    commands.add("stats", stats, Role.VIEWER, route=Route.ONE)
 
 
 def _shown(view: SessionView, now: float) -> dict[str, object]:
@@ -68,47 +75,56 @@ def _shown(view: SessionView, now: float) -> dict[str, object]:
     return {**asdict(view), "octets": {"from_client": from_client, "to_client": to_client}, "since": since}
 
 
-def _totals(metrics: Metrics) -> dict[str, object]:
+def _totals(counts: Exposition) -> dict[str, object]:
     """What has been counted since the start, without the fine print of /metrics."""
+    values = counts.values
+    octets = values("bytes_{}")
+    audit = values("audit_records")
+    sessions = values("backend_sessions")
     return {
-        "connections": sum(metrics.connections.values()),
-        "sessions": _by(metrics.sessions.items(), 1),
-        "listeners": _listeners(metrics),
-        "logins": _by(metrics.auth_attempts.items(), 1),
-        **_attempts(metrics),
-        "messages": dict(metrics.messages),
-        "octets": {"from_client": metrics.bytes_to_backend, "to_client": metrics.bytes_to_client},
-        "deletions": dict(metrics.deletions),
-        "updates": dict(metrics.update),
+        "connections": sum(values("connections").values()),
+        "sessions": _by(values("sessions"), 1),
+        "listeners": _listeners(counts),
+        "logins": _by(values("auth_attempts"), 1),
+        **_attempts(values("auth_attempts")),
+        "messages": dict(values("messages")),
+        "octets": {"from_client": octets["to_backend"], "to_client": octets["to_client"]},
+        "deletions": dict(values("deletions")),
+        "updates": dict(values("update")),
         "audit": {
-            "healthy": bool(metrics.audit_healthy),
-            "dropped": sum(count for (_, outcome), count in metrics.audit_records.items() if outcome == "dropped"),
+            "healthy": bool(values("audit_healthy")[()]),
+            "dropped": sum(count for key, count in audit.items() if key[1] == "dropped"),
         },
-        "shared": {"up": bool(metrics.shared_state_up), "members": metrics.shared_state_members},
+        "shared": {
+            "up": bool(values("shared_state_up")[()]),
+            "members": round(values("shared_state_members")[()]),
+        },
         "backends": {
-            label: {"up": bool(up), "sessions": metrics.backend_sessions[label]}
-            for label, up in metrics.backend_up.items()
+            str(label): {"up": bool(up), "sessions": sessions.get(label, 0)}
+            for label, up in values("backend_up").items()
         },
     }
 
 
-def _listeners(metrics: Metrics) -> list[dict[str, object]]:
-    sessions, refused = _by(metrics.sessions.items(), 0), _by(metrics.connections_refused.items(), 0)
+def _listeners(counts: Exposition) -> list[dict[str, object]]:
+    sessions, refused = _by(counts.values("sessions"), 0), _by(counts.values("connections_refused"), 0)
+    expiry = counts.values("tls_certificate_expiry")
     return [
         {
-            "name": name, "sessions": sessions[name], "connections": connections, "refused": refused[name],
-            "certificate_expires": metrics.tls_certificate_expiry[name] or None,
+            "name": name, "sessions": sessions[str(name)], "connections": connections, "refused": refused[str(name)],
+            "certificate_expires": expiry.get(name) or None,
         }
-        for name, connections in metrics.connections.items()
+        for name, connections in counts.values("connections").items()
     ]  # fmt: skip
 
 
-def _attempts(metrics: Metrics) -> dict[str, object]:
+def _attempts(values: Values) -> dict[str, object]:
     """Logins by mechanism and outcome, and those that failed by reason; what has not happened is left out."""
     mechanisms: dict[str, dict[str, float]] = {}
     failures: dict[str, float] = {}
-    for (mechanism, outcome, reason), count in metrics.auth_attempts.items():
+    for key, count in values.items():
         if count:
+            mechanism, outcome, reason = tuple(key)
             by = mechanisms.setdefault(mechanism, dict.fromkeys(("success", "failure", "error"), 0))
             by[outcome] += count
             if outcome != "success":
@@ -116,10 +132,10 @@ def _attempts(metrics: Metrics) -> dict[str, object]:
     return {"mechanisms": mechanisms, "failures": failures}
 
 
-def _by(items: Collection[tuple[tuple[str, ...], float]], place: int) -> dict[str, float]:
+def _by(values: Values, place: int) -> dict[str, float]:
     """Sums over all labels but one."""
     sums: dict[str, float] = {}
-    for key, value in items:
+    for key, value in values.items():
         sums[str(key[place])] = sums.get(str(key[place]), 0) + value
     return sums
 

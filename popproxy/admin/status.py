@@ -76,7 +76,7 @@ class StatusPage:
         executor: Executor,
         desk: Desk,
         listeners: Sequence[Listener],
-        ready: Callable[[], tuple[bool, list[str]]],
+        ready: Callable[[], Awaitable[list[str]]],
         token: Secret | None,
     ) -> None:
         self._executor = executor
@@ -128,8 +128,7 @@ class StatusPage:
         self._history.take(now)
         listeners = [{**self._listeners[one["name"]], **one} for one in stats["listeners"]]
         look = {"at": now.at, **stats, **backends, "listeners": listeners}
-        ready, reasons = self._ready()
-        health, verdict, why = judge(look, [] if ready else reasons)
+        health, verdict, why = judge(look, await self._ready())
         told = {
             **look, "health": health, "verdict": verdict, "reasons": why, "rates": rates(self._before or now, now),
             "history": self._history.lines(), "sessions_listed": self._token is not None,

@@ -10,22 +10,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from popproxy.admin.commands import Commands, Executor
 from popproxy.admin.frames import CommandFailed, Reason
-from popproxy.auth.names import NameRefused
-from popproxy.config.units import format_duration
-from popproxy.session.session import Session
-from popproxy.session.tracing import Trace, Tracing
 
 LONGEST = 3600.0
 """Seconds that a trace may run."""
 INTERVAL = 0.2
 """Seconds between two looks at what there is."""
-FORGOTTEN = 15.0
-"""Seconds after which a trace ends that nobody has taken from."""
 
 
 def add_trace(commands: Commands, executor: Executor) -> None:
@@ -33,7 +27,7 @@ def add_trace(commands: Commands, executor: Executor) -> None:
 
     async def trace(*, user: str, seconds: float | int = 600) -> AsyncGenerator[object, None]:
         if not 0 < seconds <= LONGEST:
-            raise CommandFailed(Reason.BAD_ARGUMENTS, f"a trace may run for {format_duration(LONGEST)} at most")
+            raise CommandFailed(Reason.BAD_ARGUMENTS, "a trace may run for 1h at most")
         key = {"user": user, "key": secrets.token_hex(8)}
         deadline = time.monotonic() + seconds
         try:
@@ -51,48 +45,3 @@ def add_trace(commands: Commands, executor: Executor) -> None:
             await executor.execute("trace drop", {"key": key["key"]})
 
     commands.add("trace", trace)
-
-
-def add_watches(
-    commands: Commands, sessions: Collection[Session], tracing: Tracing, vet_name: Callable[[str], str]
-) -> None:
-    """Add what ``trace`` asks this process. `sessions` are its own; `vet_name` makes a user's name canonical."""
-    watches: dict[str, _Watch] = {}
-
-    def drop(key: str) -> None:
-        watch = watches.pop(key, None)
-        if watch is not None:
-            watch.forgotten.cancel()
-            tracing.end(watch.user, watch.trace)
-
-    async def take(*, user: str, key: str) -> object:
-        loop = asyncio.get_running_loop()
-        try:
-            name = vet_name(user)
-        except NameRefused as refused:
-            raise CommandFailed(Reason.BAD_ARGUMENTS, f"that is no user name ({refused.reason})") from None
-        there = [session for session in sessions if session.user == name]
-        watch = watches.get(key)
-        if watch is None:
-            watch = watches[key] = _Watch(name, tracing.begin(name, there))
-        else:
-            watch.forgotten.cancel()
-        watch.forgotten = loop.call_later(FORGOTTEN, drop, key)
-        return {"user": name, "sessions": [session.id for session in there], "events": watch.trace.take()}
-
-    async def dropped(*, key: str) -> object:
-        drop(key)
-        return {}
-
-    commands.add("trace take", take, hidden=True)
-    commands.add("trace drop", dropped, hidden=True)
-
-
-class _Watch:
-    """One trace in this process."""
-
-    forgotten: asyncio.TimerHandle
-
-    def __init__(self, user: str, trace: Trace) -> None:
-        self.user = user
-        self.trace = trace

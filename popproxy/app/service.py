@@ -1,41 +1,43 @@
-"""The running proxy: binds, becomes an ordinary user, serves, drains, ends."""
+"""The proxy of one process: becomes an ordinary user, serves, drains, ends. It binds only if nobody has for it.
+
+`popproxy serve` runs one in each of its workers (app/worker); tests and the demonstration in their own process.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib
-import resource
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from popproxy import __version__
 from popproxy.admin.backends import add_backends
-from popproxy.admin.commands import Commands
-from popproxy.admin.control import Allowed, ControlServer
-from popproxy.admin.control_socket import ControlSocket, bind_control
+from popproxy.admin.commands import Commands, Executor, Forwarded
+from popproxy.admin.control import ControlServer
+from popproxy.admin.control_socket import ControlSocket
 from popproxy.admin.desk import Desk
 from popproxy.admin.orders import add_orders
 from popproxy.admin.penalties import add_penalties
 from popproxy.admin.sessions import add_sessions
 from popproxy.admin.top import add_top
-from popproxy.admin.trace import add_trace, add_watches
+from popproxy.admin.trace import add_trace
+from popproxy.admin.watches import add_watches
 from popproxy.app import privileges
 from popproxy.app.build import Parts, describe_config, read_privileged
-from popproxy.app.checks.finding import counted
 from popproxy.app.names import wants_names
 from popproxy.app.operators import OperatorSecrets
-from popproxy.app.systemd import Notifier, passed_sockets
+from popproxy.app.plan import plan_of
+from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
 from popproxy.config.loader import Loaded
 from popproxy.config.model import Config
-from popproxy.config.model_listeners import Listener
-from popproxy.errors import AuditError, ConfigError, ConnectFailed, Problem
-from popproxy.net.listener import Acceptor, bind
+from popproxy.errors import AuditError
+from popproxy.net.listener import Acceptor
 from popproxy.observe import logs
+from popproxy.observe.metric_exposition import Exposition
+from popproxy.observe.metrics import Metrics
 from popproxy.session.context import ListenerContext
 from popproxy.session.session import Session
 from popproxy.types import Address
@@ -49,9 +51,6 @@ _IMPORTED_LATE = ("concurrent.futures.thread", "encodings.idna", "stringprep")
 """What the standard library imports on first use, when an unprivileged user may not be able to read it any more."""
 LAST_WORDS = 2.0
 """Seconds for sessions that were told to end, and for what they say last to get to their clients."""
-STOPPING_MARGIN = 5.0
-"""Seconds for closing the books, after that."""
-
 FEW = 4
 """Connections that make room where there is no descriptor left: a session and its link take two or three."""
 ACCEPT_COMPLAINTS = 10.0
@@ -60,110 +59,166 @@ ACCEPT_COMPLAINTS = 10.0
 log = logs.get_logger("popproxy")
 
 
-class Service:
-    """One proxy in this process. `addresses` are the bound ones, by listener, after `start`.
+class Others(Protocol):
+    """The processes beside this one, as far as metrics and health go."""
 
-    `supervisor` is a socket to who keeps the state that workers share, if there are several.
+    async def metrics(self, own: Metrics) -> Exposition:
+        """Those of all processes as one."""
+        ...
+
+    async def ready(self, reasons: list[str]) -> list[str]:
+        """Why no new session can be served, those of this process being `reasons`; empty if one can."""
+        ...
+
+    def executor(self, own: Commands) -> Executor:
+        """Carries out commands in all processes; `own` are those of this one."""
+        ...
+
+
+class Alone:
+    """There are none."""
+
+    async def metrics(self, own: Metrics) -> Exposition:
+        """Our own."""
+        return own
+
+    async def ready(self, reasons: list[str]) -> list[str]:
+        """Our own."""
+        return reasons
+
+    def executor(self, own: Commands) -> Executor:
+        """Our own."""
+        return own
+
+
+class Service:
+    """One proxy in this process.
+
+    Without `sockets` it binds them, and the control socket too; else it serves those that it is given, and somebody
+    else answers operators by its `commands`. `others` are the processes beside it, and `supervisor` is a socket to who
+    keeps the state that they share.
     """
 
-    def __init__(self, loaded: Loaded, supervisor: socket.socket | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, sockets: Sockets | None = None, others: Others | None = None,
+        supervisor: socket.socket | None = None,
+    ) -> None:  # fmt: skip
         self._supervisor = supervisor
         self.addresses: dict[str, list[Address]] = {}
+        """The bound ones, by listener, after `accept`."""
         self.http_address: Address | None = None
         self.sessions: set[Session] = set()
+        self.commands = Commands()
         self._loaded = loaded
+        self._sockets = sockets
+        self._others = others or Alone()
+        self._bound_control: ControlSocket | None = None
         self._parts: Parts | None = None
-        self._acceptors: list[Acceptor] = []
-        self._http: HttpServer | None = None
+        self._secrets = OperatorSecrets()
         self._page: StatusPage | None = None
         self._console: ConsoleServer | None = None
+        self._acceptors: list[Acceptor] = []
+        self._http: HttpServer | None = None
         self._control: ControlServer | None = None
         self._draining = False
         self._complain_again = 0.0  # loop time
 
+    @property
+    def parts(self) -> Parts:
+        """What the sessions share, after `prepare`."""
+        assert self._parts is not None
+        return self._parts
+
     async def start(self) -> None:
         """Bind, drop privileges, open files, accept. Raises ConfigError; nothing is left open then."""
-        config = self._loaded.config
-        bound = self._bind()
-        control = console = None
+        await self.prepare()
+        await self.accept()
+
+    async def prepare(self) -> None:
+        """Everything but accepting. Raises ConfigError; nothing is left open then."""
+        if self._sockets is None:
+            self._bind()
         try:
-            console = self._bind_console()
-            control = self._bind_control()
             privileged = read_privileged(self._loaded)
             try:
-                for module in (*_IMPORTED_LATE, *_wanted(config)):
+                for module in (*_IMPORTED_LATE, *_wanted(self._loaded.config)):
                     importlib.import_module(module)
-                privileges.drop(config.process, str(self._loaded.path))
-                parts = self._parts = Parts(self._loaded, privileged, asyncio.get_running_loop(), self._supervisor)
+                privileges.drop(self._loaded.config.process, str(self._loaded.path))
+                loop = asyncio.get_running_loop()
+                parts = self._parts = Parts(self._loaded, privileged, loop, self._supervisor)
             except BaseException:
                 privileged.close()
                 raise
         except BaseException:
-            _close(bound, control, console)
+            self._close_sockets()
             raise
         parts.metrics.config_last_reload_successful = 1
         parts.metrics.config_last_reload_success_timestamp_seconds = time.time()
-        contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
-        desk = Desk(self._commands(parts), parts.audit, parts.metrics)
-        try:
-            if config.http.listen is not None:
-                from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted
-                from popproxy.admin.status import StatusPage  # noqa: PLC0415
+        add_penalties(self.commands, parts.throttle, parts.vet_name)
+        add_backends(self.commands, parts.pools, parts.backends.latest, parts.metrics, parts.holding.book)
+        add_orders(self.commands, parts.holding, parts.pools, self.sessions, parts.vet_name)
+        add_sessions(self.commands, self.sessions, self._counts, parts.vet_name)
+        add_watches(self.commands, self.sessions, parts.tracing, parts.vet_name)
+        self._secrets = privileged.operators
 
-                token = privileged.operators.http_token
-                page = self._page = StatusPage(desk.commands, desk, config.listeners, self._ready, token)
-                self._http = HttpServer(config.http.listen, parts.metrics, self._ready, page.routes)
-                await page.start()
-                self.http_address = await self._http.start()
-        except ConnectFailed as error:
-            if self._page is not None:
-                await self._page.stop()
-            _close(bound, control, console)
-            parts.close()
-            cure = "choose another port, or write null to switch it off"
-            raise ConfigError([Problem(str(self._loaded.path), "http.listen", str(error), cure)]) from None
+    async def accept(self) -> None:
+        """Serve from now on."""
+        config, parts, sockets = self._loaded.config, self.parts, self._sockets
+        assert sockets is not None
+        contexts = {listener.name: parts.listener(listener) for listener in config.listeners}
+        known = Forwarded(self.commands, self._others.executor(self.commands))
+        add_trace(known, known)
+        add_top(known, known)
+        desk = Desk(known, parts.audit, parts.metrics.operator_commands)
+        if sockets.http:
+            from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted
+            from popproxy.admin.status import StatusPage  # noqa: PLC0415
+
+            page = self._page = StatusPage(known, desk, config.listeners, self._ready, self._secrets.http_token)
+            self._http = HttpServer(sockets.http, self._counts, self._ready, page.routes)
+            await page.start()
+            self.http_address = await self._http.start()
         parts.audit.start()
         await parts.share()
         parts.orders.start()
         parts.backends.start()
         parts.discover()
-        await self._answer_operators(desk, privileged.operators, console, control)
-        for listener, sock in bound:
-            self._accept_on(contexts[listener.name], sock)
+        await self._answer_operators(desk, sockets)
+        for name, sock in sockets.listeners:
+            self._accept_on(contexts[name], sock)
         log.info("serving", version=__version__, config=str(self._loaded.path), what=describe_config(config))
 
-    async def _answer_operators(
-        self, desk: Desk, secrets: OperatorSecrets, console: socket.socket | None, control: ControlSocket | None
-    ) -> None:
-        """At the console and at the control socket, as far as there are any."""
+    async def _answer_operators(self, desk: Desk, sockets: Sockets) -> None:
+        """At the console and at the control socket, as far as there are any here."""
         config = self._loaded.config
-        if console is not None and config.console is not None and secrets.host_key is not None:
+        if sockets.console and config.console is not None and self._secrets.host_key is not None:
             from popproxy.admin.console import ConsoleServer  # noqa: PLC0415 - an optional library
 
-            self._console = ConsoleServer(config.console, secrets.host_key, console, desk)
+            self._console = ConsoleServer(config.console, self._secrets.host_key, sockets.console[0], desk)
             await self._console.start()
-        if control is not None:
-            self._control = ControlServer(control, desk, Allowed.from_config(config.control))
+        if self._bound_control is not None:
+            plan = plan_of(self._loaded, __version__, 1, "")
+            self._control = ControlServer(self._bound_control, desk, allowed(plan))
             await self._control.start()
 
-    async def stop(self, drain: float = 0.0) -> None:
-        """Refuse new connections, give running sessions `drain` seconds, end the rest by the rules, close the books."""
+    async def stop(self, drain: float = 0.0, *, http: bool = True) -> None:
+        """Refuse new connections, give running sessions `drain` seconds, end the rest by the rules, close the books.
+
+        Meanwhile HTTP and operators are answered, unless `http` is false because another process does.
+        """
         self._draining = True
         for acceptor in self._acceptors:
             acceptor.close()
         parts = self._parts
         if parts is None:
             return
+        if not http:
+            await self._leave_operators()
         await _wait_while(lambda: bool(self.sessions), drain)
         for session in list(self.sessions):
             session.shut_down()
         await _wait_while(lambda: bool(self.sessions or parts.reactor.watching), LAST_WORDS)
-        if self._console is not None:
-            await self._console.stop()
-        if self._page is not None:
-            await self._page.stop()
-        if self._http is not None:
-            await self._http.stop()
+        await self._leave_operators()
         if self._control is not None:
             await self._control.stop()
         await parts.hang_up()
@@ -171,79 +226,51 @@ class Service:
         await parts.audit.settle()
         log.info("stopped")
 
-    def rotated(self) -> None:
+    def reopen(self) -> None:
         """The audit file has been renamed: start a new one."""
-        assert self._parts is not None
         try:
-            self._parts.audit.reopen()
+            self.parts.audit.reopen()
         except AuditError as error:
             log.error("the audit log could not be reopened", why=str(error))
 
-    def status(self) -> str:
-        """One line for who looks at the service."""
-        ready, reasons = self._ready()
-        return f"{counted(len(self.sessions), 'session')}, {'serving' if ready else '; '.join(reasons)}"
+    def reasons(self) -> list[str]:
+        """Why this process can serve no new session; empty if it can."""
+        reasons = []
+        if self._draining:
+            reasons.append("draining")
+        if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
+            reasons.append("the audit log cannot be written, logins are refused")
+        return reasons
 
     # ---- pieces ----
 
-    def _bind(self) -> list[tuple[Listener, socket.socket]]:
-        bound: list[tuple[Listener, socket.socket]] = []
-        problems: list[Problem] = []
-        listeners = self._loaded.config.listeners
-        passed = passed_sockets([listener.name for listener in listeners], str(self._loaded.path))
-        for number, listener in enumerate(listeners):
-            if listener.name in passed:
-                bound += [(listener, sock) for sock in passed[listener.name]]
-                log.info("takes the sockets of systemd", listener=listener.name)
-                continue
-            for place, address in enumerate(listener.listen):
-                try:
-                    bound += [(listener, sock) for sock in bind(address)]
-                except OSError as error:
-                    key = f"listeners[{number}].listen[{place}]"
-                    problems.append(_cannot_listen(self._loaded, key, address, error))
-        if problems:
-            for _, sock in bound:
-                sock.close()
-            raise ConfigError(problems)
-        return bound
+    async def _leave_operators(self) -> None:
+        """Those of the console, of the status page, and of HTTP."""
+        if self._console is not None:
+            await self._console.stop()
+        if self._page is not None:
+            await self._page.stop()
+        if self._http is not None:
+            await self._http.stop()
+        self._console = self._page = self._http = None
 
-    def _bind_console(self) -> socket.socket | None:
-        """Before the privileges are dropped: the port may be a low one."""
-        console = self._loaded.config.console
-        if console is None:
-            return None
+    def _bind(self) -> None:
+        plan = plan_of(self._loaded, __version__, 1, "")
+        self._sockets = Held().bind(plan)
         try:
-            (sock,) = bind(console.listen)[:1]
-        except OSError as error:
-            raise ConfigError([_cannot_listen(self._loaded, "console.listen", console.listen, error)]) from None
-        return sock
+            self._bound_control = bind_control_as_planned(plan)
+        except BaseException:
+            self._close_sockets()
+            raise
 
-    def _bind_control(self) -> ControlSocket | None:
-        """None if there is to be none, or if the default one cannot be had: mail is served without it."""
-        config = self._loaded.config
-        if config.control.socket is None:
-            return None
-        process = config.process
-        try:
-            return bind_control(config.control.socket, process.user, config.control.group or process.group)
-        except ConnectFailed as error:
-            cure = "choose another path, or write null to do without the commands of operators"
-            if "socket" in config.control.model_fields_set:
-                raise ConfigError([Problem(str(self._loaded.path), "control.socket", str(error), cure)]) from None
-            log.warning("no commands of operators", why=str(error), cure=f"control.socket: {cure}")
-            return None
+    def _close_sockets(self) -> None:
+        assert self._sockets is not None
+        self._sockets.close()
+        if self._bound_control is not None:
+            self._bound_control.close()
 
-    def _commands(self, parts: Parts) -> Commands:
-        commands = Commands()
-        add_penalties(commands, parts.throttle, parts.vet_name)
-        add_backends(commands, parts.pools, parts.backends.latest, parts.metrics, parts.holding.book)
-        add_orders(commands, parts.holding, parts.pools, self.sessions, parts.vet_name)
-        add_sessions(commands, self.sessions, parts.metrics, parts.vet_name)
-        add_watches(commands, self.sessions, parts.tracing, parts.vet_name)
-        add_trace(commands, commands)
-        add_top(commands, commands)
-        return commands
+    async def _counts(self) -> Exposition:
+        return await self._others.metrics(self.parts.metrics)
 
     def _accept_on(self, context: ListenerContext, sock: socket.socket) -> None:
         parts = self._parts
@@ -266,24 +293,8 @@ class Service:
         self._acceptors.append(acceptor)
         self.addresses.setdefault(context.listener.name, []).append(acceptor.address)
 
-    def _ready(self) -> tuple[bool, list[str]]:
-        reasons = []
-        if self._draining:
-            reasons.append("draining")
-        if self._parts is not None and not self._parts.audit.healthy and self._loaded.config.audit.on_error == "closed":
-            reasons.append("the audit log cannot be written, logins are refused")
-        return not reasons, reasons
-
-
-def _close(
-    bound: list[tuple[Listener, socket.socket]], control: ControlSocket | None, console: socket.socket | None
-) -> None:
-    for _, sock in bound:
-        sock.close()
-    if console is not None:
-        console.close()
-    if control is not None:
-        control.close()
+    async def _ready(self) -> list[str]:
+        return await self._others.ready(self.reasons())
 
 
 async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
@@ -291,61 +302,6 @@ async def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
     deadline = loop.time() + seconds
     while condition() and loop.time() < deadline:  # noqa: ASYNC110 - rare, and over soon
         await asyncio.sleep(0.02)
-
-
-def _cannot_listen(loaded: Loaded, key: str, address: Address | None, error: OSError) -> Problem:
-    if isinstance(error, PermissionError):
-        cure = "ports below 1024 need root (name process.user to drop it afterwards) or CAP_NET_BIND_SERVICE"
-    elif isinstance(error, socket.gaierror):
-        cure = "write an IP address, or leave the host out for all addresses"
-    else:
-        cure = "stop what listens there, or choose another port; `popproxy check` says who it is"
-    return Problem(str(loaded.path), key, f"cannot listen on {address}: {error.strerror}", cure)
-
-
-async def serve(loaded: Loaded, *, ready: Callable[[Service], None] | None = None) -> int:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends the drain. Returns the exit status."""
-    config = loaded.config
-    logs.configure(config.logging.level, config.logging.format)
-    _raise_descriptor_limit(config.limits.connections, 3 if config.tunnels else 2)
-    service = Service(loaded)
-    systemd = Notifier.from_environment()
-    await service.start()
-    _settle_memory()
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    loop.add_signal_handler(signal.SIGHUP, service.rotated)
-    if ready is not None:
-        ready(service)
-    systemd.ready(service.status)
-    await told.wait()
-    told.clear()
-    systemd.stopping(config.timeouts.drain + LAST_WORDS + STOPPING_MARGIN)
-    log.info("draining", sessions=len(service.sessions), seconds=config.timeouts.drain)
-    stopping = asyncio.ensure_future(service.stop(config.timeouts.drain))
-    impatient = asyncio.ensure_future(told.wait())
-    await asyncio.wait({stopping, impatient}, return_when=asyncio.FIRST_COMPLETED)
-    impatient.cancel()
-    if not stopping.done():
-        stopping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopping
-        await service.stop()
-    systemd.close()
-    _ignore_signals(loop)
-    return 0
-
-
-def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
-    """The end has begun, and ends with status 0. Between handler and ignoring there is a moment that would kill."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    for number in numbers:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _wanted(config: Config) -> Iterator[str]:
@@ -361,25 +317,8 @@ def _wanted(config: Config) -> Iterator[str]:
         yield "popproxy.net.certificate"
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Sessions leave no cycles, so the collector may look rarely, and never at what was made at the start."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-def _raise_descriptor_limit(connections: int, each: int) -> None:
-    """`each` descriptors a session, and some for the rest; beyond the hard limit only root can go."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = each * connections + 100
-    for limits in ((wanted, max(wanted, hard)), (min(wanted, hard), hard)):
-        if soft >= wanted:
-            return
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            soft = limits[0]
-    if soft < wanted:
-        cure = f"raise the limit (systemd: LimitNOFILE={wanted}), or lower limits.connections"
-        log.warning(
-            "too few file descriptors", possible_connections=(soft - 100) // each, wanted=connections, cure=cure
-        )

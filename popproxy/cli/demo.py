@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from popproxy.cli.serve import run
+from popproxy.app.loop import run
 
 
 def _port(what: str, name: str) -> object:

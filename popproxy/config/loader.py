@@ -45,7 +45,7 @@ def load(path: Path) -> Config:
 
 def load_file(path: Path) -> Loaded:
     """`load`, with what is allowed but looks wrong as warnings. Raises ConfigError with every problem found."""
-    return load_bytes(_octets(path), path)
+    return load_bytes(read_file(path), path)
 
 
 def load_bytes(raw: bytes, path: Path) -> Loaded:
@@ -134,7 +134,8 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _octets(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The octets of a configuration. Raises ConfigError."""
     name = str(path)
     try:
         with path.open("rb") as file:

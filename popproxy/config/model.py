@@ -23,7 +23,7 @@ from popproxy.config.model_shared import SharedState
 from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, ListenAddress, LocalPath, NameServerAddress
+from popproxy.config.units import Duration, ListenAddress, LocalPath, NameServerAddress, WorkerCount
 from popproxy.types import Address
 
 
@@ -104,6 +104,8 @@ class Timeouts(Model):
     """The backend's answer to QUIT."""
     drain: Duration = 30.0
     """Running sessions may go on this long after SIGTERM."""
+    reload: Duration = 3600.0
+    """After a reload, sessions of the earlier configuration may go on this long."""
 
     @field_validator("*")
     @classmethod
@@ -205,6 +207,8 @@ class Config(Model):
     """An SSH server for operators."""
     process: Process = Process()
     """What the process becomes after it has bound its ports."""
+    workers: WorkerCount = 1
+    """Processes that serve side by side, each on a core of its own; auto: as many as there are cores."""
 
     def judges_digests(self, listener: Listener) -> bool:
         """Does a web service that decides there about passwords also decide about APOP and CRAM-MD5?"""

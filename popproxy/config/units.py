@@ -28,6 +28,7 @@ _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]{0,15})")
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[\w.-]*))(?::(?P<port>[0-9]{1,5}))?")
 _LONGEST_DURATION = 366 * 86400.0
 _LARGEST_SIZE = 1 << 50
+MOST_WORKERS = 256
 
 
 def quote(value: object, limit: int = 60) -> str:
@@ -67,6 +68,16 @@ def parse_duration(value: Any) -> float:
     if not 0 <= seconds <= _LONGEST_DURATION:
         raise ValueError(f"{value} seconds is out of range; write a duration from 0s to 366d")
     return seconds
+
+
+def parse_workers(value: Any) -> int:
+    """How many worker processes; 0 for ``auto``. Raises ValueError."""
+    text = str(value).strip()
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"{quote(value)} is not a number of workers; write 1 to {MOST_WORKERS}, or auto")
+    return int(text)
 
 
 def format_duration(seconds: float) -> str:
@@ -229,6 +240,12 @@ Size = Annotated[
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str),
     _schema(r"^\d+(\.\d+)?\s*(B|KiB|MiB|GiB)$", "64KiB"),
+]
+WorkerCount = Annotated[
+    int,
+    BeforeValidator(parse_workers),
+    PlainSerializer(lambda count: count or "auto", return_type=int | str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_WORKERS}, {"const": "auto"}]}),
 ]
 ListenAddress = Annotated[
     Address,

@@ -91,6 +91,6 @@ def _replaced(file: BinaryIO, path: Path) -> bool:
     try:
         now = path.stat()
     except FileNotFoundError:
-        return False  # between rename and SIGHUP the old file is still written
+        return False  # between rename and SIGUSR1 the old file is still written
     mine = os.fstat(file.fileno())
     return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino) or now.st_size < file.tell()

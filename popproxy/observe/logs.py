@@ -63,6 +63,11 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(logger_name=name))
 
 
+def bind(**fields: object) -> None:
+    """Have every line of this process carry `fields`."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Processor: masks every `Secret` and every value whose name speaks of one, however deep."""
     return cast("EventDict", _redacted(event))

@@ -62,7 +62,8 @@ class Family:
     `attribute` is where `Metrics` keeps the values: a `Series` or a histogram if there are labels, a number if there
     are none. ``bytes_{}`` stands for one number per label value, ``executor.busy`` for an attribute of the watched
     executors, ``keytab.readable`` and ``penalties.tracked`` for other things watched. `sparse` leaves series of value 0
-    out, where 0 would be a false statement or there are too many, but for those in `always`.
+    out, where 0 would be a false statement or there are too many, but for those in `always`. `merged` says what becomes
+    of a gauge that several workers have: their ``sum``, or the ``max`` or ``min`` of those that serve new clients.
     """
 
     attribute: str
@@ -73,6 +74,7 @@ class Family:
     bounds: Sequence[float] = ()
     sparse: bool = False
     always: Set[tuple[str, ...]] = frozenset()
+    merged: Literal["sum", "max", "min"] = "sum"
 
 
 def families(
@@ -150,6 +152,7 @@ def families(
             "gauge",
             "Addresses, users and pairs of them against which wrong passwords are counted.",
             throttle,
+            merged="max",
         ),
         Family(
             "tls_handshakes",
@@ -165,6 +168,7 @@ def families(
             "When the listener's certificate that expires first does so; absent without certificate.",
             listener,
             sparse=True,
+            merged="min",
         ),
         Family(
             "keytab.readable",
@@ -172,6 +176,7 @@ def families(
             "gauge",
             "1 if the listener's keytab can be read and holds a key of its principals; absent without Kerberos.",
             {"listener": ()},
+            merged="min",
         ),
         Family(
             "kpop_handshakes",
@@ -213,13 +218,21 @@ def families(
         Family(
             "response_codes", "response_codes", "counter", "Response codes sent to clients.", {"code": RESPONSE_CODES}
         ),
-        Family("backend_up", "backend_up", "gauge", "1 if the latest attempt to use the backend succeeded.", backend),
+        Family(
+            "backend_up",
+            "backend_up",
+            "gauge",
+            "1 if the latest attempt to use the backend succeeded.",
+            backend,
+            merged="max",
+        ),
         Family(
             "pools.states",
             "backend_state",
             "gauge",
             "1 for the state that a server of a pool is in.",
             {"pool": (), "backend": (), "state": ()},
+            merged="max",
         ),
         Family("pools.waiting", "queue_waiting", "gauge", "Logins that wait for a place at a server.", {"pool": ()}),
         Family("backend_sessions", "backend_sessions", "gauge", "Sessions logged in at the backend.", backend),
@@ -319,8 +332,15 @@ def families(
             "shared_state_up",
             "gauge",
             "1 if what processes share (penalties, sessions of users) is reached; 0: this one goes by its share.",
+            merged="min",
         ),
-        Family("shared_state_members", "shared_state_members", "gauge", "Processes that share it, as far as is known."),
+        Family(
+            "shared_state_members",
+            "shared_state_members",
+            "gauge",
+            "Processes that share it, as far as is known.",
+            merged="max",
+        ),
         Family(
             "shared_state_duration",
             "shared_state_duration_seconds",
@@ -375,7 +395,9 @@ def families(
             "Failed writes of audit records.",
             {"sink": SINKS},
         ),
-        Family("audit_healthy", "audit_healthy", "gauge", "1 if the latest write of audit records succeeded."),
+        Family(
+            "audit_healthy", "audit_healthy", "gauge", "1 if the latest write of audit records succeeded.", merged="min"
+        ),
         Family(
             "audit_pending",
             "audit_pending_bytes",
@@ -407,11 +429,19 @@ def families(
             "config_last_reload_successful",
             "gauge",
             "1 if the configuration was last read without error.",
+            merged="min",
         ),
         Family(
             "config_last_reload_success_timestamp_seconds",
             "config_last_reload_success_timestamp_seconds",
             "gauge",
             "When the configuration in use was read.",
+            merged="max",
+        ),
+        Family(
+            "worker_restarts",
+            "worker_restarts",
+            "counter",
+            "Worker processes that have died or hung, and were started again.",
         ),
     ]

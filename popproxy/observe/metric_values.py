@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, product
+from itertools import product
 from typing import Generic, TypeVar, cast
 
 Key = str | tuple[str, ...]
@@ -90,9 +90,9 @@ class Histogram:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
 
-    def buckets(self) -> list[tuple[float, int]]:
-        """Upper bound and cumulative count; the last bound is infinity."""
-        return list(zip((*self._bounds, float("inf")), accumulate(self._counts), strict=True))
+    def counts(self) -> tuple[list[int], float]:
+        """Observations by bucket, the last one beyond all bounds, and their sum."""
+        return list(self._counts), self.sum
 
 
 class LabelledHistogram:

@@ -5,24 +5,14 @@ An increment costs some 50 ns that way; through a child of prometheus_client it 
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import isinf
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client import ProcessCollector
+from prometheus_client.core import Metric
 
-from popproxy import __version__
-from popproxy.observe.metric_families import PREFIX, Family, families
+from popproxy.observe.metric_exposition import Buckets, Exposition, Values
+from popproxy.observe.metric_families import Family, families
 from popproxy.observe.metric_values import Histogram, LabelledHistogram, Series
 from popproxy.types import ThrottleScope
 
@@ -56,7 +46,7 @@ class Executor(Protocol):
         ...
 
 
-class Metrics(Collector):
+class Metrics(Exposition):
     """All metrics of the process, changed like ``metrics.connections["pop3"] += 1``. Names and labels: metric_families.
 
     `listeners`, `backends`, `directories` and `tunnels` are all the names that may occur as such labels.
@@ -117,23 +107,22 @@ class Metrics(Collector):
         self.shared_state_members = 1
         self.shared_state_local_decisions = 0
         self.shared_state_rejected = 0
+        self.worker_restarts = 0
         self._executors: dict[str, Executor] = {}
         self._keytabs: dict[str, Callable[[], bool]] = {}  # by listener
         self._penalties: dict[str, Callable[[], int]] = {scope.value: int for scope in ThrottleScope}  # 0 at first
         self._states: Callable[[], Mapping[tuple[str, ...], float]] = dict
         self._waiting: Callable[[], Mapping[str, float]] = dict
-        self._families = families(listeners, backends, directories, tunnels)
-        for family in self._families:
+        super().__init__(families(listeners, backends, directories, tunnels))
+        for family in self.families:
             storage = _storage(family)
             if storage is not None:
                 setattr(self, family.attribute, storage)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None)
 
     def expect_backend(self, label: str) -> None:
         """A server that was found out about: one of the label's values from now on."""
-        for family in self._families:
+        for family in self.families:
             stored = getattr(self, family.attribute, None) if "backend" in family.labels else None
             if isinstance(stored, Series | LabelledHistogram):
                 stored.expect(label)
@@ -156,37 +145,11 @@ class Metrics(Collector):
         """Ask at each scrape for the states of servers (by pool, server, state), and how many logins wait (by pool)."""
         self._states, self._waiting = states, waiting
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Everything in the format that the HTTP header Accept asks for, and its Content-Type. Any thread may ask."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def process(self) -> Iterable[Metric]:
+        """What Linux knows of this process."""
+        return self._process.collect()
 
-    def collect(self) -> Iterable[Metric]:
-        """Called by prometheus_client for each scrape."""
-        strays = 0
-        for family in self._families:
-            if family.kind == "histogram":
-                yield self._histogram(family)
-                continue
-            values, lost = self._values(family)
-            strays += lost
-            metric = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
-                PREFIX + family.name, family.help, labels=list(family.labels)
-            )
-            for key, value in values.items():
-                if value or not family.sparse or key in family.always:
-                    metric.add_metric([key] if isinstance(key, str) else list(key), value)
-            yield metric
-        yield _build_info()
-        yield CounterMetricFamily(
-            PREFIX + "metrics_strays", "Label values outside of their closed sets: a bug.", value=strays
-        )
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: names are checked by the tests, not at the registration."""
-        return ()
-
-    def _values(self, family: Family) -> tuple[Mapping[str | tuple[str, ...], float], int]:
+    def values_of(self, family: Family) -> tuple[Values, int]:
         """The values of a family by label values, and how many keys had no place in it."""
         holder, _, field = family.attribute.partition(".")
         if holder == "executor":
@@ -205,12 +168,12 @@ class Metrics(Collector):
         stored = getattr(self, holder)
         return stored.settled() if isinstance(stored, Series) else ({(): stored}, 0)
 
-    def _histogram(self, family: Family) -> Metric:
-        metric = HistogramMetricFamily(PREFIX + family.name, family.help, labels=list(family.labels))
-        for labels, histogram in _histograms(getattr(self, family.attribute)):
-            buckets = [("+Inf" if isinf(bound) else str(bound), count) for bound, count in histogram.buckets()]
-            metric.add_metric(labels, buckets, histogram.sum)
-        return metric
+    def histograms_of(self, family: Family) -> Mapping[str | tuple[str, ...], Buckets]:
+        """The observations of a histogram by label values."""
+        stored: Histogram | LabelledHistogram = getattr(self, family.attribute)
+        if isinstance(stored, Histogram):
+            return {(): stored.counts()}
+        return {key: histogram.counts() for key, histogram in tuple(stored.series.items())}
 
 
 def _storage(family: Family) -> Series[str] | Histogram | LabelledHistogram | None:
@@ -222,17 +185,3 @@ def _storage(family: Family) -> Series[str] | Histogram | LabelledHistogram | No
     if not family.labels or not family.attribute.isidentifier():
         return None
     return Series(*family.labels.values())
-
-
-def _histograms(stored: Histogram | LabelledHistogram) -> Iterator[tuple[list[str], Histogram]]:
-    if isinstance(stored, Histogram):
-        yield [], stored
-    else:
-        for key, histogram in stored.series.items():
-            yield [key] if isinstance(key, str) else list(key), histogram
-
-
-def _build_info() -> Metric:
-    metric = InfoMetricFamily(PREFIX + "build", "Version of popproxy and of Python.")
-    metric.add_metric([], {"version": __version__, "python": platform.python_version()})
-    return metric

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from popproxy.observe.logs import get_logger
 from popproxy.state.memory_store import Member, MemoryStore
@@ -44,8 +44,7 @@ class _Lines(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, but no subclass
 
     def data_received(self, data: bytes) -> None:
         *lines, self._begun = (self._begun + data).split(b"\n")

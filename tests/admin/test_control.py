@@ -22,7 +22,6 @@ from popproxy.admin.control import CONNECTIONS, Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, Peer, bind_control, peer_of
 from popproxy.admin.desk import Desk
 from popproxy.admin.frames import MAX_REQUEST, CommandFailed, Reason, encode
-from popproxy.config.model_abuse import Control
 from popproxy.errors import ConnectFailed, Unavailable
 from popproxy.observe.audit import AuditLog, FileSink
 from popproxy.observe.metrics import Metrics
@@ -78,7 +77,9 @@ def commands() -> Commands:
 async def path(directory: Path, audit: AuditLog) -> AsyncIterator[Path]:
     bound = bind_control(directory / "control.sock", None, None)
     server = ControlServer(
-        bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed(frozenset({os.geteuid()}), frozenset())
+        bound,
+        Desk(commands(), audit, Metrics(["pop3"], []).operator_commands),
+        Allowed(frozenset({os.geteuid()}), frozenset()),
     )
     await server.start()
     yield bound.path
@@ -210,7 +211,9 @@ async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None
 async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: Path, audit: AuditLog) -> None:
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     bound = bind_control(directory / "control.sock", None, "nogroup")
-    server = ControlServer(bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed(frozenset({0}), frozenset()))
+    server = ControlServer(
+        bound, Desk(commands(), audit, Metrics(["pop3"], []).operator_commands), Allowed(frozenset({0}), frozenset())
+    )
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)
@@ -224,9 +227,9 @@ async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: 
 
 async def test_members_of_a_named_group_may(directory: Path, audit: AuditLog) -> None:
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
-    control = Control(socket=directory / "control.sock", group="nogroup", users=["no-such-user"])
-    bound = bind_control(directory / "control.sock", None, control.group)
-    server = ControlServer(bound, Desk(commands(), audit, Metrics(["pop3"], [])), Allowed.from_config(control))
+    bound = bind_control(directory / "control.sock", None, "nogroup")
+    desk = Desk(commands(), audit, Metrics(["pop3"], []).operator_commands)
+    server = ControlServer(bound, desk, Allowed.named(["no-such-user"], ["nogroup"]))
     await server.start()
     try:
         ended = await asyncio.to_thread(as_nobody, bound.path)

@@ -13,7 +13,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,19 +28,11 @@ from popproxy.errors import ConfigError
 from popproxy.observe import logs
 from popproxy.vault.format import generate_key
 from tests.peers.certs import CertificateFiles
-from tests.peers.process import public_directory, wait_until
-from tests.peers.proxy import StartProxy, settings
+from tests.peers.process import free_port, public_directory, wait_until
+from tests.peers.proxy import POPPROXY, StartProxy, settings, workers_of
 from tests.session.rig import configuration, descriptors, loaded, running, until
 
 pytestmark = pytest.mark.long
-
-SERVE = (
-    "import sys, {loop}\nfrom pathlib import Path\nfrom popproxy.app import service\n"
-    "from popproxy.config.loader import load_file\n"
-    "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
-    "{loop}.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"
-)
-
 
 # ---- failing to start ----
 
@@ -141,28 +132,24 @@ async def test_stopping_twice_and_before_the_start(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, loop: str = "uvloop", **sections: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The service as a process; its log is in `directory`/stderr."""
-    (directory / "popproxy.yaml").write_text(json.dumps(configuration(directory, "127.0.0.1:1", **sections)))
-    command = [sys.executable, "-c", SERVE.format(loop=loop), str(directory / "popproxy.yaml")]
+def serving(directory: Path, **sections: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """popproxy as it is started, and its port; its log is in `directory`/stderr."""
+    port = free_port()
+    config = configuration(directory, "127.0.0.1:1", listener={"listen": [f"127.0.0.1:{port}"]}, **sections)
+    (directory / "popproxy.yaml").write_text(json.dumps(config))
     with (directory / "stderr").open("wb") as errors:
-        proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        proxy = subprocess.Popen([POPPROXY, "serve", "-c", str(directory / "popproxy.yaml")], stderr=errors)
         try:
-            assert proxy.stdout is not None
-            line = proxy.stdout.readline()
-            assert line, (directory / "stderr").read_text()
-            yield proxy, int(line)
+            wait_until(lambda: '"serving"' in (directory / "stderr").read_text(), "popproxy to serve", 30)
+            yield proxy, port
         finally:
             if proxy.poll() is None:
                 proxy.kill()
             proxy.wait()
-            assert proxy.stdout is not None
-            proxy.stdout.close()
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_signals_that_come_while_it_ends_do_not_kill_it(tmp_path: Path, loop: str) -> None:
-    with serving(tmp_path, loop) as (proxy, _):
+def test_signals_that_come_while_it_ends_do_not_kill_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as (proxy, _):
         while proxy.poll() is None:
             proxy.send_signal(random.choice((signal.SIGTERM, signal.SIGINT)))
             time.sleep(0.0002)
@@ -174,7 +161,7 @@ def test_privileges_are_dropped_for_good() -> None:
     with public_directory("drop") as directory:
         directory.chmod(0o777)
         with serving(directory, process={"user": "nobody"}) as (proxy, port):
-            status = Path(f"/proc/{proxy.pid}/status").read_text()
+            status = Path(f"/proc/{workers_of(proxy.pid)[0]}/status").read_text()
             fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
             assert set(fields["Uid"].split()) == {"65534"}
             assert set(fields["Gid"].split()) == {"65534"}
@@ -187,9 +174,8 @@ def test_privileges_are_dropped_for_good() -> None:
             assert proxy.wait(20) == 0
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_sigterm_drains_and_a_second_one_ends_it(tmp_path: Path, loop: str) -> None:
-    with serving(tmp_path, loop, timeouts={"drain": "60s"}) as (proxy, port):
+def test_sigterm_drains_and_a_second_one_ends_it(tmp_path: Path) -> None:
+    with serving(tmp_path, timeouts={"drain": "60s"}) as (proxy, port):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             assert client.recv(100).startswith(b"+OK")
             proxy.send_signal(signal.SIGTERM)
@@ -213,10 +199,10 @@ def _refused(port: int) -> bool:
     return False
 
 
-def test_sighup_starts_a_new_audit_file(tmp_path: Path) -> None:
+def test_sigusr1_starts_a_new_audit_file(tmp_path: Path) -> None:
     with serving(tmp_path) as (proxy, port):
         os.rename(tmp_path / "audit.jsonl", tmp_path / "audit.1")
-        proxy.send_signal(signal.SIGHUP)
+        proxy.send_signal(signal.SIGUSR1)
         wait_until((tmp_path / "audit.jsonl").exists, "a new audit file")
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.recv(100)

@@ -121,7 +121,7 @@ def test_a_service_is_ready_alive_and_stopping(
         while manager.heard() != {"WATCHDOG": "1", "STATUS": "1 session, serving"}:
             pass
         os.kill(proxy.pid, 15)
-        assert float(manager.heard_until("STOPPING")[-1]["EXTEND_TIMEOUT_USEC"]) == pytest.approx(8e6)
+        assert float(manager.heard_until("STOPPING")[-1]["EXTEND_TIMEOUT_USEC"]) == pytest.approx(16e6)
         assert manager.heard_until("STATUS")[-1]["STATUS"].endswith("draining")
     manager.close()
 

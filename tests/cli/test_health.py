@@ -9,6 +9,7 @@ import pytest
 from popproxy.admin.health import ask
 from popproxy.admin.http import HttpServer
 from popproxy.errors import ConnectFailed
+from popproxy.net.listener import bind
 from popproxy.observe.metrics import Metrics
 from popproxy.types import Address
 from tests.peers.process import free_port
@@ -30,7 +31,14 @@ def test_health_of_one_that_runs_and_of_one_that_does_not(start_proxy: StartProx
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1"])
 async def test_it_is_asked_whatever_address_it_listens_on(host: str) -> None:
     listen = Address(host, free_port())
-    server = HttpServer(listen, Metrics([], []), lambda: (False, ["draining"]))
+
+    async def counts() -> Metrics:
+        return Metrics([], [])
+
+    async def ready() -> list[str]:
+        return ["draining"]
+
+    server = HttpServer(bind(listen), counts, ready)
     await server.start()
     try:
         assert await asyncio.to_thread(ask, listen, "/livez") == (True, "ok")

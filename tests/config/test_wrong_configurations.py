@@ -240,6 +240,9 @@ WRONG = {
     "a negative duration": Wrong("timeouts:\n  login: -5s\n", 2, "timeouts.login", "for example 30s"),
     "a duration of nothing": Wrong("timeouts:\n  login: 0s\n", 2, "timeouts.login", "for example 30s"),
     "an endless duration": Wrong("timeouts:\n  drain: 99999d\n", 2, "timeouts.drain", "366d or less"),
+    "no workers": Wrong("workers: 0\n", 1, "workers", "write 1 to 256, or auto"),
+    "workers by another word": Wrong("workers: all\n", 1, "workers", "write 1 to 256, or auto"),
+    "no time for sessions after a reload": Wrong("timeouts:\n  reload: 0s\n", 2, "timeouts.reload", "for example 30s"),
     "a duration without a value": Wrong("timeouts:\n  login:\n", 2, "timeouts.login", "for example 30s"),
     # addresses, networks, files, names
     "a port without a colon": Wrong("listeners:\n  - {name: a, listen: [110]}\n", 2, "listeners[0].listen[0]", "write ':110'"),

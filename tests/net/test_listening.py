@@ -21,6 +21,8 @@ from popproxy.net.deadlines import Deadlines
 from popproxy.net.listener import bind
 from popproxy.net.reactor import READABLE, Reactor
 from popproxy.types import Address
+from tests.peers.process import free_port, wait_until
+from tests.peers.proxy import POPPROXY, workers_of
 from tests.session.rig import configuration, descriptors
 
 
@@ -174,20 +176,16 @@ def _cpu(pid: int) -> float:
 @pytest.mark.long
 def test_no_descriptors_left(tmp_path: Path) -> None:
     """Clients are turned away in words, idle ones make room, nothing spins, and all is well when some have left."""
-    config = configuration(tmp_path, "127.0.0.1:1")
+    port = free_port()
+    config = configuration(tmp_path, "127.0.0.1:1", listener={"listen": [f"127.0.0.1:{port}"]})
     (tmp_path / "popproxy.yaml").write_text(json.dumps(config))
-    script = (
-        "import resource, sys, uvloop\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
-        "from pathlib import Path\nfrom popproxy.app import service\n"
-        "from popproxy.config.loader import load_file\n"
-        "def ready(made): print(made.addresses['pop3'][0].port, flush=True)\n"
-        "uvloop.run(service.serve(load_file(Path(sys.argv[1])), ready=ready))\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "popproxy.yaml")]
+    limit = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+    start = "os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", limit + start, str(POPPROXY), "serve", "-c", str(tmp_path / "popproxy.yaml")]
     errors = (tmp_path / "stderr").open("wb")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as proxy:
-        assert proxy.stdout is not None
-        port = int(proxy.stdout.readline())
+    with subprocess.Popen(command, stderr=errors) as proxy:
+        wait_until(lambda: '"serving"' in (tmp_path / "stderr").read_text(), "popproxy to serve", 30)
+        (worker,) = workers_of(proxy.pid)
         clients = []
         turned_away = 0
         try:
@@ -202,9 +200,9 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
                     client.close()
             assert turned_away > 5  # each of whom has made room for some
             assert len(clients) > 40
-            before = _cpu(proxy.pid)
+            before = _cpu(worker)
             time.sleep(1)
-            assert _cpu(proxy.pid) - before < 0.2, "it spins"
+            assert _cpu(worker) - before < 0.2, "it spins"
             for client in clients[:5]:
                 client.close()
             time.sleep(0.2)

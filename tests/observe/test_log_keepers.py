@@ -37,10 +37,10 @@ def log_in(proxy: Proxy, *, wrong: bool) -> None:
 def rotate(proxy: Proxy, state: Path) -> None:
     """What cron does each day, with the names and the signal of this test."""
     text = (REPOSITORY / "config" / "logrotate" / "popproxy").read_text()
-    assert "systemctl kill --signal=HUP --kill-who=main popproxy.service" in text
+    assert "systemctl kill --signal=USR1 --kill-who=main popproxy.service" in text
     text = text.replace("/var/log/popproxy/audit.jsonl", proxy.configuration["audit"]["file"])
     text = text.replace("su popproxy popproxy", "su nobody nogroup")
-    text = re.sub(r"systemctl kill .*", f"kill -HUP {proxy.pid}", text)
+    text = re.sub(r"systemctl kill .*", f"kill -USR1 {proxy.pid}", text)
     config = state.parent / "logrotate.conf"
     config.write_text(text)
     config.chmod(0o644)

@@ -89,8 +89,19 @@ class Proxy:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Its process id: the supervisor's."""
         return self._process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve, or have sessions still."""
+        return workers_of(self.pid)
+
+    @property
+    def worker(self) -> int:
+        """The only one of them."""
+        (pid,) = self.workers
+        return pid
 
     def port(self, listener: str = "pop3") -> int:
         """Where a listener listens."""
@@ -206,6 +217,16 @@ class Proxy:
             done = self.command(*arguments, text=text)
             assert done.returncode == 0, done.stdout + done.stderr
             WATCH.text("popproxy vault", (done.stdout + done.stderr).encode())
+
+
+def workers_of(supervisor: int) -> list[int]:
+    """The workers of a popproxy, by their process ids."""
+    found = []
+    for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text().startswith("popproxy "):
+                found.append(int(child))
+    return found
 
 
 def _give_to_nobody(directory: Path) -> None:

@@ -159,7 +159,7 @@ def _runs(pid: int) -> bool:
 
 async def test_dead_workers_and_a_dead_dispatcher_are_replaced(site: Site) -> None:
     assert await wrong(site.proxy, "alice@example.com") == WRONG
-    (keeper,) = _children(site.proxy.pid)
+    (keeper,) = _children(site.proxy.worker)
     (dispatcher,) = _children(keeper)
     for worker in _children(dispatcher):
         os.kill(worker, signal.SIGKILL)
@@ -175,11 +175,11 @@ async def test_the_helper_runs_as_the_service_and_ends_with_it(site: Site, autho
         configuration = _settings(site.directory, site.first, site.second, authority)
         proxy = await asyncio.to_thread(start, configuration)
         assert await wrong(proxy, "alice@example.com") == WRONG
-        (keeper,) = _children(proxy.pid)
+        (keeper,) = _children(proxy.worker)
         (dispatcher,) = _children(keeper)
         processes = [keeper, dispatcher, *_children(dispatcher)]
         owners = {re.findall(r"^Uid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[0] for pid in processes}
-        assert owners == {str(Path(f"/proc/{proxy.pid}").stat().st_uid)}
+        assert owners == {str(Path(f"/proc/{proxy.worker}").stat().st_uid)}
         await asyncio.to_thread(proxy.stop)
     await asyncio.to_thread(wait_until, lambda: not any(map(_runs, processes)), "every process to end")
 

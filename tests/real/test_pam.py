@@ -101,7 +101,7 @@ async def test_a_worker_that_dies_is_nobodys_wrong_password(site: Site) -> None:
     async with asyncio.timeout(20):
         while not asleep and not pending.done():
             await asyncio.sleep(0.02)
-            asleep = [pid for pid in _workers(site.proxy.pid) if _children(pid)]
+            asleep = [pid for pid in _workers(site.proxy.worker) if _children(pid)]
     assert asleep
     os.kill(asleep[0], signal.SIGKILL)
     assert (await pending).reply == LATER
@@ -114,10 +114,10 @@ def _effective_user(pid: int) -> int:
 
 
 def test_only_what_asks_pam_stays_root(site: Site) -> None:
-    workers = _workers(site.proxy.pid)
+    workers = _workers(site.proxy.worker)
     assert workers
     assert {_effective_user(pid) for pid in workers} == {0}
-    assert _effective_user(site.proxy.pid) != 0
+    assert _effective_user(site.proxy.worker) != 0
 
 
 def test_check_and_explain(site: Site) -> None:

@@ -16,7 +16,7 @@ from tests.peers.proxy import Proxy, StartProxy, settings
 
 def _identity(proxy: Proxy) -> dict[str, list[int]]:
     """Real, effective, saved and file system ids, and the groups, as the kernel has them."""
-    status = Path(f"/proc/{proxy.pid}/status").read_text()
+    status = Path(f"/proc/{proxy.worker}/status").read_text()
     return {
         name: [int(word) for word in ids.split()] for name, ids in re.findall(r"^(Uid|Gid|Groups):(.*)$", status, re.M)
     }
@@ -49,7 +49,7 @@ def test_ports_110_and_995_are_bound_and_then_served_without_root(
 def test_privileges_cannot_be_had_back(start_proxy: StartProxy, dovecot_server: Dovecot) -> None:
     proxy = start_proxy(settings(f"127.0.0.1:{dovecot_server.port}"))
 
-    status = Path(f"/proc/{proxy.pid}/status").read_text()
+    status = Path(f"/proc/{proxy.worker}/status").read_text()
 
     capabilities = dict(re.findall(r"^(Cap(?:Prm|Eff)):\t([0-9a-f]+)$", status, re.M))
     assert capabilities == {"CapPrm": "0" * 16, "CapEff": "0" * 16}

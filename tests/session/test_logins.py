@@ -329,7 +329,7 @@ async def test_full_disk_under_the_audit_log(tmp_path: Path, small_files: Any, o
             assert await trying == LATER
             assert await late.rest() == b""
             assert await late_backend.rest() == b""
-            assert rig.service._ready()[0] is False
+            assert rig.service.reasons() == ["the audit log cannot be written, logins are refused"]
         else:
             assert await trying == b"+OK Logged in"
             late.reset()

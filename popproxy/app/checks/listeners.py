@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from popproxy.app.checks.finding import Finding, ok, problem
+from popproxy.app.supervising import SUPERVISOR
 from popproxy.config.model import Config
 from popproxy.types import Address
 
@@ -102,7 +103,7 @@ def _explain(area: str, address: Address, error_number: int) -> Finding:
 
 
 def _is_popproxy(command: list[str]) -> bool:
-    return any(Path(word).name == "popproxy" for word in command[:3])
+    return any(Path(word).name == "popproxy" for word in command[:3]) or command[2:4] == ["-m", SUPERVISOR]
 
 
 def _holder(port: int) -> tuple[int, list[str]] | None:
@@ -110,11 +111,17 @@ def _holder(port: int) -> tuple[int, list[str]] | None:
     wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     if not wanted:
         return None
+    holders: dict[int, Path] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if any(_link(entry) in wanted for entry in (process / "fd").iterdir()):
+                holders[int(process.name)] = process
+    for pid, process in holders.items():
+        with contextlib.suppress(OSError):
+            # whoever started the others: workers have their sockets from their supervisor
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) not in holders:
                 command = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-                return int(process.name), [word for word in command if word]
+                return pid, [word for word in command if word]
     return None
 
 

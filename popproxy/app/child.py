@@ -1,0 +1,312 @@
+"""One worker process, as its supervisor sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from popproxy.admin.frames import CommandFailed, Reason, encode
+from popproxy.app.link import Handler, Link
+from popproxy.app.plan import Plan
+from popproxy.app.sockets import Sockets
+from popproxy.observe.logs import get_logger
+from popproxy.observe.metric_merge import Snapshot
+from popproxy.types import Outcome
+
+HUNG = 30.0
+"""Seconds without a sign of life after which a worker is ended by force."""
+START_LIMIT = 120.0
+"""Seconds that a worker may take to be ready."""
+LAST_WORDS = 10.0
+"""Seconds beyond the time for its sessions that a worker has for its end."""
+_ABORT_LIMIT = 2.0  # seconds that it has to say where it hangs
+_EOF_LIMIT = 1.0  # seconds between the end of a process and that of its socket
+
+log = get_logger("supervisor")
+
+
+class Stage(StrEnum):
+    """How far a worker is."""
+
+    STARTING = "starting"
+    READY = "ready"  # could accept, but was not told to
+    SERVING = "serving"
+    LEAVING = "leaving"  # has sessions, but takes no new ones
+    GONE = "gone"
+
+
+class StartFailed(Exception):
+    """A worker cannot start. `problems` is what a person is told, `status` what to exit with."""
+
+    def __init__(self, problems: list[str], status: int) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+        self.status = status
+
+
+class Nursery:
+    """The process that workers are forked from; started again if it has ended."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._sock: socket.socket | None = None
+
+    def fork(self, theirs: socket.socket, name: str) -> None:
+        """Have a worker made that has this end of its socket pair. If that fails, the end is closed."""
+        if self._sock is None:
+            self._start()
+        assert self._sock is not None
+        try:
+            socket.send_fds(self._sock, [encode({"tell": "fork", "with": {"name": name}})], [theirs.fileno()])
+        except OSError as error:
+            log.error("no worker can be made", why=error.strerror)
+            self.forget()
+
+    def forget(self) -> None:
+        """It has ended, or is to end; the next worker needs another one."""
+        if self._sock is not None:
+            self._sock.close()
+        self._sock, self.pid = None, 0
+
+    def _start(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        with theirs:
+            theirs.set_inheritable(True)
+            command = [sys.executable, "-P", "-m", "popproxy.app.nursery", str(theirs.fileno())]
+            self.pid = os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
+
+
+class Child:
+    """A worker. `ended` is called once, when it is gone; `questions` are those that it may ask.
+
+    `status_of` a process that has ended already is how that was, None of one that runs.
+    """
+
+    def __init__(
+        self, number: int, generation: int, questions: Mapping[str, Handler], ended: Callable[[Child], None],
+        status_of: Callable[[int], int | None],
+    ) -> None:  # fmt: skip
+        self.number = number
+        self.generation = generation
+        self.stage = Stage.STARTING
+        self.sessions = 0
+        self.reasons: list[str] = []
+        self.counts: Snapshot = {}
+        self.routes: dict[str, Any] = {}
+        self.pid = 0
+        """Known when it says it."""
+        self.was = Stage.STARTING
+        """The stage at which it ended, and for how many seconds it had been ready by then."""
+        self.served = 0.0
+        self.status: int | None = None
+        """How it ended; negative: the signal."""
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._planned: asyncio.Future[tuple[Plan, bytes]] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._problems: list[str] = []
+        self._lost = False
+        self._questions = questions
+        self._status_of = status_of
+        self._since = self._loop.time()
+        self._last_sign = self._since
+        self._end_by = self._since + START_LIMIT  # when its time is over, at this stage
+        self._aborted = False
+        self.link: Link
+
+    @property
+    def name(self) -> str:
+        """For logs and tables: generation and number."""
+        return f"{self.generation}.{self.number}"
+
+    def spawn(self, nursery: Nursery) -> None:
+        """Start the process."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            nursery.fork(theirs, self.name)
+        self.connect(ours)
+
+    def connect(self, sock: socket.socket, unread: bytes = b"") -> None:
+        """Go on over this end of its socket pair."""
+        self.link = Link(
+            sock,
+            questions=self._questions,
+            tidings={
+                "born": self._told_born,
+                "plan": self._told_plan, "failed": self._failed, "ready": self._told_ready, "status": self._told_status,
+                "last": self._told_last,
+            },
+            lost=self._link_lost,
+            unread=unread,
+        )  # fmt: skip
+
+    # ---- what it is told ----
+
+    def start(self, path: str, raw: bytes | None, previous: bytes | None) -> None:
+        """Read the configuration: the octets `raw`, or those of the file if there are none yet."""
+        self.link.tell("start", path=path, raw=_text(raw), previous=_text(previous))
+
+    def go(self, sockets: Sockets, state: socket.socket, name: str, plan: Plan) -> None:
+        """Take the sockets, and get ready. `state` is the way to what all share, `name` is for its log.
+
+        Whom it becomes is not always as the file has it.
+        """
+        given = [*sockets.all(), ("state", state)]
+        what = [name for name, _ in given]
+        descriptors = [sock.fileno() for _, sock in given]
+        self.link.tell("go", descriptors, sockets=what, name=name, user=plan.user, group=plan.group)
+
+    def accept(self) -> None:
+        """Serve."""
+        self.stage = Stage.SERVING
+        self.link.tell("accept")
+
+    def leave(self, how: str, seconds: float) -> None:
+        """``retire``, or ``drain``: the same while health is still asked for."""
+        if self.stage in (Stage.SERVING, Stage.LEAVING):
+            self.stage = Stage.LEAVING
+            self._end_by = self._loop.time() + seconds + LAST_WORDS
+            self.link.tell(how, seconds=seconds)
+        else:
+            self.kill()
+
+    def end(self) -> None:
+        """End the sessions now, by the rules."""
+        self._end_by = self._loop.time() + LAST_WORDS
+        self.link.tell("end")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End it by force."""
+        if self.pid and self.stage is not Stage.GONE and self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def record(self, action: str, outcome: Outcome, fields: Mapping[str, object]) -> None:
+        """Have it write an audit record."""
+        self.link.tell("record", action=action, outcome=outcome.value, fields=dict(fields))
+
+    async def command(self, name: str, arguments: Mapping[str, object], seconds: float) -> Any:
+        """Its result. Raises CommandFailed."""
+        try:
+            return await self.link.ask("command", seconds, name=name, arguments=arguments)
+        except CommandFailed as failed:
+            if self.stage is Stage.GONE:
+                raise CommandFailed(Reason.REFUSED, "the worker has ended over the command") from None
+            raise failed from None
+
+    async def fresh_counts(self, seconds: float) -> None:
+        """Have `counts` brought up to date; left as they are if it does not answer."""
+        with contextlib.suppress(CommandFailed):
+            counts: Any = await self.link.ask("counts", seconds)
+            if self.stage is not Stage.GONE:
+                self.counts = counts
+
+    # ---- what comes of it ----
+
+    async def planned(self) -> tuple[Plan, bytes]:
+        """Its plan, and the octets that it was made from. Raises StartFailed."""
+        return await self._planned
+
+    async def ready(self) -> None:
+        """Returns when it could accept. Raises StartFailed."""
+        await self._ready
+
+    def check(self, late: float) -> None:
+        """Called every second or so: has it hung, or has its time gone? `late` are seconds that we ourselves slept."""
+        now = self._loop.time()
+        if self.stage in (Stage.STARTING, Stage.LEAVING) and now > self._end_by:
+            log.error("a worker is out of time and is killed", worker=self.name, pid=self.pid, stage=self.stage)
+            self.kill()
+        self._last_sign += late
+        if self.stage not in (Stage.STARTING, Stage.GONE) and now - self._last_sign > HUNG:
+            if not self._aborted:
+                log.error("a worker hangs and is ended", worker=self.name, pid=self.pid, seconds=round(HUNG))
+                self.kill(signal.SIGABRT)
+                self._aborted = True
+            elif now - self._last_sign > HUNG + _ABORT_LIMIT:
+                self.kill()
+
+    def reaped(self, status: int) -> None:
+        """The process has ended; its last messages may still have to be read."""
+        self.status = status
+        if self._lost:
+            self._gone()
+        else:
+            self._loop.call_later(_EOF_LIMIT, self._gone)
+
+    # ---- pieces ----
+
+    def _told_born(self, *, pid: int, **_: object) -> None:
+        self.pid = pid
+        status = self._status_of(pid)
+        if status is not None:
+            self.reaped(status)
+
+    def _told_plan(self, *, plan: dict[str, Any], raw: str, **_: object) -> None:
+        if not self._planned.done():
+            self._planned.set_result((Plan.from_json(plan), base64.b64decode(raw)))
+
+    def _told_ready(self, *, routes: dict[str, Any], **_: object) -> None:
+        self.routes = routes
+        self.stage = Stage.READY
+        self._since = self._last_sign = self._loop.time()
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _failed(self, *, problems: list[str], **_: object) -> None:
+        self._problems = problems
+
+    def _told_status(self, *, sessions: int, reasons: list[str], counts: Snapshot | None = None, **_: object) -> None:
+        self._last_sign = self._loop.time()
+        self.sessions, self.reasons = sessions, reasons
+        if counts is not None:
+            self.counts = counts
+
+    def _told_last(self, *, counts: Snapshot, **_: object) -> None:
+        self.counts = counts
+        self.sessions = 0
+
+    def _link_lost(self) -> None:
+        self._lost = True
+        if self.status is not None or not self.pid:
+            self._gone()
+        else:
+            self._loop.call_later(_EOF_LIMIT, self.kill)
+
+    def _gone(self) -> None:
+        if self.stage is Stage.GONE:
+            return
+        before, self.stage = self.stage, Stage.GONE
+        self.link.close()
+        problems = self._problems or [f"a worker {how_ended(self.status)} at its start; its log says more"]
+        status = self.status if self.status is not None and self.status > 0 else os.EX_SOFTWARE
+        for waited in (self._planned, self._ready):
+            if not waited.done():
+                waited.set_exception(StartFailed(problems, status))
+                waited.exception()  # nobody may be waiting
+        self.was = before
+        self.served = 0.0 if before is Stage.STARTING else self._loop.time() - self._since
+        self._ended(self)
+
+
+def how_ended(status: int | None) -> str:
+    """In words; None if nothing is known of its process."""
+    if status is None:
+        return "could not be made"
+    if status >= 0:
+        return f"has ended with status {status}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"was ended by signal {-status}"
+
+
+def _text(octets: bytes | None) -> str | None:
+    return None if octets is None else base64.b64encode(octets).decode()

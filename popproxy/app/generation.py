@@ -1,0 +1,146 @@
+"""The workers of one configuration: started together, restarted one by one, retired together."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+
+from popproxy.app.child import Child, Nursery, Stage, StartFailed, how_ended
+from popproxy.app.link import Handler
+from popproxy.app.plan import Plan
+from popproxy.app.sockets import Sockets
+from popproxy.errors import ConfigError
+from popproxy.observe.logs import get_logger
+
+STABLE = 0.5
+"""Seconds of service after which the death of a worker is not the consequence of its start."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts to start a worker that does not stay."""
+
+log = get_logger("supervisor")
+
+
+class Generation:
+    """Workers with the same configuration.
+
+    `questions` answer what a worker may ask; `ended` is called for each that is gone, with whether it is started again;
+    `share` gets a socket to each, over which it shares state with the others.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        path: str,
+        questions: Mapping[str, Handler],
+        ended: Callable[[Child, bool], None],
+        nursery: Nursery,
+        status_of: Callable[[int], int | None],
+        share: Callable[[socket.socket], None],
+    ) -> None:
+        self.number = number
+        self.path = path
+        self.raw: bytes | None = None
+        self.plan: Plan
+        self.sockets = Sockets()
+        self.children: list[Child] = []
+        self.serving = False
+        self._questions = questions
+        self._ended = ended
+        self._nursery = nursery
+        self._status_of = status_of
+        self._share = share
+        self._loop = asyncio.get_running_loop()
+        self._failures: dict[int, int] = {}  # deaths in a row, by number of worker
+        self._restarts: dict[int, asyncio.Task[None]] = {}
+
+    async def start(self, previous: bytes | None, bind: Callable[[Plan], tuple[Plan, Sockets]]) -> None:
+        """Bring up all workers, until they could accept.
+
+        The first one reads the file; `bind` then gets the sockets, and says who they become, if that
+        is not as the file has it. Raises StartFailed, and ConfigError from `bind`; no worker is left then.
+        """
+        try:
+            first = self._spawn(1)
+            first.start(self.path, None, previous)
+            plan, self.raw = await first.planned()
+            self.plan, self.sockets = bind(plan)
+            self._go(first)
+            started = [first]
+            for number in range(2, self.plan.workers + 1):
+                child = self._spawn(number)
+                child.start(self.path, self.raw, None)
+                self._go(child)
+                started.append(child)
+            for child in started:
+                await child.ready()
+        except (StartFailed, ConfigError):
+            self.kill()
+            raise
+
+    def accept(self) -> None:
+        """All serve."""
+        self.serving = True
+        for child in self.children:
+            child.accept()
+
+    def leave(self, how: str, seconds: float) -> None:
+        """No new clients; sessions may go on for so long. See Child.leave."""
+        self.serving = False
+        for task in self._restarts.values():
+            task.cancel()
+        for child in list(self.children):
+            child.leave(how, seconds)
+
+    def kill(self) -> None:
+        """End all by force."""
+        self.serving = False
+        for child in self.children:
+            child.kill()
+
+    def adopt(self, child: Child) -> None:
+        """One that was started by the program that ran before us in this process."""
+        self.children.append(child)
+
+    # ---- pieces ----
+
+    def _spawn(self, number: int) -> Child:
+        child = Child(number, self.number, self._questions, self._child_ended, self._status_of)
+        child.spawn(self._nursery)
+        self.children.append(child)
+        return child
+
+    def _go(self, child: Child) -> None:
+        name = child.name if self.number > 1 or self.plan.workers > 1 else ""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            child.go(self.sockets, theirs, name, self.plan)
+        self._share(ours)
+
+    def _child_ended(self, child: Child) -> None:
+        self.children.remove(child)
+        again = self.serving and child.was is not Stage.LEAVING
+        if again:
+            failures = self._failures[child.number] = (
+                0 if child.served > STABLE else self._failures.get(child.number, 0) + 1
+            )
+            pause = 0.0 if failures < 2 else min(LONGEST_PAUSE, 0.1 * 2**failures)  # the first is forgiven
+            log.error(
+                "a worker has died and is started again", worker=child.name, pid=child.pid,
+                why=how_ended(child.status), seconds=pause, sessions_lost=child.sessions,
+            )  # fmt: skip
+            self._restarts[child.number] = self._loop.create_task(self._restart(child.number, pause))
+        self._ended(child, again)
+
+    async def _restart(self, number: int, pause: float) -> None:
+        await asyncio.sleep(pause)
+        child = self._spawn(number)
+        child.start(self.path, self.raw, None)
+        self._go(child)
+        try:
+            await child.ready()
+        except StartFailed as failed:  # its end has started another one
+            log.error("a worker cannot be started", worker=child.name, why=str(failed))
+            return
+        if self.serving:
+            child.accept()

@@ -1,0 +1,254 @@
+"""What supervisor and workers say to each other: frames of JSON over a Unix socket pair, and descriptors.
+
+The frames are those of the control socket (admin/frames). A message is one of
+
+    {"ask": 7, "do": "command", "with": {...}}      wants an answer
+    {"answer": 7, "result": ...}                    or "failed": {"reason": ..., "text": ...}
+    {"tell": "status", "with": {...}}               wants none
+
+Names and fields are understood by other versions too, for a supervisor outlives an upgrade of its workers: who does not
+know a name answers that, or says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from popproxy.admin.frames import HEADER, MAX_ANSWER, CommandFailed, Reason, decode, encode, length
+from popproxy.errors import RemoteProtocolError
+from popproxy.observe.logs import get_logger
+
+_RECEIVE = 1 << 18  # octets at a time
+_DESCRIPTORS = 250  # in one message; SCM_MAX_FD is 253
+
+Handler = Callable[..., Awaitable[object]]
+"""Answers one kind of question; takes its fields by name. Raises CommandFailed."""
+Hearer = Callable[..., None]
+"""Takes what needs no answer."""
+
+log = get_logger("supervisor")
+
+
+class Link:
+    """One end of the pair, in an event loop.
+
+    `questions` and `tidings` are what this end understands, by their names.
+
+    `lost` is called once, when the other end is gone.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        questions: Mapping[str, Handler],
+        tidings: Mapping[str, Hearer],
+        lost: Callable[[], None],
+        unread: bytes = b"",
+    ) -> None:
+        self._sock = sock
+        self._questions = questions
+        self._tidings = tidings
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._unread = bytearray(unread)
+        self._unsent = bytearray()
+        self._asked: dict[int, asyncio.Future[object]] = {}
+        self._number = 0
+        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._open = True
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._readable)
+        if unread:
+            self._loop.call_soon(self._take)
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket, for who hands it on."""
+        return self._sock
+
+    async def ask(self, what: str, seconds: float, **fields: object) -> object:
+        """The other end's answer. Raises CommandFailed; also if it is gone, or takes longer than `seconds`."""
+        if not self._open:
+            raise CommandFailed(Reason.INTERNAL, "the process is gone")
+        self._number += 1
+        number = self._number
+        answer = self._asked[number] = self._loop.create_future()
+        try:
+            self._send({"ask": number, "do": what, "with": fields})
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            raise CommandFailed(Reason.INTERNAL, f"no answer within {seconds:g} s") from None
+        finally:
+            self._asked.pop(number, None)
+
+    def tell(self, what: str, descriptors: Sequence[int] = (), **fields: object) -> None:
+        """Send what needs no answer, and copies of `descriptors`; nothing happens if the other end is gone."""
+        for first in range(0, len(descriptors) - _DESCRIPTORS, _DESCRIPTORS):
+            self._send({"tell": "descriptors"}, descriptors[first : first + _DESCRIPTORS])
+            descriptors = descriptors[first + _DESCRIPTORS :]
+        self._send({"tell": what, "with": fields}, descriptors)
+
+    def suspend(self) -> bytes:
+        """Stop, for another program to go on with the socket; returns what was read and not understood yet."""
+        self._open = False
+        self._loop.remove_reader(self._sock.fileno())
+        if self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+            self._sock.settimeout(5)
+            with contextlib.suppress(OSError):
+                self._sock.sendall(self._unsent)
+        return bytes(self._unread)
+
+    def close(self) -> None:
+        """End it from this side; `lost` is not called."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
+            self._give_up()
+        self._sock.close()
+
+    # ---- pieces ----
+
+    def _send(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
+        if not self._open:
+            return
+        octets = encode(message)
+        sent = 0
+        if not self._unsent:
+            try:
+                if descriptors:
+                    sent = socket.send_fds(self._sock, [octets], list(descriptors))
+                else:
+                    sent = self._sock.send(octets)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the reader hears of the end
+        if sent < len(octets):
+            if not self._unsent:
+                self._loop.add_writer(self._sock.fileno(), self._writable)
+            self._unsent += octets[sent:]
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        try:
+            octets = self._sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            octets = b""
+        if not octets:
+            self._end()
+            return
+        self._unread += octets
+        self._take()
+
+    def _take(self) -> None:
+        try:
+            while self._open and len(self._unread) >= HEADER:
+                size = HEADER + length(bytes(self._unread[:HEADER]), MAX_ANSWER)
+                if len(self._unread) < size:
+                    return
+                message = decode(bytes(self._unread[HEADER:size]))
+                del self._unread[:size]
+                self._understand(message)
+        except RemoteProtocolError as error:
+            log.error("not a message between supervisor and worker", why=str(error))
+            self._end()
+
+    def _understand(self, message: dict[str, Any]) -> None:
+        fields = message.get("with") or {}
+        if "answer" in message:
+            waiting = self._asked.get(message["answer"])
+            if waiting is not None and not waiting.done():
+                try:
+                    waiting.set_result(_result(message))
+                except CommandFailed as failed:
+                    waiting.set_exception(failed)
+        elif "ask" in message:
+            number = int(message["ask"])
+            task = self._loop.create_task(self._answer(number, str(message.get("do")), fields))
+            self._answering[number] = task
+            task.add_done_callback(lambda _: self._answering.pop(number, None))
+        elif (hear := self._tidings.get(str(message.get("tell")))) is not None:
+            hear(**fields)
+
+    async def _answer(self, number: int, what: str, fields: dict[str, Any]) -> None:
+        handler = self._questions.get(what)
+        try:
+            if handler is None:
+                raise CommandFailed(Reason.UNKNOWN_COMMAND, f"{what} is not known here")
+            answer: dict[str, object] = {"result": await handler(**fields)}
+        except CommandFailed as failed:
+            answer = {"failed": {"reason": failed.reason, "text": str(failed)}}
+        except Exception:
+            log.exception("a question could not be answered", what=what)
+            answer = {"failed": {"reason": Reason.INTERNAL, "text": "internal error; popproxy's log says more"}}
+        self._send({"answer": number, **answer})
+
+    def _end(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
+            self._give_up()
+            self._lost()
+
+    def _give_up(self) -> None:
+        for task in tuple(self._answering.values()):
+            task.cancel()
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(CommandFailed(Reason.INTERNAL, "the process has ended over the question"))
+                waiting.exception()  # nobody may be left to take it
+
+
+def _result(message: Mapping[str, Any]) -> object:
+    """Of an answer. Raises CommandFailed."""
+    failed = message.get("failed")
+    if failed is not None:
+        raise CommandFailed(Reason(failed["reason"]), str(failed["text"]))
+    return message.get("result")
+
+
+def send_now(sock: socket.socket, what: str, **fields: object) -> None:
+    """Send a message where no loop runs yet."""
+    sock.sendall(encode({"tell": what, "with": fields}))
+
+
+def receive_now(sock: socket.socket) -> tuple[str, dict[str, Any], list[int]]:
+    """Wait for a message, where no loop runs yet: its name, its fields, its descriptors. Raises EOFError at the end."""
+    descriptors: list[int] = []
+    while True:
+        header = _exactly(sock, HEADER, descriptors)
+        message = decode(_exactly(sock, length(header, MAX_ANSWER), descriptors))
+        if message.get("tell") != "descriptors":
+            return str(message.get("tell")), message.get("with") or {}, descriptors
+
+
+def _exactly(sock: socket.socket, count: int, descriptors: list[int]) -> bytes:
+    octets = b""
+    while len(octets) < count:
+        part, given, _, _ = socket.recv_fds(sock, count - len(octets), _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        descriptors += given
+        if not part:
+            raise EOFError("the supervisor is gone")
+        octets += part
+    return octets

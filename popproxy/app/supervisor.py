@@ -1,0 +1,383 @@
+"""The supervisor: binds, starts workers, answers operators and systemd, and never touches a session.
+
+    popproxy serve ── exec ──> supervisor ── exec ──> worker, worker, ...      one generation for each configuration
+
+It stays what it was started as, root perhaps: its workers read what only root may read, and then become process.user,
+each for itself. It parses nothing that strangers send. So that nothing is lost it outlives configurations: the sockets
+are its own, and what workers that are gone have counted is kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from popproxy.admin.commands import Commands
+from popproxy.admin.control import ControlServer
+from popproxy.admin.control_socket import ControlSocket
+from popproxy.admin.desk import Desk
+from popproxy.admin.frames import CommandFailed, Reason
+from popproxy.admin.routing import Router
+from popproxy.admin.top import add_top
+from popproxy.admin.trace import add_trace
+from popproxy.app.child import Child, Nursery, Stage, StartFailed, how_ended
+from popproxy.app.generation import Generation
+from popproxy.app.link import Handler
+from popproxy.app.nursery import adopt_orphans
+from popproxy.app.plan import Plan
+from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
+from popproxy.app.systemd import Notifier
+from popproxy.errors import ConfigError
+from popproxy.observe import logs
+from popproxy.observe.metric_merge import Snapshot, keyed, merged, settle
+from popproxy.state.workers import StateServer
+from popproxy.types import Outcome
+
+COUNTS_LIMIT = 2.0
+"""Seconds that a worker has to say what it has counted; then what it said last counts."""
+STOPPING_MARGIN = 15.0
+"""Seconds beyond timeouts.drain until the very end."""
+MOST_RETIRED = 8
+"""Generations that may wait for their last sessions; each costs the memory of its workers."""
+_CHECK_INTERVAL = 1.0
+_STRANGERS = 100  # remembered; a worker says its number within moments
+
+log = logs.get_logger("supervisor")
+
+
+class Supervisor:
+    """One popproxy, with the configuration in the file `path`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.held = Held()
+        self.current: Generation | None = None
+        self.retired: list[Generation] = []
+        self.past: Snapshot = {}
+        self.restarts = 0
+        self.started = time.time()
+        self.reloaded = (1, self.started)  # successful? and when it was last
+        self.own = Commands()
+        self.router = Router(self.own, self.workers)
+        add_top(self.own, self.router)
+        add_trace(self.own, self.router)
+        self.state = StateServer()
+        self._candidate: Generation | None = None
+        self._nursery = Nursery()
+        self._operators: defaultdict[tuple[str, str], float] = defaultdict(
+            float
+        )  # their commands, as in metric_families
+        self._strangers: dict[int, int] = {}  # how processes have ended that are no workers, or not known as such yet
+        self._control: ControlServer | None = None
+        self._systemd = Notifier.from_environment()
+        self._loop = asyncio.get_running_loop()
+        self._reloading = asyncio.Lock()
+        self._hanging_up = asyncio.Lock()
+        self._waiting_reload = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stops = 0  # how often we were told to stop
+        self._told = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._checked = self._loop.time()
+
+    async def run(self) -> int:
+        """Start, serve, drain, end; returns the exit status. Raises StartFailed and ConfigError."""
+        adopt_orphans()
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        generation = self._generation(1)
+        await generation.start(None, self._bind_first)
+        logs.configure(generation.plan.level, generation.plan.format)
+        control = self._bind_control(generation)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        self._serve(generation)
+        if control is not None:
+            await self._answer_at(control, generation.plan)
+        self._check()
+        self._systemd.ready(self.status)
+        await self._told.wait()
+        await self._drain()
+        return 0
+
+    def stop(self) -> None:
+        """Drain, and end; told once more: end at once."""
+        self._stops += 1
+        self._told.set()
+        if self._stops > 1:
+            for child in self._children():
+                child.end()
+
+    async def reload(self) -> object:
+        """Read the configuration again. Raises CommandFailed; then everything goes on as it was."""
+        async with self._reloading:
+            try:
+                done = await self._reload()
+            except CommandFailed as failed:
+                self.reloaded = (0, self.reloaded[1])
+                for problem in str(failed).splitlines():
+                    log.error("the configuration stays as it was", why=problem)
+                self.record("config_reload", Outcome.FAILURE)
+                raise
+            self.reloaded = (1, time.time())
+            self.record("config_reload", Outcome.SUCCESS)
+            return done
+
+    def workers(self) -> Sequence[Child]:
+        """Those that serve or have sessions, those with the latest configuration first."""
+        children = sorted(self._children(), key=lambda child: (-child.generation, child.number))
+        return [child for child in children if child.stage in (Stage.SERVING, Stage.LEAVING)]
+
+    def status(self) -> str:
+        """One line for systemd."""
+        sessions = sum(child.sessions for child in self._children())
+        reasons = self.reasons()
+        return f"{sessions} session{'' if sessions == 1 else 's'}, {'; '.join(reasons) or 'serving'}"
+
+    def reasons(self) -> list[str]:
+        """Why no new session can be served; empty if one can."""
+        if self._stops:
+            return ["draining"]
+        serving = [child for child in self._children() if child.stage is Stage.SERVING]
+        if not serving:
+            return ["no worker runs"]
+        if any(not child.reasons for child in serving):
+            return []
+        return list(dict.fromkeys(reason for child in serving for reason in child.reasons))
+
+    def record(self, action: str, outcome: Outcome, **fields: object) -> None:
+        """Have a worker write an audit record."""
+        workers = self.workers()
+        if workers:
+            workers[0].record(action, outcome, fields)
+        else:
+            log.warning("no worker to write the audit record", action=action, outcome=outcome.value)
+
+    event = record
+    """As AuditLog.event, for the control socket."""
+
+    async def counts(self) -> Snapshot:
+        """The metrics of all processes, past and present, as one."""
+        await asyncio.gather(*(child.fresh_counts(COUNTS_LIMIT) for child in self._children()))
+        living = [child.counts for child in self._children() if child.stage is not Stage.GONE]
+        serving = [child.counts for child in self.workers() if child.stage is Stage.SERVING]
+        result = merged(self.past, living, serving or living[:1])
+        successful, when = self.reloaded
+        commands = result["counter"].setdefault("operator_commands", {})
+        for key, count in self._operators.items():
+            commands[keyed(key)] = commands.get(keyed(key), 0) + count
+        result["counter"]["worker_restarts"] = {"": self.restarts}
+        result["min"]["config_last_reload_successful"] = {"": successful}
+        result["max"]["config_last_reload_success_timestamp_seconds"] = {"": when}
+        result["min"]["process_start_time_seconds"] = {"": self.started}
+        return result
+
+    # ---- pieces ----
+
+    async def _reload(self) -> object:
+        old = self.current
+        assert old is not None
+        assert old.raw is not None
+        if len(self.retired) >= MOST_RETIRED:
+            text = f"{len(self.retired)} earlier configurations have sessions still; wait, or end them (popproxy kick)"
+            raise CommandFailed(Reason.REFUSED, text)
+        candidate = self._generation(old.number + 1)
+        try:
+            if self._stops:
+                raise StartFailed(["popproxy is draining"], os.EX_TEMPFAIL)
+            await candidate.start(old.raw, self._bind_next)
+            if self._stops:
+                raise StartFailed(["popproxy is draining"], os.EX_TEMPFAIL)
+            await self._switch_control(old.plan, candidate.plan)
+        except (StartFailed, ConfigError) as error:
+            candidate.kill()
+            self._candidate = None
+            self.retired += [candidate] if candidate.children else []
+            self._keep_sockets()
+            raise CommandFailed(Reason.REFUSED, "\n".join(map(str, error.problems))) from None
+        self._serve(candidate)
+        self.retired.append(old)
+        old.leave("retire", candidate.plan.reload)
+        logs.configure(candidate.plan.level, candidate.plan.format)
+        self._keep_sockets()
+        log.info("serving with the new configuration", generation=candidate.number)
+        return {"generation": candidate.number}
+
+    def _keep_sockets(self) -> None:
+        if self.current is not None:
+            self.held.keep_only([self.current.sockets])
+
+    def _hang_up(self) -> None:
+        """SIGHUP: reload; what comes of it stands in the log."""
+        if self._waiting_reload:
+            return  # that one will read the file as it is then
+        self._waiting_reload = True
+        task = self._loop.create_task(self._reload_quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_quietly(self) -> None:
+        async with self._hanging_up:
+            self._waiting_reload = False
+            with contextlib.suppress(CommandFailed):
+                await self.reload()
+
+    def _generation(self, number: int) -> Generation:
+        questions: dict[str, Handler] = {
+            "counts": self.counts,
+            "reasons": self._tell_reasons,
+            "execute": self.router.execute,
+        }
+        self._candidate = Generation(
+            number, self.path, questions, self._child_ended, self._nursery, self._strangers.get, self._share
+        )
+        return self._candidate
+
+    def _share(self, sock: socket.socket) -> None:
+        task = self._loop.create_task(self.state.attach(sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell_reasons(self) -> object:
+        return self.reasons()
+
+    def _bind_first(self, plan: Plan) -> tuple[Plan, Sockets]:
+        self.held.take_passed(plan)
+        return plan, self.held.bind(plan)
+
+    def _bind_next(self, plan: Plan) -> tuple[Plan, Sockets]:
+        """Files and sockets belong to somebody already: whom we become stays as it was at the start."""
+        assert self.current is not None
+        plan = replace(plan, user=self.current.plan.user, group=self.current.plan.group)
+        return plan, self.held.bind(plan)
+
+    def _bind_control(self, generation: Generation) -> ControlSocket | None:
+        try:
+            return bind_control_as_planned(generation.plan)
+        except ConfigError:
+            generation.kill()
+            raise
+
+    async def _answer_at(self, control: ControlSocket, plan: Plan) -> None:
+        self._control = ControlServer(control, Desk(self.router, self, self._operators), allowed(plan))
+        await self._control.start()
+
+    async def _switch_control(self, old: Plan, new: Plan) -> None:
+        """Operators are answered where the new configuration says. Raises ConfigError."""
+        if (old.control.socket, old.control.group) == (new.control.socket, new.control.group):
+            if self._control is not None:
+                self._control.admit(allowed(new))
+            return
+        before, self._control = self._control, None
+        if before is not None:
+            before.retire()
+        bound = bind_control_as_planned(new)
+        if bound is not None:
+            await self._answer_at(bound, new)
+
+    def _serve(self, generation: Generation) -> None:
+        self.current, self._candidate = generation, None
+        self.router.routes = generation.children[0].routes
+        generation.accept()
+
+    def _generations(self) -> list[Generation]:
+        return [one for one in (*self.retired, self.current, self._candidate) if one is not None]
+
+    def _children(self) -> list[Child]:
+        return [child for generation in self._generations() for child in generation.children]
+
+    def _child_ended(self, child: Child, again: bool) -> None:
+        settle(self.past, child.counts)
+        if again:
+            self.restarts += 1
+        self.retired = [generation for generation in self.retired if generation.children]
+        if not self._children():
+            self._empty.set()
+
+    def _reap(self) -> None:
+        """Also those that we have never started: as process 1 of a container they are ours to bury."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._bury(pid, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, pid: int, status: int) -> None:
+        if pid == self._nursery.pid:
+            log.error("the nursery of workers has ended", why=how_ended(status))
+            self._nursery.forget()
+            return
+        for child in self._children():
+            if child.pid == pid:
+                child.reaped(status)
+                return
+        self._strangers[pid] = status
+        if len(self._strangers) > _STRANGERS:
+            del self._strangers[next(iter(self._strangers))]
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        late = max(0.0, now - self._checked - 2 * _CHECK_INTERVAL)  # the machine slept, or we did: so did they
+        self._checked = now
+        for child in self._children():
+            child.check(late)
+        self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+    def _reopen(self) -> None:
+        for child in self._children():
+            child.link.tell("reopen")
+
+    async def _drain(self) -> None:
+        assert self.current is not None
+        seconds = self.current.plan.drain
+        self._systemd.stopping(seconds + STOPPING_MARGIN)
+        log.info("draining", sessions=sum(child.sessions for child in self._children()), seconds=seconds)
+        self.held.close()
+        for generation in self._generations():
+            generation.leave("drain", seconds)
+        if self._children():
+            self._empty.clear()
+            await self._empty.wait()
+        if self._control is not None:
+            await self._control.stop()
+        self._systemd.close()
+        log.info("all workers have ended")
+
+
+def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """The end has begun, and ends with status 0. Between handler and ignoring there is a moment that would kill."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+async def supervise(path: str) -> int:
+    """Run until the end; returns the exit status, having said on standard error what was wrong."""
+    loop = asyncio.get_running_loop()
+    try:
+        status = await Supervisor(path).run()
+    except StartFailed as failed:
+        problems, status = failed.problems, failed.status
+    except ConfigError as error:
+        problems, status = [str(problem) for problem in error.problems], os.EX_CONFIG
+    else:
+        problems = []
+    with contextlib.suppress(OSError):
+        for problem in problems:
+            os.write(2, f"popproxy: {problem}\n".encode(errors="backslashreplace"))
+    _ignore_signals(loop)
+    return status

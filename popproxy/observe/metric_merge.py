@@ -1,0 +1,68 @@
+"""Metrics of several processes as one: plain dictionaries, good for JSON, added up by the supervisor.
+
+A snapshot holds ``{kind: {family: {key: value}}}``. Kinds are ``counter`` and ``histogram`` (which never go backwards,
+whoever dies), and for gauges ``sum``, ``max`` and ``min``. A key is the label values put together with `SEPARATOR`; the
+value of a histogram is its buckets and, last, its sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SEPARATOR = "\x1f"
+Snapshot = dict[str, dict[str, dict[str, Any]]]
+
+
+def keyed(key: str | tuple[str, ...]) -> str:
+    """Label values as one text."""
+    return key if isinstance(key, str) else SEPARATOR.join(key)
+
+
+def labels(key: str, names: int) -> str | tuple[str, ...]:
+    """Label values again, of a family with so many labels."""
+    return key if names == 1 else tuple(key.split(SEPARATOR)) if names else ()
+
+
+def merged(past: Snapshot, living: Iterable[Snapshot], serving: Iterable[Snapshot]) -> Snapshot:
+    """All of them as one.
+
+    `past` is what `settle` has kept of processes that are gone; `living` are all others, `serving` those among them
+    that take new clients: ``max`` and ``min`` are theirs.
+    """
+    result: Snapshot = {kind: {name: dict(values) for name, values in past.get(kind, {}).items()} for kind in _KINDS}
+    for snapshot in living:
+        for kind in ("counter", "histogram", "sum"):
+            _add(result[kind], snapshot.get(kind, {}))
+    for snapshot in serving:
+        for kind, choose in (("max", max), ("min", min)):
+            for name, values in snapshot.get(kind, {}).items():
+                into = result[kind].setdefault(name, {})
+                for key, value in values.items():
+                    into[key] = choose(into[key], value) if key in into else value
+    return result
+
+
+def settle(past: Snapshot, last: Snapshot) -> None:
+    """Keep in `past` what a process that is gone has counted."""
+    for kind in ("counter", "histogram"):
+        _add(past.setdefault(kind, {}), last.get(kind, {}))
+
+
+_KINDS = ("counter", "histogram", "sum", "max", "min")
+
+
+def _add(into: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, values in more.items():
+        family = into.setdefault(name, {})
+        for key, value in values.items():
+            before = family.get(key)
+            if before is None:
+                family[key] = value
+            elif isinstance(value, list):
+                # with other buckets after an upgrade: those of the newer version count
+                family[key] = (
+                    [a + b for a, b in zip(before, value, strict=True)] if len(before) == len(value) else value
+                )
+            else:
+                family[key] = before + value

@@ -1,0 +1,170 @@
+"""Workers under their supervisor: they die, hang, lose it; and nobody is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.peers.canaries import canary
+from tests.peers.line_client import LineClient
+from tests.peers.process import wait_until
+from tests.peers.proxy import Proxy, StartProxy, settings
+from tests.peers.scripted import ScriptedBackend, in_thread
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def backend() -> Iterator[ScriptedBackend]:
+    with in_thread(ScriptedBackend([b"Subject: hello\r\n\r\nhello\r\n"])) as made:
+        yield made
+
+
+def logged_in(proxy: Proxy, user: str = "alice") -> LineClient:
+    client = LineClient(proxy.port())
+    assert client.line().startswith(b"+OK")
+    assert client.command(f"USER {user}").startswith(b"+OK")
+    assert client.command(f"PASS {canary()}").startswith(b"+OK")
+    return client
+
+
+def session_of(proxy: Proxy, user: str) -> int:
+    """The worker that has a user's session: the one whose end of the connection it is."""
+    peers = {record["source.port"] for record in proxy.audit("login") if record["user.name"] == user}
+    for pid in proxy.workers:
+        inodes = set()
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(entry))
+        for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = row.split()
+            if int(fields[2].rpartition(":")[2], 16) in peers and f"socket:[{fields[9]}]" in inodes:
+                return pid
+    raise AssertionError(f"no worker has {user}")
+
+
+def spread(proxy: Proxy) -> dict[int, tuple[str, LineClient]]:
+    """A session in each worker."""
+    found: dict[int, tuple[str, LineClient]] = {}
+    for number in range(200):
+        if len(found) == len(proxy.workers):
+            return found
+        user = f"user{number}"
+        client = logged_in(proxy, user)
+        found.setdefault(session_of(proxy, user), (user, client))
+    raise AssertionError("one worker gets everything")
+
+
+def change(proxy: Proxy, **sections: object) -> None:
+    """Another configuration in the file."""
+    proxy.configuration.update(sections)
+    proxy.file.write_text(yaml.safe_dump(proxy.configuration, sort_keys=False))
+
+
+def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2))
+    sessions = spread(proxy)
+    before = proxy.metrics()
+    opened = before['popproxy_connections_total{listener="pop3"}']
+    (victim, (_, lost)), (_, (_, kept)) = sessions.items()
+    os.kill(victim, signal.SIGKILL)
+    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=20) as client:
+        assert client.recv(100).startswith(b"+OK")
+    assert lost.rest() == b""
+    assert kept.command("STAT").startswith(b"+OK")
+    wait_until(lambda: len(proxy.workers) == 2 and victim not in proxy.workers, "another worker")
+    after = proxy.metrics()
+    assert after["popproxy_worker_restarts_total"] == 1
+    assert after['popproxy_connections_total{listener="pop3"}'] == opened + 1
+    fallen = {
+        name: (value, after.get(name)) for name, value in before.items()
+        if name.endswith(("_total", "_count", "_sum")) or "_bucket{" in name
+        if after.get(name, -1) < value
+    }  # fmt: skip
+    assert not fallen
+    wait_until(lambda: "a worker has died and is started again" in proxy.log(), "a line in the log")
+
+
+def test_operators_see_and_end_the_sessions_of_all_workers(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2))
+    sessions = spread(proxy)
+    users = {user for user, _ in sessions.values()}
+    shown = proxy.command("who")
+    assert all(user in shown.stdout for user in users), shown.stdout + shown.stderr
+    for user, client in sessions.values():
+        ended = proxy.command("kick", user)
+        assert ended.stdout == "1 session ended\n", ended.stderr
+        assert client.rest().startswith(b"-ERR [SYS/TEMP]")
+    assert proxy.command("kick", "nobody-there").returncode == 66
+    listed = proxy.command("backends", "list")
+    assert listed.stdout.count(backend.address) == 1
+    proxy.command("backends", "drain", backend.address)
+    for _ in range(6):
+        with LineClient(proxy.port()) as client:
+            client.line()
+            client.command("USER alice")
+            assert client.command(f"PASS {canary()}").startswith(b"-ERR [SYS/TEMP]")
+
+
+def test_workers_end_when_their_supervisor_is_gone(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2))
+    client = logged_in(proxy)
+    workers = proxy.workers
+    os.kill(proxy.pid, signal.SIGKILL)
+    wait_until(lambda: refused(proxy.port()), "the port to be closed")
+    assert client.command("STAT").startswith(b"+OK")
+    client.command("QUIT")
+    wait_until(lambda: not any(map(runs, workers)), "the workers to end")
+    with pytest.raises(AssertionError, match="ended with -9"):
+        proxy.stop()
+
+
+def test_a_reload_takes_new_settings_and_leaves_sessions_alone(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address))
+    old, session = proxy.worker, logged_in(proxy)
+    proxy.configuration["listeners"][0]["banner"] = "the second"
+    change(proxy)
+    os.kill(proxy.pid, signal.SIGHUP)
+    wait_until(lambda: "the second" in greeting(proxy), "the new banner")
+    assert session.command("STAT").startswith(b"+OK")
+    assert len(proxy.workers) == 2
+    proxy.file.write_text(proxy.file.read_text().replace("drain: 1s", "drain: soon"))
+    os.kill(proxy.pid, signal.SIGHUP)
+    wait_until(lambda: "timeouts.drain" in proxy.log(), "the complaint")
+    metrics = proxy.metrics()
+    assert metrics["popproxy_config_last_reload_successful"] == 0
+    assert "the second" in greeting(proxy)
+    assert session.command("QUIT").startswith(b"+OK")
+    wait_until(lambda: not runs(old), "the old worker to end")
+    assert {record["event.outcome"] for record in proxy.audit("config_reload")} == {"success", "failure"}
+
+
+def greeting(proxy: Proxy) -> str:
+    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=20) as client:
+        return client.recv(200).decode()
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False
+
+
+def runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    with contextlib.suppress(OSError):
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
