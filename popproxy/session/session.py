@@ -319,7 +319,9 @@ class Session:
         return before
 
     def _restore_deadline(self, before: float) -> None:
-        self.deadline = max(before, self._context.relay.deadlines.now + 1)
+        last = self._started + self._context.config.timeouts.login
+        # who was judged for longer than he had left hears of it, and has a second more; once
+        self.deadline = before if before > last else max(before, self._context.relay.deadlines.now + 1)
 
     async def _gss_step(self, token: bytes) -> LoginFailed | None:
         core = self._core

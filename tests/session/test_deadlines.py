@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from popproxy.net import relay as relay_module
 from popproxy.net.relay import Relay
-from tests.session.rig import Peer, Rig, Transcript, running, until
+from tests.session.rig import Peer, Rig, Transcript, running, until, users_file
 
 pytestmark = [pytest.mark.every_loop, pytest.mark.long]
 
@@ -135,3 +137,26 @@ async def test_a_handler_that_raises_ends_what_it_was_about_and_is_not_called_ag
         assert rig.log().count("a deadline's handler failed") == 1
         assert (await early.command("NOOP")).startswith(b"+OK")
         assert [record["event.reason"] for record in rig.audit("session_end")] == ["internal"]
+
+
+async def test_the_time_for_the_login_is_for_all_of_it(tmp_path: Path) -> None:
+    """Neither commands nor wrong passwords nor half a SASL exchange give more of it."""
+    more = {
+        "listener": {"authenticate": ["users"]},
+        "users": users_file(tmp_path, alice="canary-pw-right"),
+        "authentication": {"failure_delay": "10ms", "tries": 100},
+        "limits": {"bad_commands": 1000},
+    }
+    async with running(tmp_path, timeouts={"login": "1s"}, **more) as rig:
+        client = await rig.greeted()
+        lines = itertools.cycle(
+            (b"NOOP\r\n", b"USER alice\r\nPASS canary-pw-wrong\r\n", b"AUTH PLAIN\r\n*\r\n", b"CA", b"PA\r\n")
+        )
+        with contextlib.suppress(ConnectionError):
+            while not client.ended:
+                await client.send(next(lines))
+                with contextlib.suppress(TimeoutError):
+                    await client.more(0.05)
+        assert client.received.endswith(b"-ERR you took too long to log in\r\n")
+        (end,) = await rig.ends("login_timeout")
+        assert end["event.duration"] >= 10**9
