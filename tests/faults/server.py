@@ -82,7 +82,7 @@ class Server:
             self._deafen()
 
     def _listen(self) -> None:
-        self._sock.listen(64)
+        self._sock.listen(4096)
         self._sock.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
