@@ -154,7 +154,8 @@ class Parts:
         self._accounts = None if self._users is None else Accounts(self._users, self.executor)
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
-        book = open_orders(config)
+        self.state = make_state(config, self.metrics, privileged.shared, supervisor)
+        book = open_orders(config, self.state)
         self.holding = Holding(book, config.routing.hold_wait)
         self._tokens = TokenParts(
             self.pools, privileged.backends, self._vault, self.executor, self.metrics, self._where
@@ -185,7 +186,6 @@ class Parts:
         self.orders = OrderParts(book, self.pools, loop)
         self.admission = Admission(config.limits)
         self.tracing = Tracing()
-        self.state = make_state(config, self.metrics, privileged.shared, supervisor)
         self.throttle = Throttle(config.penalties, self.state)
         for scope in ThrottleScope:
             self.metrics.watch_penalties(scope, partial(self.state.tracked, scope))

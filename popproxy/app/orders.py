@@ -10,18 +10,21 @@ from popproxy.backend.pool import Backend, Pool
 from popproxy.config.model import Config
 from popproxy.state.order_file import FileOrders
 from popproxy.state.orders import MemoryOrders, OrderBook
+from popproxy.state.shared import SharedState
+from popproxy.state.shared_orders import SharedOrders
 
 LOOK = 0.5
 """Seconds between two looks at the file."""
 _MARGIN = 3600.0
 
 
-def open_orders(config: Config) -> OrderBook:
-    """Raises ConfigError if there is a file that cannot be used."""
+def open_orders(config: Config, state: SharedState) -> OrderBook:
+    """Those of this host, or with `shared_state` of all replicas. Raises ConfigError for a file that cannot be used."""
     caches = [directory.cache for directory in config.directories.values()]
     remember = max([config.routing.cache + config.routing.stale, *caches]) + _MARGIN
     directory = config.process.state_directory
-    return MemoryOrders(remember) if directory is None else FileOrders(directory, remember)
+    own = MemoryOrders(remember) if directory is None else FileOrders(directory, remember)
+    return own if config.shared_state is None else SharedOrders(own, state)
 
 
 class OrderParts:

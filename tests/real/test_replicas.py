@@ -59,7 +59,7 @@ def test_limits_hold_across_replicas_and_those_of_a_dead_one_are_free(it: Replic
         client.socket.close()
 
 
-def test_guesses_count_across_replicas(it: Replicas) -> None:
+def test_guesses_count_and_orders_hold_across_replicas(it: Replicas) -> None:
     """Four wrong passwords, each at another replica than the one before; then even the right one has to wait."""
 
     def slowed(replica: Proxy) -> list[object]:
@@ -91,6 +91,10 @@ def test_guesses_count_across_replicas(it: Replicas) -> None:
 
     for _ in it.replicas:
         wait_until(gets_in, "forgiven everywhere")
+    assert it.replicas[0].command("hold", "bob", "--refuse").returncode == 0
+    wait_until(lambda: not any(gets_in() for _ in it.replicas), "held everywhere")
+    assert it.replicas[1].command("release", "bob").returncode == 0
+    wait_until(lambda: all(gets_in() for _ in it.replicas), "released everywhere")
 
 
 async def test_redis_stops_and_starts_under_load(it: Replicas, server: Dovecot) -> None:

@@ -179,7 +179,7 @@ async def test_what_another_process_has_ordered_holds_here_too(tmp_path: Path) -
     async with ScriptedBackend() as old, ScriptedBackend() as new, site(tmp_path, old, new) as rig:
         from popproxy.app.orders import open_orders
 
-        other = open_orders(rig.parts.config)
+        other = open_orders(rig.parts.config, rig.parts.state)
         await other.change(lambda orders: orders.closing("main", old.address, _closed()))
         await until(lambda: rig.parts.pools["main"].backends[0].member.state is State.MAINTENANCE, "it to be noticed")
 
