@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "ae
 LOGIN_SECONDS = 30
 CHANNELS = 8
 """Commands that one operator may have running at a time."""
+FAREWELL = 2.0
+"""Seconds that clients have to hear that popproxy ends."""
 KEEPALIVE = 30.0
 """Seconds of silence after which the client is asked whether it is there."""
 
@@ -66,14 +69,15 @@ def read_authorized_keys(path: os.PathLike[str]) -> asyncssh.SSHAuthorizedKeys:
 class ConsoleServer:
     """Listens for operators, in the running loop."""
 
-    def __init__(self, config: Console, host_key: HostKey, sock: socket.socket, desk: Desk) -> None:
+    def __init__(self, config: Console, host_key: HostKey, sockets: Sequence[socket.socket], desk: Desk) -> None:
         self._config = config
         self._host_key = host_key
-        self._sock = sock
+        self._sockets = sockets
         self._desk = desk
         self._connections: set[_Connection] = set()
-        self._acceptor: asyncssh.SSHAcceptor | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._acceptors: list[asyncssh.SSHAcceptor] = []
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def start(self) -> None:
         """Take operators from now on."""
@@ -84,8 +88,12 @@ class ConsoleServer:
                 "gss_host": config.host or socket.getfqdn(), "gss_auth": True,
                 "gss_store": {"keytab": str(config.keytab)},
             }  # fmt: skip
-        self._acceptor = await asyncssh.listen(
-            sock=self._sock, server_factory=lambda: _Connection(self), server_host_keys=[self._host_key.key],
+        for sock in self._sockets:
+            self._acceptors.append(await self._listen(sock, kerberos))
+
+    async def _listen(self, sock: socket.socket, kerberos: dict[str, Any]) -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            sock=sock, server_factory=lambda: _Connection(self), server_host_keys=[self._host_key.key],
             config=[], options=None, gss_kex=False, password_auth=False, kbdint_auth=False, host_based_auth=False,
             public_key_auth=True, process_factory=self._serve, allow_pty=True, line_editor=True, line_history=500,
             max_line_length=4096, sftp_factory=None, allow_scp=False, agent_forwarding=False, x11_forwarding=False,
@@ -96,16 +104,19 @@ class ConsoleServer:
 
     async def stop(self) -> None:
         """Listen no more, and send all operators away."""
-        if self._acceptor is None:
-            self._sock.close()
-            return
-        self._acceptor.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for connection in tuple(self._connections):
             connection.send_away("popproxy ends")
-        await self._acceptor.wait_closed()
-        self._emptied = asyncio.get_running_loop().create_future()
-        if self._connections:
-            await self._emptied
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._empty.wait()
+        except TimeoutError:  # whoever does not read
+            for connection in tuple(self._connections):
+                connection.cut()
+            await self._empty.wait()
+        for sock in self._sockets:
+            sock.close()
 
     # ---- from connections ----
 
@@ -114,13 +125,14 @@ class ConsoleServer:
         if len(self._connections) >= self._config.connections:
             return False
         self._connections.add(connection)
+        self._empty.clear()
         return True
 
     def leave(self, connection: _Connection) -> None:
         """It has gone."""
         self._connections.discard(connection)
-        if not self._connections and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if not self._connections:
+            self._empty.set()
 
     @property
     def config(self) -> Console:
@@ -144,6 +156,7 @@ class _Connection(asyncssh.SSHServer):
         self._by = ""
         self._operator: Operator | None = None
         self._running = 0
+        self._gone = False
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -154,6 +167,7 @@ class _Connection(asyncssh.SSHServer):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
         self._server.leave(self)
         if self._idle is not None:
             self._idle.cancel()
@@ -210,10 +224,17 @@ class _Connection(asyncssh.SSHServer):
         if self._connection is not None:
             self._connection.disconnect(asyncssh.DISC_BY_APPLICATION, why)
 
+    def cut(self) -> None:
+        """End it at once."""
+        if self._connection is not None:
+            self._connection.abort()
+
     def _wait(self) -> None:
         """A connection in which nothing runs may stay as long as a console in which nobody types."""
         if self._idle is not None:
             self._idle.cancel()
+        if self._gone:
+            return
         self._idle = asyncio.get_running_loop().call_later(self._server.config.idle, self._waited)
 
     def _waited(self) -> None:

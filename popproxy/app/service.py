@@ -194,7 +194,7 @@ class Service:
         if sockets.console and config.console is not None and self._secrets.host_key is not None:
             from popproxy.admin.console import ConsoleServer  # noqa: PLC0415 - an optional library
 
-            self._console = ConsoleServer(config.console, self._secrets.host_key, sockets.console[0], desk)
+            self._console = ConsoleServer(config.console, self._secrets.host_key, sockets.console, desk)
             await self._console.start()
         if self._bound_control is not None:
             plan = plan_of(self._loaded, __version__, 1, "")

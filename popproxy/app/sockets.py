@@ -96,7 +96,7 @@ class Held:
             if kind == "http":
                 found.http = sockets
             elif kind == "console":
-                found.console = sockets[:1]
+                found.console = sockets
             else:
                 found.listeners += [(endpoint.name, sock) for sock in sockets]
         if problems:

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from popproxy.admin.frames import encode
 from popproxy.admin.screens import top_screen
 from popproxy.cli.exits import ExitCode
 from popproxy.net.tapped import TappedChannel
 from popproxy.session.session import Session
 from tests.cli.test_sessions import command, proxy
+from tests.peers.console import Terminal
 from tests.session.rig import Rig, Transcript, until
 
 
@@ -122,6 +125,7 @@ async def test_a_trace_ends_in_time_and_refuses_what_is_no_name_or_too_long(tmp_
         assert outcomes == [("success", "begun"), ("success", "ended"), ("failure", None), ("failure", None)]
 
 
+@pytest.mark.long
 async def test_top_sums_up_sorts_and_says_how_fast(tmp_path: Path) -> None:
     async with proxy(tmp_path) as rig:
         client, backend = await rig.logged_in()
@@ -150,6 +154,7 @@ async def test_top_sums_up_sorts_and_says_how_fast(tmp_path: Path) -> None:
         assert b"sorted by one of" in (await command(rig, "top", "--sort", "luck")).stderr
 
 
+@pytest.mark.long
 async def test_ctrl_c_ends_a_trace_quietly(tmp_path: Path) -> None:
     async with proxy(tmp_path) as rig:
         path = rig.service._loaded.config.control.socket
@@ -163,3 +168,15 @@ async def test_ctrl_c_ends_a_trace_quietly(tmp_path: Path) -> None:
         output, errors = await process.communicate()
         assert (process.returncode, output, errors) == (0, b"", b"")
         await until(lambda: not rig.parts.tracing.active, "the end of the trace", 60)
+
+
+@pytest.mark.long
+async def test_top_fills_a_terminal_until_q(tmp_path: Path) -> None:
+    async with proxy(tmp_path) as rig:
+        await rig.logged_in()
+        path = rig.service._loaded.config.control.socket
+        terminal = Terminal([sys.executable, "-m", "popproxy", "top", "--every", "200ms", "--socket", str(path)])
+        await terminal.sees("\x1b\\[\\?1049h.*alice.*octets/s.*alice")
+        terminal.type("q")
+        await terminal.sees("\x1b\\[\\?1049l")  # and the cursor is back
+        assert await terminal.ends() == 0

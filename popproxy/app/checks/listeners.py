@@ -30,6 +30,8 @@ def check_listeners(config: Config) -> list[Finding]:
             findings += _check(f"listener {listener.name}", address)
     if config.http.listen is not None:
         findings += _check("metrics", config.http.listen)
+    if config.console is not None:
+        findings += _check("console", config.console.listen)
     return findings
 
 
