@@ -113,6 +113,35 @@ async def test_a_trace_shows_the_dialogue_of_running_and_new_sessions_and_of_nob
         assert (begun["popproxy.stream"], ended["popproxy.stream"], ended["popproxy.events"]) == ("begun", "ended", 13)
 
 
+async def test_a_trace_that_begins_inside_a_message_shows_the_next_command_and_nothing_of_the_message(
+    tmp_path: Path,
+) -> None:
+    async with proxy(tmp_path, pool={"splice": True}) as rig:
+        client, backend = await rig.logged_in()
+        body = b"+OK canary-pw-in-a-message\r\n" * 20_000
+        await client.send("RETR 1\r\n")
+        await backend.expect("RETR 1")
+        await backend.send(b"+OK 560000 octets\r\n" + body[:200_000])
+        await client.take(150_000)
+        stream = await Stream.ask(rig, "trace", user="alice")
+        await stream.event()
+        sending = asyncio.ensure_future(backend.send(body[200_000:] + b".\r\n"))
+        await client.take(len(b"+OK 560000 octets\r\n" + body + b".\r\n") - 150_000)
+        await sending
+        await client.send("RETR 2\r\n")
+        await backend.expect("RETR 2")
+        sending = asyncio.ensure_future(backend.send(b"+OK 560000 octets\r\n" + body + b".\r\n"))
+        await client.take(len(b"+OK 560000 octets\r\n" + body + b".\r\n"))
+        await sending
+        assert await stream.texts(3) == ["RETR 2", "+OK 560000 octets", f"({len(body)})"]
+        stream.writer.close()
+        await until(lambda: not rig.parts.tracing.active, "the end of the trace", 60)
+        await client.send("RETR 3\r\n")
+        await backend.expect("RETR 3")
+        await backend.send(b"+OK\r\nthere\r\n.\r\n")
+        assert await client.take(15) == b"+OK\r\nthere\r\n.\r\n"[:15]
+
+
 async def test_a_trace_ends_in_time_and_refuses_what_is_no_name_or_too_long(tmp_path: Path) -> None:
     async with proxy(tmp_path) as rig:
         run = await command(rig, "trace", "alice", "--for", "10ms")

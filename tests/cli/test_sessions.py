@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from popproxy.cli.exits import ExitCode
 from tests.cli.helpers import Run, popproxy
@@ -15,9 +16,9 @@ from tests.session.rig import Rig, running, until
 
 
 @contextlib.asynccontextmanager
-async def proxy(tmp_path: Path) -> AsyncIterator[Rig]:
+async def proxy(tmp_path: Path, **sections: Any) -> AsyncIterator[Rig]:
     with public_directory("sessions") as directory:
-        async with running(tmp_path, control={"socket": str(directory / "control.sock")}) as made:
+        async with running(tmp_path, control={"socket": str(directory / "control.sock")}, **sections) as made:
             yield made
 
 
