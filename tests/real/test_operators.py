@@ -1,4 +1,4 @@
-"""All ways of operators into the real `popproxy serve`: control socket, console, status page, top and trace."""
+"""All ways of operators into a real popproxy of two workers: control socket, console, status page, top and trace."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def seat(start_proxy: StartProxy, server_certificate: CertificateFiles) -> Itera
         (directory / "token").chmod(0o600)
         give_to_service(directory / "alice.keys", directory / "vera.keys")
         complete = settings(backend.address, server_certificate, console=clients.section)
+        complete["workers"] = 2
         complete["http"] = {"token": {"file": str(directory / "token")}}
         yield Seat(start_proxy(complete), clients, token)
 
@@ -72,6 +73,7 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
 
         def page_knows() -> bool:
             status = json.loads(proxy.get("/api/status")[1])
+            assert [one["name"] for one in status["listeners"]] == ["pop3", "pop3s"]
             return bool(status["sessions"]["transaction"] == 2 and status["mechanisms"]["USER"]["success"] == 2)
 
         wait_until(page_knows, "the status page to know both sessions", 20)
