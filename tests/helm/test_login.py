@@ -60,6 +60,14 @@ def test_it_fails_if_the_servers_are_away_and_prints_no_password(
     assert password not in ended.stdout + ended.stderr
 
 
+def test_it_says_if_there_is_nothing_that_it_could_try() -> None:
+    (container,) = only(rendered(CHART / "ci/minimal-values.yaml"), "Pod", "login")["spec"]["containers"]
+    environment = {"POPPROXY_HOST": "popproxy", "POPPROXY_LISTENERS": "[]"}
+    command = [sys.executable, "-c", *container["args"]]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.partition(":")[0]) == (0, "nothing to try")
+
+
 def test_the_program_is_the_file_of_the_chart() -> None:
     (container,) = only(rendered(CHART / "ci/minimal-values.yaml"), "Pod", "login")["spec"]["containers"]
     assert container["args"] == [Path(CHART / "files/login.py").read_text()]

@@ -65,7 +65,10 @@ def main() -> int:
     host, server_name = os.environ["POPPROXY_HOST"], os.environ.get("POPPROXY_SERVER_NAME", "")
     user, password = os.environ.get("POPPROXY_USER", ""), os.environ.get("POPPROXY_PASSWORD", "")
     failed = False
-    for listener in json.loads(os.environ["POPPROXY_LISTENERS"]):
+    listeners = json.loads(os.environ["POPPROXY_LISTENERS"])
+    if not listeners:
+        print("nothing to try: every listener speaks KPOP or wants a PROXY header")
+    for listener in listeners:
         name = f"{listener['name']} ({host}:{listener['port']})"
         try:
             print(f"ok       {name} {visit(listener, host, server_name, user, password)}")
