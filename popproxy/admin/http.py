@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
+from popproxy.errors import Unavailable
 from popproxy.observe.metric_exposition import Exposition
 from popproxy.types import Address
 
@@ -97,7 +98,10 @@ class HttpServer:
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
         # In a thread: with many backends it takes tens of milliseconds, which no session must wait for.
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, []))
-        counts = await self._counts()
+        try:
+            counts = await self._counts()
+        except Unavailable as error:
+            return _plain(f"{error}\n", HTTPStatus.SERVICE_UNAVAILABLE)
         body, content_type = await asyncio.to_thread(counts.render, accept)
         return web.Response(body=body, headers={**_HEADERS, hdrs.CONTENT_TYPE: content_type})
 

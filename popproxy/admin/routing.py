@@ -62,6 +62,8 @@ class Router:
             return await self._own.execute(name, arguments)
         routed = self.find(name).name
         workers = self._chosen(routed)
+        if self.routes[routed]["route"] == Route.ONE:
+            return await self._one(workers, routed, arguments)
         results = await asyncio.gather(
             *(worker.command(routed, arguments, PATIENCE) for worker in workers), return_exceptions=True
         )
@@ -87,8 +89,18 @@ class Router:
 
     # ---- pieces ----
 
+    async def _one(self, workers: Sequence[Worker], name: str, arguments: Mapping[str, object]) -> object:
+        """The first that answers: one may end over the question."""
+        for worker in workers[:-1]:
+            try:
+                return await worker.command(name, arguments, PATIENCE)
+            except CommandFailed as failed:
+                if failed.reason is not Reason.REFUSED:
+                    raise
+        return await workers[-1].command(name, arguments, PATIENCE)
+
     def _chosen(self, name: str) -> Sequence[Worker]:
         workers = self._workers()
         if not workers:
             raise CommandFailed(Reason.REFUSED, "no worker runs at present; popproxy's log says why")
-        return workers[:1] if self.routes[name]["route"] == Route.ONE else workers
+        return workers

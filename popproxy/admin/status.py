@@ -23,6 +23,7 @@ from aiohttp import hdrs, web
 
 from popproxy.admin.commands import Executor, Role
 from popproxy.admin.desk import Desk, Operator
+from popproxy.admin.frames import CommandFailed
 from popproxy.admin.overview import History, Sample, describe, judge, rates
 from popproxy.config.model_listeners import Listener
 from popproxy.observe.logs import get_logger
@@ -118,6 +119,8 @@ class StatusPage:
             await asyncio.sleep(INTERVAL)
             try:
                 await self._look()
+            except CommandFailed as failed:  # a worker has ended over the question: the next look tells
+                log.debug("the status page waits for its next look", why=str(failed))
             except Exception:
                 log.exception("the status page cannot be brought up to date")
 

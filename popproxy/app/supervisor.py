@@ -47,6 +47,7 @@ STOPPING_MARGIN = 15.0
 MOST_RETIRED = 8
 """Generations that may wait for their last sessions; each costs the memory of its workers."""
 _CHECK_INTERVAL = 1.0
+_ANSWERED = 0.2  # seconds until it begins to end, so that the answer gets to whoever has told it to
 _STRANGERS = 100  # remembered; a worker says its number within moments
 
 log = logs.get_logger("supervisor")
@@ -66,6 +67,8 @@ class Supervisor:
         self.reloaded = (1, self.started)  # successful? and when it was last
         self.own = Commands()
         self.router = Router(self.own, self.workers)
+        self.own.add("reload", self.reload)
+        self.own.add("drain", self.drain)
         add_top(self.own, self.router)
         add_trace(self.own, self.router)
         self.state = StateServer()
@@ -130,6 +133,13 @@ class Supervisor:
             self.reloaded = (1, time.time())
             self.record("config_reload", Outcome.SUCCESS)
             return done
+
+    async def drain(self) -> object:
+        """As SIGTERM: no new clients, sessions may finish, and then the end. Told once more it changes nothing."""
+        assert self.current is not None
+        if not self._stops:
+            self._loop.call_later(_ANSWERED, self.stop)
+        return {"sessions": sum(child.sessions for child in self._children()), "seconds": self.current.plan.drain}
 
     def workers(self) -> Sequence[Child]:
         """Those that serve or have sessions, those with the latest configuration first."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from popproxy import __version__
 from popproxy.admin.commands import Commands, Executor
-from popproxy.admin.frames import CommandFailed
+from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.app.build import describe_config
 from popproxy.app.link import Link, receive_now, send_now
 from popproxy.app.loop import run
@@ -191,7 +191,10 @@ class Worker:
         self._loop.call_later(STATUS_INTERVAL, self._sign)
 
     async def _command(self, name: str, arguments: Mapping[str, object]) -> object:
-        return await self._service.commands.execute(name, arguments)
+        try:
+            return await self._service.commands.execute(name, arguments)
+        except Unavailable as error:
+            raise CommandFailed(Reason.REFUSED, str(error)) from None
 
     async def _counts(self) -> object:
         return await asyncio.to_thread(snapshot, self._service.parts.metrics)

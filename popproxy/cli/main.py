@@ -20,6 +20,7 @@ from popproxy.cli import (
     orders,
     passwords,
     penalties,
+    process,
     serve,
     sessions,
     vault,
@@ -62,6 +63,8 @@ def make_app() -> typer.Typer:
     app.command()(orders.release)
     app.command()(orders.move)
     app.command()(orders.orders)
+    app.command()(process.reload)
+    app.command()(process.drain)
     app.command()(sessions.who)
     app.command()(sessions.kick)
     app.command()(sessions.stats)

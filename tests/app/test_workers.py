@@ -135,19 +135,33 @@ def test_a_reload_takes_new_settings_and_leaves_sessions_alone(
     old, session = proxy.worker, logged_in(proxy)
     proxy.configuration["listeners"][0]["banner"] = "the second"
     change(proxy)
-    os.kill(proxy.pid, signal.SIGHUP)
-    wait_until(lambda: "the second" in greeting(proxy), "the new banner")
+    done = proxy.command("reload")
+    assert done.stdout == "serving with the new configuration (generation 2)\n", done.stderr
+    assert "the second" in greeting(proxy)
     assert session.command("STAT").startswith(b"+OK")
     assert len(proxy.workers) == 2
     proxy.file.write_text(proxy.file.read_text().replace("drain: 1s", "drain: soon"))
     os.kill(proxy.pid, signal.SIGHUP)
     wait_until(lambda: "timeouts.drain" in proxy.log(), "the complaint")
+    done = proxy.command("reload", "--socket", str(proxy.configuration["control"]["socket"]))
+    assert (done.returncode, "timeouts.drain: 'soon' is not a duration" in done.stderr) == (66, True), done.stderr
     metrics = proxy.metrics()
     assert metrics["popproxy_config_last_reload_successful"] == 0
     assert "the second" in greeting(proxy)
     assert session.command("QUIT").startswith(b"+OK")
     wait_until(lambda: not runs(old), "the old worker to end")
     assert {record["event.outcome"] for record in proxy.audit("config_reload")} == {"success", "failure"}
+
+
+def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address, timeouts={"drain": "60s"}, workers=2))
+    session = logged_in(proxy)
+    done = proxy.command("drain")
+    assert done.stdout.endswith("60 s at most\n"), done.stderr
+    wait_until(lambda: refused(proxy.port()), "the port to be closed")
+    assert proxy.get("/readyz") == (503, "draining\n")
+    assert session.command("QUIT").startswith(b"+OK")
+    wait_until(lambda: not runs(proxy.pid), "the end")
 
 
 def greeting(proxy: Proxy) -> str:

@@ -30,18 +30,28 @@ from tests.bench.setups import DEFAULT
 from tests.bench.target import Target, limit_files
 from tests.bench.tools import CompileError, tools
 from tests.peers.process import REPOSITORY, PeerMissingError, require
+from tests.peers.proxy import workers_of
 
 # from SIGUSR2 on, so that what it does at the start is not in it
 _UNDER_CPROFILE = """
-import cProfile, signal, sys, time
-from popproxy.cli import main
+import asyncio, cProfile, pathlib, signal, sys, time
+from popproxy.app.loop import run
+from popproxy.app.service import Service
+from popproxy.config.loader import load_file
 profile = cProfile.Profile(time.process_time)
 signal.signal(signal.SIGUSR2, lambda *_: profile.enable())
-try:
-    main(sys.argv[2:])
-finally:
+
+async def serve():
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    service = Service(load_file(pathlib.Path(sys.argv[2])))
+    await service.start()
+    await told.wait()
     profile.disable()
-    profile.dump_stats(sys.argv[1])
+    await service.stop()
+
+run(serve())
+profile.dump_stats(sys.argv[1])
 """
 
 
@@ -56,8 +66,8 @@ def running(tree: Path, result: Path | None) -> Iterator[tuple[Loader, Target]]:
         target = proxies.popproxy("popproxy", tree).target(DEFAULT)
         assert target is not None
         if result is not None:
-            python, _, _, *arguments = target.commands[0]  # python -m popproxy serve -c FILE
-            target.commands[0] = [python, "-c", _UNDER_CPROFILE, str(result), *arguments]
+            python, *_, config = target.commands[0]  # python -m popproxy serve -c FILE
+            target.commands[0] = [python, "-c", _UNDER_CPROFILE, str(result), config]
         try:
             proxies.backend.start()
             target.start()
@@ -95,7 +105,7 @@ def by_perf(tree: Path, scenario: LoadScenario, seconds: float, top: int) -> str
     with tempfile.TemporaryDirectory(prefix="popproxy-profile-") as directory, running(tree, None) as (loader, target):
         data = f"{directory}/perf.data"
         # cpu-clock: virtual machines have no hardware counters
-        options = ["-e", "cpu-clock", "-F", "4999", "-p", str(target.group.pids()[0]), "-o", data]
+        options = ["-e", "cpu-clock", "-F", "4999", "-p", str(workers_of(target.processes[0].pid)[0]), "-o", data]
         with subprocess.Popen([perf, "record", "-q", *options], stderr=subprocess.DEVNULL) as recorder:
             _load(loader, target, scenario, seconds)
             recorder.terminate()
@@ -113,7 +123,18 @@ def by_py_spy(tree: Path, scenario: LoadScenario, seconds: float, top: int) -> s
         raise PeerMissingError("py-spy is not installed; run: .venv/bin/pip install py-spy")
     with tempfile.TemporaryDirectory(prefix="popproxy-profile-") as directory, running(tree, None) as (loader, target):
         raw = Path(directory) / "stacks"
-        options = ["-f", "raw", "-r", "500", "-d", f"{seconds:g}", "-o", str(raw), "-p", str(target.group.pids()[0])]
+        options = [
+            "-f",
+            "raw",
+            "-r",
+            "500",
+            "-d",
+            f"{seconds:g}",
+            "-o",
+            str(raw),
+            "-p",
+            str(workers_of(target.processes[0].pid)[0]),
+        ]
         with subprocess.Popen([py_spy, "record", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
             _load(loader, target, scenario, seconds)
         samples: Counter[str] = Counter()

@@ -115,6 +115,6 @@ async def _rest(proxy: Proxy) -> tuple[float, int]:
                 break
             await asyncio.sleep(0.2)
     await asyncio.sleep(3)
-    return await asyncio.to_thread(memory, proxy.pid), min(
-        [await asyncio.to_thread(descriptors, proxy.pid) for _ in range(5)]
+    return await asyncio.to_thread(memory, proxy.worker), min(
+        [await asyncio.to_thread(descriptors, proxy.worker) for _ in range(5)]
     )

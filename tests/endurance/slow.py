@@ -101,7 +101,7 @@ async def crowd(proxy: Proxy, door: Door, kind: str, clients: int, seconds: floa
     """So many of a kind for so long, with healthy logins beside."""
     listener, first, go_on = KINDS[kind]
     slow = _Slow(proxy.port(listener))
-    before = await asyncio.to_thread(memory, proxy.pid)
+    before = await asyncio.to_thread(memory, proxy.worker)
     try:
         await slow.open(clients, first)
         await _settled(proxy, clients, "transaction" if b"PASS" in first(0) else "authorization")
@@ -109,7 +109,7 @@ async def crowd(proxy: Proxy, door: Door, kind: str, clients: int, seconds: floa
         try:
             async with beside(Health(door, A_SECOND)) as health:
                 await asyncio.sleep(seconds)
-                with_them = await asyncio.to_thread(memory, proxy.pid)
+                with_them = await asyncio.to_thread(memory, proxy.worker)
         finally:
             feeding.cancel()
     finally:

@@ -124,7 +124,7 @@ async def _run(
         if now >= next_sample:
             next_sample = now + SAMPLE
             samples.append(
-                (now, await asyncio.to_thread(memory, proxy.pid), await asyncio.to_thread(descriptors, proxy.pid))
+                (now, await asyncio.to_thread(memory, proxy.worker), await asyncio.to_thread(descriptors, proxy.worker))
             )
         server.seen.clear()
         await asyncio.sleep(max(0.0, 1 - (time.monotonic() - began - now)))
