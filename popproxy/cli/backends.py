@@ -18,7 +18,7 @@ app = typer.Typer(
     help="""Look at the servers behind, and take them out of service.
 
     These commands go to the running popproxy through its control socket. What they order holds until it is undone, if
-    process.state_directory is set; otherwise until popproxy is started again.""",
+    process.state_directory is set; otherwise until popproxy is reloaded or started again.""",
 )
 
 ServerArgument = Annotated[str, typer.Argument(metavar="SERVER", help="As list shows it; the port may be left out.")]

@@ -14,7 +14,7 @@ from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from popproxy.cli.output import print_json, print_table, span
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user, as popproxy who shows him.")]
-_FORGETFUL = "process.state_directory is not set: this holds until popproxy is started again, and no longer"
+_FORGETFUL = "process.state_directory is not set: this holds until popproxy is reloaded or started again"
 
 
 def hold(
