@@ -15,6 +15,8 @@ from tests.peers.raw import RawClient
 from tests.peers.scripted import ScriptedBackend
 from tests.peers.socks import microsocks
 
+PATIENT = {"connect": "30s", "connect_total": "30s"}
+"""On a busy machine."""
 LATER = b"-ERR [SYS/TEMP] temporary problem, try again later"
 
 
@@ -37,7 +39,7 @@ async def test_stls_through_a_proxy_that_wants_a_login_and_looks_the_name_up(
                 "server": socks.address, "user": "popproxy", "password": password_file(tmp_path / "socks", secret),
             },
         }  # fmt: skip
-        proxy = await asyncio.to_thread(start_proxy, settings("", pool=pool))
+        proxy = await asyncio.to_thread(start_proxy, settings("", pool=pool, timeouts=PATIENT))
         async with RawClient(proxy.port()) as client:
             assert (await client.login("alice", dovecot_server.users["alice"])).startswith(b"+OK")
             fetched = [await client.multiline(f"RETR {number}") for number in range(1, len(SAMPLES) + 1)]
@@ -48,7 +50,7 @@ async def test_stls_through_a_proxy_that_wants_a_login_and_looks_the_name_up(
         assert f"localhost:{dovecot_server.port} answers with TLSv1.3, its certificate is good" in checked.stdout
 
         wrong = {**pool, "socks": {**pool["socks"], "password": password_file(tmp_path / "wrong", canary("wrong"))}}
-        refused = await asyncio.to_thread(start_proxy, settings("", pool=wrong))
+        refused = await asyncio.to_thread(start_proxy, settings("", pool=wrong, timeouts=PATIENT))
         async with RawClient(refused.port()) as client:
             assert await client.login("alice", dovecot_server.users["alice"]) == LATER
         samples = await asyncio.to_thread(refused.metrics)
@@ -63,7 +65,9 @@ async def test_server_and_proxy_that_are_down(start_proxy: StartProxy) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     async with ScriptedBackend([b"Subject: x\r\n\r\n"]) as backend:
         with microsocks() as socks:
-            configuration = settings(nowhere, pool={"socks": {"server": socks.address, "resolve": "local"}})
+            configuration = settings(
+                nowhere, pool={"socks": {"server": socks.address, "resolve": "local"}}, timeouts=PATIENT
+            )
             configuration["pools"]["there"] = {
                 **configuration["pools"]["main"], "servers": [f"localhost:{backend.port}"],
             }  # fmt: skip
