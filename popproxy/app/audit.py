@@ -56,8 +56,8 @@ def open_audit(loaded: Loaded, key: SigningKey | None, metrics: Metrics) -> Audi
         _sink(audit, str(loaded.path)), metrics, on_error=audit.on_error, flush_interval=audit.flush,
         log_unknown_users=audit.log_unknown_users, version=__version__, signer=key,
         checkpoint_records=audit.checkpoint_records, checkpoint_interval=audit.checkpoint_interval,
-        origin={"popproxy.config.hash": loaded.digest}, unique_ids=unique_ids(audit, key),
-        copies=_copies(audit, str(loaded.path), metrics),
+        origin={"process.name": _process_name(), "popproxy.config.hash": loaded.digest},
+        unique_ids=unique_ids(audit, key), copies=_copies(audit, str(loaded.path), metrics),
     )  # fmt: skip
 
 
@@ -95,6 +95,14 @@ def _copies(audit: Audit, where: str, metrics: Metrics) -> list[Copy]:
             raise ConfigError([Problem(where, "audit.syslog", f"TLS: {error}", cure)]) from None
         copies.append(SyslogCopy(metrics, syslog_server(audit.syslog), tls, audit.syslog.server_name or ""))
     return copies
+
+
+def _process_name() -> str:
+    """Workers have names of their own."""
+    try:
+        return Path("/proc/self/comm").read_text().strip()
+    except OSError:
+        return "popproxy"
 
 
 def _sink(audit: Audit, where: str) -> Sink:
