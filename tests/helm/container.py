@@ -241,7 +241,13 @@ def try_out(container: Container, program: str, listeners: str) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert ended.stdout.count("greets, and can do") == 2, ended.stdout
         python = ["/opt/popproxy/bin/python", "-c"]
-        for command in (["popproxy", "who"], [*python, _SEE_STATUS_PAGE], REPLAY_CACHE, [*python, _USE_REPLAY_CACHE]):
+        for command in (
+            ["popproxy", "who"],
+            ["popproxy", "reload"],
+            [*python, _SEE_STATUS_PAGE],
+            REPLAY_CACHE,
+            [*python, _USE_REPLAY_CACHE],
+        ):
             ended = container.run(command)
             assert ended.returncode == 0, ended.stdout + ended.stderr
         ended = container.run(["sh", "-c", "id -u; touch /var/lib/popproxy/it; touch /etc/it /opt/popproxy/it"])
