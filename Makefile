@@ -8,7 +8,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help man chart container setup demo test check bench profile fuzz faults malformed slow soak survival runtime kerberos development peers probes
+.PHONY: help man chart container setup demo test check bench profile fuzz faults malformed slow soak survival runtime kerberos development peers probes restarts
 
 help:
 	@echo "make demo    install popproxy into .venv and start a guided demonstration (ARGS=--check plays it through)"
@@ -18,6 +18,7 @@ help:
 	@echo "make man     write the manual pages anew, after a change of commands or configuration keys"
 	@echo "make chart   write the chart's schema of the configuration anew, after a change of its keys"
 	@echo "make container  do what the Dockerfile says in a clean Debian, and try out what comes of it; needs root"
+	@echo "make restarts reload 100 times and kill 50 workers under load (ARGS=\"20 10\")"
 	@echo "make bench   measure popproxy beside nginx, HAProxy, Dovecot and Perdition (ARGS=--quick; ARGS=--help); needs root"
 	@echo "make fuzz    look for octets that a parser cannot bear, two million for each (ARGS=\"client --runs 10000\")"
 	@echo "make faults  break servers, clients and links at every point of a session, and look what becomes of the mail"
@@ -62,6 +63,9 @@ survival: setup
 faults: setup
 	@tests/setup/bench.sh
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+restarts: setup
+	@$(BIN)/python -m tests.endurance.restarts $(ARGS)
 
 malformed slow soak: setup
 	@tests/setup/bench.sh

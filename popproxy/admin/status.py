@@ -101,7 +101,8 @@ class StatusPage:
 
     async def start(self) -> None:
         """Look for the first time, and from now on."""
-        await self._look()
+        with contextlib.suppress(CommandFailed):  # if a worker has ended over the question, the next look tells
+            await self._look()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:

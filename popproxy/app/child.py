@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from popproxy.admin.frames import CommandFailed, Reason, encode
+from popproxy.admin.frames import CommandFailed, encode
 from popproxy.app.link import Handler, Link
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
@@ -195,19 +195,15 @@ class Child:
 
     async def command(self, name: str, arguments: Mapping[str, object], seconds: float) -> Any:
         """Its result. Raises CommandFailed."""
-        try:
-            return await self.link.ask("command", seconds, name=name, arguments=arguments)
-        except CommandFailed as failed:
-            if self.stage is Stage.GONE:
-                raise CommandFailed(Reason.REFUSED, "the worker has ended over the command") from None
-            raise failed from None
+        return await self.link.ask("command", seconds, name=name, arguments=arguments)
 
     async def fresh_counts(self, seconds: float) -> None:
         """Have `counts` brought up to date; left as they are if it does not answer."""
+        if self.stage in (Stage.STARTING, Stage.GONE):
+            return  # which has counted nothing yet, and listens for nothing but its start
         with contextlib.suppress(CommandFailed):
             counts: Any = await self.link.ask("counts", seconds)
-            if self.stage is not Stage.GONE:
-                self.counts = counts
+            self.counts = counts
 
     # ---- what comes of it ----
 

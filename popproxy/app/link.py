@@ -74,7 +74,7 @@ class Link:
     async def ask(self, what: str, seconds: float, **fields: object) -> object:
         """The other end's answer. Raises CommandFailed; also if it is gone, or takes longer than `seconds`."""
         if not self._open:
-            raise CommandFailed(Reason.INTERNAL, "the process is gone")
+            raise CommandFailed(Reason.REFUSED, "the process is gone")
         self._number += 1
         number = self._number
         answer = self._asked[number] = self._loop.create_future()
@@ -216,7 +216,7 @@ class Link:
             task.cancel()
         for waiting in self._asked.values():
             if not waiting.done():
-                waiting.set_exception(CommandFailed(Reason.INTERNAL, "the process has ended over the question"))
+                waiting.set_exception(CommandFailed(Reason.REFUSED, "the process has ended over the question"))
                 waiting.exception()  # nobody may be left to take it
 
 

@@ -345,7 +345,7 @@ class Supervisor:
         self._loop.call_later(_CHECK_INTERVAL, self._check)
 
     def _reopen(self) -> None:
-        for child in self._children():
+        for child in self.workers():
             child.link.tell("reopen")
 
     async def _drain(self) -> None:

@@ -1,0 +1,122 @@
+"""Reloads and deaths of workers under load: ``python -m tests.endurance.restarts [RELOADS [KILLS]]``.
+
+Clients log in, read a message and leave, again and again, while the configuration is reloaded and workers are killed.
+No connection may be refused; no session may be lost but those of a killed worker; the dead are replaced at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests.peers.canaries import canary
+from tests.peers.process import wait_until
+from tests.peers.proxy import Proxy, proxies, settings
+from tests.peers.scripted import ScriptedBackend, in_thread
+
+CLIENTS = 6
+
+
+@dataclass
+class Tally:
+    """What the clients have seen, and how long workers were missing (seconds)."""
+
+    sessions: int = 0
+    refused: int = 0
+    lost: list[str] = field(default_factory=list)
+    reloads: int = 0
+    missing: list[float] = field(default_factory=list)
+    descriptors: tuple[int, int] = (0, 0)
+
+
+def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Event) -> None:
+    """Sessions, one after the other."""
+    while not enough.is_set():
+        try:
+            sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+        except ConnectionRefusedError:
+            with lock:
+                tally.refused += 1
+            continue
+        said = ""
+        try:
+            with sock, sock.makefile("rwb") as stream:
+                said = stream.readline().decode()
+                for line in ("USER alice", f"PASS {canary()}", "STAT", "QUIT"):
+                    stream.write(f"{line}\r\n".encode())
+                    stream.flush()
+                    said = stream.readline().decode()
+                    if not said.startswith("+OK"):
+                        raise ConnectionError(said)
+        except OSError as error:
+            with lock:
+                tally.lost.append(f"{error!r} after {said!r}")
+        else:
+            with lock:
+                tally.sessions += 1
+
+
+def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
+    """Reloads and kills, mixed; the clients are at it all the time."""
+    tally, lock, enough = Tally(), threading.Lock(), threading.Event()
+    threads = [threading.Thread(target=client, args=(proxy.port(), tally, lock, enough)) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: tally.sessions > CLIENTS, "the first sessions", 30)
+    before = len(os.listdir(f"/proc/{proxy.pid}/fd"))
+    deeds = ["reload"] * reloads + ["kill"] * kills
+    random.shuffle(deeds)
+    try:
+        for deed in deeds:
+            if deed == "reload":
+                done = proxy.command("reload")
+                assert done.returncode == 0, done.stderr
+                tally.reloads += 1
+                continue
+            victim, restarts = random.choice(proxy.workers), _restarts(proxy)
+            os.kill(victim, signal.SIGKILL)
+            began = time.monotonic()
+            wait_until(lambda victim=victim: victim not in proxy.workers, "its end")  # type: ignore[misc]
+            wait_until(lambda: len(proxy.workers) >= 2, "another one")
+            tally.missing.append(time.monotonic() - began)
+            assert _restarts(proxy) >= restarts, "a counter has gone backwards"
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+    wait_until(lambda: len(proxy.workers) == 2, "the end of earlier workers", 60)
+    tally.descriptors = before, len(os.listdir(f"/proc/{proxy.pid}/fd"))
+    return tally
+
+
+def _restarts(proxy: Proxy) -> float:
+    return proxy.metrics()["popproxy_worker_restarts_total"]
+
+
+def run(reloads: int, kills: int) -> Tally:
+    """With a proxy of its own. Raises AssertionError."""
+    with in_thread(ScriptedBackend([b"Subject: hello\r\n\r\nhello\r\n"])) as backend, proxies() as start:
+        proxy = start(settings(backend.address, workers=2, logging={"level": "info", "format": "json"}))
+        tally = play(proxy, reloads, kills)
+    assert tally.refused == 0, tally
+    assert len(tally.lost) <= CLIENTS * kills, tally
+    assert kills or not tally.lost, tally
+    first, last = tally.descriptors
+    assert last <= first + 4, tally.descriptors
+    return tally
+
+
+if __name__ == "__main__":
+    done = run(*map(int, [*sys.argv[1:], "100", "50"][:2]))
+    slowest = max(done.missing, default=0)
+    print(
+        f"{done.reloads} reloads, {len(done.missing)} kills, {done.sessions} sessions: {done.refused} refused, "
+        f"{len(done.lost)} lost with their workers; a worker was missing for {slowest:.2f} s at most; "
+        f"descriptors {done.descriptors[0]} and {done.descriptors[1]}"
+    )
