@@ -85,7 +85,7 @@ class Proxy:
             "popproxy", [POPPROXY, "serve", "-c", self.file], directory / "stderr.log", directory, self._environment
         )
         self._stopped = False
-        self._process.wait_for(self._ready, "popproxy to be ready", 20)
+        self._process.wait_for(self._ready, "popproxy to be ready", 60)
 
     @property
     def pid(self) -> int:

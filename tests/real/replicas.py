@@ -84,7 +84,7 @@ class Replicas:
                 for found in (replica.metrics() for replica in self.replicas)
             )
 
-        wait_until(up, "all replicas share their state", 20)
+        wait_until(up, "all replicas share their state", 60)
 
     def kill(self, replica: Proxy) -> None:
         """SIGKILL, for all of its processes at once."""

@@ -21,6 +21,7 @@ from tests.real.kerberos_clients import TRY_LATER, WRONG, by_gssapi, by_kpop
 from tests.real.kerberos_rig import Site, give_to_service
 from tests.real.replicas import LIMIT, Load, Replicas, configuration, replicas, shared_state, started
 
+pytestmark = pytest.mark.timeout(300)  # three of everything on a machine that does other things, too
 PEOPLE = [f"user{number}" for number in range(24)]
 
 
