@@ -138,6 +138,7 @@ def test_the_readme_keeps_to_the_order_of_selling_and_teaching() -> None:
         "Beside others",
         "How fast",
         "Operating it",
+        "Containers and Kubernetes",
         "Security defaults",
         "How it is tested",
         "Read on",
