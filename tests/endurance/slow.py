@@ -48,7 +48,7 @@ class _Slow:
             await asyncio.gather(
                 *(self._one(first, number) for number in range(start, min(count, start + OPENED_AT_ONCE)))
             )
-            await asyncio.sleep(0.2 if first(0) else 0)  # the server is in Python, too
+            await asyncio.sleep(0.2 if b"PASS" in first(0) else 0)  # the server is in Python, too
 
     async def _one(self, first: Callable[[int], bytes], number: int) -> None:
         sock = socket.socket()
@@ -104,7 +104,8 @@ async def crowd(proxy: Proxy, door: Door, kind: str, clients: int, seconds: floa
     before = await asyncio.to_thread(memory, proxy.worker)
     try:
         await slow.open(clients, first)
-        await _settled(proxy, clients, "transaction" if b"PASS" in first(0) else "authorization")
+        if b"PASS" in first(0):
+            await _settled(proxy, clients)
         feeding = asyncio.ensure_future(go_on(slow))
         try:
             async with beside(Health(door, A_SECOND)) as health:
@@ -120,12 +121,15 @@ async def crowd(proxy: Proxy, door: Door, kind: str, clients: int, seconds: floa
     )  # fmt: skip
 
 
-async def _settled(proxy: Proxy, clients: int, phase: str) -> None:
+async def _settled(proxy: Proxy, clients: int) -> None:
+    """All have logged in."""
     async with asyncio.timeout(SETTLING):
         while True:
             metrics = await asyncio.to_thread(proxy.metrics)
             shown = [
-                value for name, value in metrics.items() if name.startswith("popproxy_sessions{") and phase in name
+                value
+                for name, value in metrics.items()
+                if name.startswith("popproxy_sessions{") and "transaction" in name
             ]
             if sum(shown) >= clients:
                 return
