@@ -17,13 +17,11 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from popproxy.admin.commands import Commands
 from popproxy.admin.control import ControlServer
 from popproxy.admin.control_socket import ControlSocket
 from popproxy.admin.desk import Desk
-from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.admin.routing import Router
 from popproxy.admin.top import add_top
 from popproxy.admin.trace import add_trace
@@ -32,6 +30,7 @@ from popproxy.app.generation import Generation
 from popproxy.app.link import Handler
 from popproxy.app.nursery import adopt_orphans
 from popproxy.app.plan import Plan
+from popproxy.app.reloads import Reloads
 from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
 from popproxy.app.systemd import Notifier
 from popproxy.errors import ConfigError
@@ -44,8 +43,6 @@ COUNTS_LIMIT = 2.0
 """Seconds that a worker has to say what it has counted; then what it said last counts."""
 STOPPING_MARGIN = 15.0
 """Seconds beyond timeouts.drain until the very end."""
-MOST_RETIRED = 8
-"""Generations that may wait for their last sessions; each costs the memory of its workers."""
 _CHECK_INTERVAL = 1.0
 _ANSWERED = 0.2  # seconds until it begins to end, so that the answer gets to whoever has told it to
 _STRANGERS = 100  # remembered; a worker says its number within moments
@@ -64,10 +61,10 @@ class Supervisor:
         self.past: Snapshot = {}
         self.restarts = 0
         self.started = time.time()
-        self.reloaded = (1, self.started)  # successful? and when it was last
         self.own = Commands()
         self.router = Router(self.own, self.workers)
-        self.own.add("reload", self.reload)
+        self.reloads = Reloads(self)
+        self.own.add("reload", self.reloads.reload)
         self.own.add("drain", self.drain)
         add_top(self.own, self.router)
         add_trace(self.own, self.router)
@@ -81,9 +78,6 @@ class Supervisor:
         self._control: ControlServer | None = None
         self._systemd = Notifier.from_environment()
         self._loop = asyncio.get_running_loop()
-        self._reloading = asyncio.Lock()
-        self._hanging_up = asyncio.Lock()
-        self._waiting_reload = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0  # how often we were told to stop
         self._told = asyncio.Event()
@@ -94,15 +88,15 @@ class Supervisor:
         """Start, serve, drain, end; returns the exit status. Raises StartFailed and ConfigError."""
         adopt_orphans()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        generation = self._generation(1)
+        generation = self.generation(1)
         await generation.start(None, self._bind_first)
         logs.configure(generation.plan.level, generation.plan.format)
         control = self._bind_control(generation)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        self._serve(generation)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reloads.hang_up)
+        self.serve(generation)
         if control is not None:
             await self._answer_at(control, generation.plan)
         self._check()
@@ -119,27 +113,53 @@ class Supervisor:
             for child in self._children():
                 child.end()
 
-    async def reload(self) -> object:
-        """Read the configuration again. Raises CommandFailed; then everything goes on as it was."""
-        async with self._reloading:
-            try:
-                done = await self._reload()
-            except CommandFailed as failed:
-                self.reloaded = (0, self.reloaded[1])
-                for problem in str(failed).splitlines():
-                    log.error("the configuration stays as it was", why=problem)
-                self.record("config_reload", Outcome.FAILURE)
-                raise
-            self.reloaded = (1, time.time())
-            self.record("config_reload", Outcome.SUCCESS)
-            return done
-
     async def drain(self) -> object:
         """As SIGTERM: no new clients, sessions may finish, and then the end. Told once more it changes nothing."""
         assert self.current is not None
         if not self._stops:
             self._loop.call_later(_ANSWERED, self.stop)
         return {"sessions": sum(child.sessions for child in self._children()), "seconds": self.current.plan.drain}
+
+    def generation(self, number: int) -> Generation:
+        """A candidate: its workers are not started yet."""
+        questions: dict[str, Handler] = {
+            "counts": self.counts,
+            "reasons": self._tell_reasons,
+            "execute": self.router.execute,
+        }
+        self._candidate = Generation(
+            number, self.path, questions, self._child_ended, self._nursery, self._strangers.get, self._share
+        )
+        return self._candidate
+
+    def serve(self, generation: Generation) -> None:
+        """New clients are its own from now on."""
+        self.current, self._candidate = generation, None
+        self.router.routes = generation.children[0].routes
+        generation.accept()
+
+    async def switch_control(self, old: Plan, new: Plan) -> None:
+        """Operators are answered where the new configuration says. Raises ConfigError."""
+        if (old.control.socket, old.control.group) == (new.control.socket, new.control.group):
+            if self._control is not None:
+                self._control.admit(allowed(new))
+            return
+        before, self._control = self._control, None
+        if before is not None:
+            before.retire()
+        bound = bind_control_as_planned(new)
+        if bound is not None:
+            await self._answer_at(bound, new)
+
+    def dismiss(self, generation: Generation) -> None:
+        """A candidate that does not come to serve: its workers have been killed, and are on their way."""
+        self._candidate = None
+        self.retired += [generation] if generation.children else []
+
+    @property
+    def stopping(self) -> bool:
+        """Have we been told to?"""
+        return self._stops > 0
 
     def workers(self) -> Sequence[Child]:
         """Those that serve or have sessions, those with the latest configuration first."""
@@ -180,7 +200,7 @@ class Supervisor:
         living = [child.counts for child in self._children() if child.stage is not Stage.GONE]
         serving = [child.counts for child in self.workers() if child.stage is Stage.SERVING]
         result = merged(self.past, living, serving or living[:1])
-        successful, when = self.reloaded
+        successful, when = self.reloads.last
         commands = result["counter"].setdefault("operator_commands", {})
         for key, count in self._operators.items():
             commands[keyed(key)] = commands.get(keyed(key), 0) + count
@@ -191,65 +211,6 @@ class Supervisor:
         return result
 
     # ---- pieces ----
-
-    async def _reload(self) -> object:
-        old = self.current
-        assert old is not None
-        assert old.raw is not None
-        if len(self.retired) >= MOST_RETIRED:
-            text = f"{len(self.retired)} earlier configurations have sessions still; wait, or end them (popproxy kick)"
-            raise CommandFailed(Reason.REFUSED, text)
-        candidate = self._generation(old.number + 1)
-        try:
-            if self._stops:
-                raise StartFailed(["popproxy is draining"], os.EX_TEMPFAIL)
-            await candidate.start(old.raw, self._bind_next)
-            if self._stops:
-                raise StartFailed(["popproxy is draining"], os.EX_TEMPFAIL)
-            await self._switch_control(old.plan, candidate.plan)
-        except (StartFailed, ConfigError) as error:
-            candidate.kill()
-            self._candidate = None
-            self.retired += [candidate] if candidate.children else []
-            self._keep_sockets()
-            raise CommandFailed(Reason.REFUSED, "\n".join(map(str, error.problems))) from None
-        self._serve(candidate)
-        self.retired.append(old)
-        old.leave("retire", candidate.plan.reload)
-        logs.configure(candidate.plan.level, candidate.plan.format)
-        self._keep_sockets()
-        log.info("serving with the new configuration", generation=candidate.number)
-        return {"generation": candidate.number}
-
-    def _keep_sockets(self) -> None:
-        if self.current is not None:
-            self.held.keep_only([self.current.sockets])
-
-    def _hang_up(self) -> None:
-        """SIGHUP: reload; what comes of it stands in the log."""
-        if self._waiting_reload:
-            return  # that one will read the file as it is then
-        self._waiting_reload = True
-        task = self._loop.create_task(self._reload_quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _reload_quietly(self) -> None:
-        async with self._hanging_up:
-            self._waiting_reload = False
-            with contextlib.suppress(CommandFailed):
-                await self.reload()
-
-    def _generation(self, number: int) -> Generation:
-        questions: dict[str, Handler] = {
-            "counts": self.counts,
-            "reasons": self._tell_reasons,
-            "execute": self.router.execute,
-        }
-        self._candidate = Generation(
-            number, self.path, questions, self._child_ended, self._nursery, self._strangers.get, self._share
-        )
-        return self._candidate
 
     def _share(self, sock: socket.socket) -> None:
         task = self._loop.create_task(self.state.attach(sock))
@@ -263,12 +224,6 @@ class Supervisor:
         self.held.take_passed(plan)
         return plan, self.held.bind(plan)
 
-    def _bind_next(self, plan: Plan) -> tuple[Plan, Sockets]:
-        """Files and sockets belong to somebody already: whom we become stays as it was at the start."""
-        assert self.current is not None
-        plan = replace(plan, user=self.current.plan.user, group=self.current.plan.group)
-        return plan, self.held.bind(plan)
-
     def _bind_control(self, generation: Generation) -> ControlSocket | None:
         try:
             return bind_control_as_planned(generation.plan)
@@ -279,24 +234,6 @@ class Supervisor:
     async def _answer_at(self, control: ControlSocket, plan: Plan) -> None:
         self._control = ControlServer(control, Desk(self.router, self, self._operators), allowed(plan))
         await self._control.start()
-
-    async def _switch_control(self, old: Plan, new: Plan) -> None:
-        """Operators are answered where the new configuration says. Raises ConfigError."""
-        if (old.control.socket, old.control.group) == (new.control.socket, new.control.group):
-            if self._control is not None:
-                self._control.admit(allowed(new))
-            return
-        before, self._control = self._control, None
-        if before is not None:
-            before.retire()
-        bound = bind_control_as_planned(new)
-        if bound is not None:
-            await self._answer_at(bound, new)
-
-    def _serve(self, generation: Generation) -> None:
-        self.current, self._candidate = generation, None
-        self.router.routes = generation.children[0].routes
-        generation.accept()
 
     def _generations(self) -> list[Generation]:
         return [one for one in (*self.retired, self.current, self._candidate) if one is not None]
