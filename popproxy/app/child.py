@@ -101,6 +101,8 @@ class Child:
         self.reasons: list[str] = []
         self.counts: Snapshot = {}
         self.routes: dict[str, Any] = {}
+        self.changes: list[dict[str, Any]] | None = None
+        """What it says that has changed since the configuration before; None if nobody knows."""
         self.pid = 0
         """Known when it says it."""
         self.was = Stage.STARTING
@@ -246,7 +248,10 @@ class Child:
         if status is not None:
             self.reaped(status)
 
-    def _told_plan(self, *, plan: dict[str, Any], raw: str, **_: object) -> None:
+    def _told_plan(
+        self, *, plan: dict[str, Any], raw: str, changes: list[dict[str, Any]] | None = None, **_: object
+    ) -> None:
+        self.changes = changes
         if not self._planned.done():
             self._planned.set_result((Plan.from_json(plan), base64.b64decode(raw)))
 

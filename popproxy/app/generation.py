@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from popproxy.app.child import Child, Nursery, Stage, StartFailed, how_ended
 from popproxy.app.link import Handler
@@ -42,6 +43,8 @@ class Generation:
         self.path = path
         self.raw: bytes | None = None
         self.plan: Plan
+        self.changes: list[dict[str, Any]] | None = None
+        """Since the generation before: dotted key, effect, and sometimes from what to what. None if not known."""
         self.sockets = Sockets()
         self.children: list[Child] = []
         self.serving = False
@@ -64,6 +67,7 @@ class Generation:
             first = self._spawn(1)
             first.start(self.path, None, previous)
             plan, self.raw = await first.planned()
+            self.changes = first.changes
             self.plan, self.sockets = bind(plan)
             self._go(first)
             started = [first]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.app.child import StartFailed
+from popproxy.app.effects import KEPT, Effect, described
+from popproxy.app.generation import Generation
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
 from popproxy.errors import ConfigError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_RETIRED = 8
 """Generations that may wait for their last sessions; each costs the memory of its workers."""
+
+_NOTHING = {"changes": "none"}
 
 log = logs.get_logger("supervisor")
 
@@ -41,6 +45,7 @@ class Reloads:
         self._reloading = asyncio.Lock()
         self._hanging_up = asyncio.Lock()
         self._waiting = False
+        self._kept: list[dict[str, object]] = []  # what the latest file would change, and only a restart will
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def reload(self) -> object:
@@ -99,8 +104,22 @@ class Reloads:
         old.leave("retire", candidate.plan.reload)
         logs.configure(candidate.plan.level, candidate.plan.format)
         self._keep_sockets()
-        log.info("serving with the new configuration", generation=candidate.number)
-        return {"generation": candidate.number}
+        return self._told(candidate)
+
+    def _told(self, candidate: Generation) -> dict[str, object]:
+        """What has come of it, for who asked; it stands in the log, too."""
+        changes = candidate.changes
+        if changes is not None:
+            changes = [*(one for one in changes if one["effect"] != Effect.RESTART), *self._kept]
+        by_effect = {
+            effect.value: [described(one) for one in changes or () if one["effect"] == effect] for effect in Effect
+        }
+        shown = {effect: lines for effect, lines in by_effect.items() if lines}
+        unknown = {"changes": "not known"} if changes is None else {}
+        log.info("serving with the new configuration", generation=candidate.number, **(shown or unknown or _NOTHING))
+        for warning in candidate.plan.warnings:
+            log.warning("the configuration", why=warning)
+        return {"generation": candidate.number, "changes": changes, "warnings": list(candidate.plan.warnings)}
 
     def _go_on(self) -> None:
         if self._supervisor.stopping:
@@ -108,9 +127,14 @@ class Reloads:
 
     def _bind(self, plan: Plan) -> tuple[Plan, Sockets]:
         """Files and sockets belong to somebody already: whom we become stays as it was at the start."""
-        current = self._supervisor.current
-        assert current is not None
-        plan = replace(plan, user=current.plan.user, group=current.plan.group)
+        assert self._supervisor.current is not None
+        ours = self._supervisor.current.plan
+        self._kept = [
+            {"key": key, "effect": Effect.RESTART, "from": getattr(ours, name), "to": getattr(plan, name)}
+            for key, name in KEPT.items()
+            if getattr(ours, name) != getattr(plan, name)
+        ]
+        plan = replace(plan, user=ours.user, group=ours.group)
         return plan, self._supervisor.held.bind(plan)
 
     def _keep_sockets(self) -> None:

@@ -22,11 +22,14 @@ from popproxy import __version__
 from popproxy.admin.commands import Commands, Executor
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.app.build import describe_config
+from popproxy.app.effects import effect_of
 from popproxy.app.link import Link, receive_now, send_now
 from popproxy.app.loop import run
 from popproxy.app.plan import plan_of
 from popproxy.app.service import Service, settle_memory
 from popproxy.app.sockets import Sockets
+from popproxy.config.differences import differences
+from popproxy.config.finding import dotted
 from popproxy.config.loader import Loaded, load_bytes, read_file
 from popproxy.config.model import Config
 from popproxy.errors import ConfigError, Unavailable
@@ -63,7 +66,8 @@ def main(descriptor: int) -> int:
             send_now(sock, "failed", problems=[str(problem) for problem in error.problems])
             return os.EX_CONFIG
         plan = plan_of(loaded, __version__, how_many(loaded.config), describe_config(loaded.config))
-        send_now(sock, "plan", plan=plan.to_json(), raw=base64.b64encode(raw).decode())
+        changes = None if start["previous"] is None else _changes(base64.b64decode(start["previous"]), loaded)
+        send_now(sock, "plan", plan=plan.to_json(), raw=base64.b64encode(raw).decode(), changes=changes)
         _, go, descriptors = receive_now(sock)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0  # the supervisor does without us
@@ -78,6 +82,19 @@ def main(descriptor: int) -> int:
         logs.bind(worker=go["name"])
     _raise_descriptor_limit(loaded.config.limits.connections, 3 if loaded.config.tunnels else 2)
     return run(_serve(loaded, sock, sockets, shared))
+
+
+def _changes(previous: bytes, loaded: Loaded) -> list[dict[str, object]] | None:
+    """What the file says otherwise than when it held `previous`; None if that cannot be read any more."""
+    try:
+        before = load_bytes(previous, loaded.path).config
+    except ConfigError:
+        return None  # of another version
+    found = ((dotted(one.key), one.shown) for one in differences(before, loaded.config))
+    return [
+        {"key": key, "effect": effect_of(key), **({"from": shown[0], "to": shown[1]} if shown else {})}
+        for key, shown in found
+    ]
 
 
 def how_many(config: Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -134,9 +135,16 @@ def test_a_reload_takes_new_settings_and_leaves_sessions_alone(
     proxy = start_proxy(settings(backend.address))
     old, session = proxy.worker, logged_in(proxy)
     proxy.configuration["listeners"][0]["banner"] = "the second"
-    change(proxy)
+    proxy.configuration["process"]["group"] = "mail"
+    change(proxy, limits={**proxy.configuration["limits"], "sessions_per_user": 7000})
     done = proxy.command("reload")
-    assert done.stdout == "serving with the new configuration (generation 2)\n", done.stderr
+    changes = """for new sessions:
+  listeners[0].banner
+  limits.sessions_per_user: 5000 -> 7000
+after a restart only:
+  process.group: null -> mail
+"""
+    assert done.stdout == f"serving with the new configuration (generation 2)\n{changes}", done.stderr
     assert "the second" in greeting(proxy)
     assert session.command("STAT").startswith(b"+OK")
     assert len(proxy.workers) == 2
@@ -151,6 +159,32 @@ def test_a_reload_takes_new_settings_and_leaves_sessions_alone(
     assert session.command("QUIT").startswith(b"+OK")
     wait_until(lambda: not runs(old), "the old worker to end")
     assert {record["event.outcome"] for record in proxy.audit("config_reload")} == {"success", "failure"}
+
+
+def test_a_reload_says_that_nothing_has_changed_and_reads_the_other_files_all_the_same(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address))
+    assert "nothing has changed in it; certificates" in proxy.command("reload").stdout
+    change(
+        proxy, timeouts={"drain": "2s", "idle": "5m"}, audit={**proxy.configuration["audit"], "checkpoint_records": 9}
+    )
+    told = json.loads(proxy.command("reload", "--json").stdout)
+    assert told["changes"] == [
+        {"key": "timeouts.idle", "effect": "new_sessions", "from": "10m", "to": "5m"},
+        {"key": "timeouts.drain", "effect": "now", "from": "1s", "to": "2s"},
+        {"key": "audit.checkpoint_records", "effect": "new_sessions", "from": 1000, "to": 9},
+    ]
+    (warning,) = told["warnings"]
+    assert "timeouts.idle" in warning
+    proxy.file.write_text(proxy.file.read_text().replace("drain: 2s", "drain: 3s"))
+    os.kill(proxy.pid, signal.SIGHUP)
+    wait_until(lambda: "timeouts.drain: 2s -> 3s" in proxy.log(), "the change in the log")
+    said = [json.loads(line) for line in proxy.log().splitlines() if "serving with the new" in line]
+    assert [(one.get("changes"), one.get("now")) for one in said] == [
+        ("none", None), (None, ["timeouts.drain: 1s -> 2s"]), (None, ["timeouts.drain: 2s -> 3s"]),
+    ]  # fmt: skip
+    assert "timeouts.idle" in next(line for line in proxy.log().splitlines() if '"the configuration"' in line)
 
 
 def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: ScriptedBackend) -> None:

@@ -6,6 +6,7 @@ No connection may be refused; no session may be lost but those of a killed worke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -32,12 +33,15 @@ class Tally:
     lost: list[str] = field(default_factory=list)
     reloads: int = 0
     missing: list[float] = field(default_factory=list)
+    slowest: float = 0.0
+    """The longest that a client has waited for its greeting (seconds)."""
     descriptors: tuple[int, int] = (0, 0)
 
 
 def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Event) -> None:
     """Sessions, one after the other."""
     while not enough.is_set():
+        began = time.monotonic()
         try:
             sock = socket.create_connection(("127.0.0.1", port), timeout=30)
         except ConnectionRefusedError:
@@ -48,6 +52,7 @@ def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Even
         try:
             with sock, sock.makefile("rwb") as stream:
                 said = stream.readline().decode()
+                waited = time.monotonic() - began
                 for line in ("USER alice", f"PASS {canary()}", "STAT", "QUIT"):
                     stream.write(f"{line}\r\n".encode())
                     stream.flush()
@@ -60,6 +65,7 @@ def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Even
         else:
             with lock:
                 tally.sessions += 1
+                tally.slowest = max(tally.slowest, waited)
 
 
 def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
@@ -79,8 +85,8 @@ def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
                 assert done.returncode == 0, done.stderr
                 tally.reloads += 1
                 continue
-            victim, restarts = random.choice(proxy.workers), _restarts(proxy)
-            os.kill(victim, signal.SIGKILL)
+            restarts = _restarts(proxy)
+            victim = _kill(proxy)
             began = time.monotonic()
             wait_until(lambda victim=victim: victim not in proxy.workers, "its end")  # type: ignore[misc]
             wait_until(lambda: len(proxy.workers) >= 2, "another one")
@@ -93,6 +99,15 @@ def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
     wait_until(lambda: len(proxy.workers) == 2, "the end of earlier workers", 60)
     tally.descriptors = before, len(os.listdir(f"/proc/{proxy.pid}/fd"))
     return tally
+
+
+def _kill(proxy: Proxy) -> int:
+    """One of the workers that run; those of earlier configurations end by themselves at any time."""
+    while True:
+        victim = random.choice(proxy.workers)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            return victim
 
 
 def _restarts(proxy: Proxy) -> float:
@@ -114,9 +129,9 @@ def run(reloads: int, kills: int) -> Tally:
 
 if __name__ == "__main__":
     done = run(*map(int, [*sys.argv[1:], "100", "50"][:2]))
-    slowest = max(done.missing, default=0)
+    missing = max(done.missing, default=0)
     print(
         f"{done.reloads} reloads, {len(done.missing)} kills, {done.sessions} sessions: {done.refused} refused, "
-        f"{len(done.lost)} lost with their workers; a worker was missing for {slowest:.2f} s at most; "
-        f"descriptors {done.descriptors[0]} and {done.descriptors[1]}"
+        f"{len(done.lost)} lost with their workers; a worker was missing for {missing:.2f} s at most; "
+        f"the slowest greeting took {done.slowest:.2f} s; descriptors {done.descriptors[0]} and {done.descriptors[1]}"
     )
