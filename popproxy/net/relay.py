@@ -476,7 +476,7 @@ class Relay:
             self._pace = None
             return
         now = self._context.deadlines.now
-        moved = self._bytes_out - (client.unacknowledged if client.pending else 0)
+        moved = self._bytes_out - client.unacknowledged  # what its system has; ours may hold megabytes for a slow one
         if self._pace is None:
             self._pace = now, moved
             return

@@ -109,6 +109,26 @@ async def test_a_client_that_stays_behind_quit_waits_as_long_as_it_may(
         await rig.ends("update_unknown")  # although each octet was an answer of a kind
 
 
+async def test_a_slow_client_whose_message_was_in_our_systems_buffer_at_first_is_not_thrown_out(tmp_path: Path) -> None:
+    """It reads as fast as a modem; what had not left this machine at the first look is not held against it."""
+    async with running(tmp_path) as rig:
+        client, backend, relay = await dripping(rig, receive=4096)
+        await backend.send(b"x" * 60_000)  # the kernel takes it, so that nothing is pending
+        await until(lambda: relay._bytes_out > 60_000 and relay._client.unacknowledged > 20_000, "the octets")
+        assert not relay._client.pending
+        relay._pace = None
+        rig.parts.deadlines._sweep()
+        sending = asyncio.create_task(backend.send(b"x" * (8 << 20), seconds=60))
+        await until(lambda: relay._client.pending, "more than the kernel takes")
+        await client.take(15 * 960)
+        as_if_since(relay, 15)
+        rig.parts.deadlines._sweep()
+        assert rig.service.sessions
+        client.reset()
+        await rig.ends("client_lost")
+        await asyncio.gather(sending, return_exceptions=True)
+
+
 async def _drip(peer: Peer, octets: bytes) -> None:
     for octet in octets:
         await peer.send(bytes((octet,)))
