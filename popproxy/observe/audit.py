@@ -268,7 +268,7 @@ class AuditLog:
             self._checkpoint()
         for copy in self._copies:
             if copy.may_go_on:
-                self._keep_mark(self._marks.gap(copy.name, *copy.take_gap()))
+                self._keep_mark(self._marks.gap(copy.name, *copy.take_gap(), copy=True))
         try:
             buffer.drain(self._sink.write)
             if buffer.lost:

@@ -41,12 +41,13 @@ class Marks:
         """``audit_stop``: the last record of a segment."""
         return self._seal("stop", "success", self._others(tail))
 
-    def gap(self, sink: str, first: int, lost: int) -> bytes:
-        """``audit_gap``: so many records from number `first` on are not in this sink."""
+    def gap(self, sink: str, first: int, lost: int, *, copy: bool = False) -> bytes:
+        """``audit_gap``: so many records from number `first` on are not in this sink, which is a `copy` or the log."""
         return self._seal(
             "gap", "failure",
             f',"event.reason":"buffer_full","popproxy.audit.sink":"{sink}","popproxy.audit.lost":{lost},'
-            f'"popproxy.audit.lost_from":{first},"popproxy.audit.lost_to":{first + lost - 1}',
+            f'"popproxy.audit.lost_from":{first},"popproxy.audit.lost_to":{first + lost - 1}'
+            + (',"popproxy.audit.copy":true' if copy else ""),
         )  # fmt: skip
 
     def torn(self, octets: int) -> bytes:

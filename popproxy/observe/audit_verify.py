@@ -150,7 +150,8 @@ class Verifier:
         which = f"number {first}" if first == latest else f"numbers {first} to {latest}"
         record = _parsed(line) if link.key is not None or segment.first.key is None else {}
         named = (record.get("popproxy.audit.lost_from"), record.get("popproxy.audit.lost_to"))
-        if link.action == "audit_gap" and named == (first, latest):
+        ours = self._copy or "popproxy.audit.copy" not in record  # what a copy lacks, the log itself has
+        if link.action == "audit_gap" and named == (first, latest) and ours:
             return self._finding(Kind.GAP, segment, place, f"{which} could not be written, and are lost", link)
         files = (segment.last.action, link.action) == ("audit_checkpoint", "audit_rotate")
         if files and segment.place.path != place.path:

@@ -137,7 +137,7 @@ async def test_what_a_slow_copy_cannot_hold_is_named_by_a_gap_with_its_name(tmp_
     octets.extend(os.read(read, 1 << 20))
     os.close(read)
     os.close(write)
-    verifier = Verifier(None)
+    verifier = Verifier(None, copy=True)
     found = [finding for number, line in enumerate(bytes(octets).splitlines(keepends=True), 1)
              for finding in verifier.take(tmp_path, number, line)]  # fmt: skip
     assert {finding.kind for finding in found} == {"gap"}
@@ -146,6 +146,11 @@ async def test_what_a_slow_copy_cannot_hold_is_named_by_a_gap_with_its_name(tmp_
               for finding in whole.take(tmp_path, number, line)]  # fmt: skip
     assert intact == []
     assert b'"popproxy.audit.sink":"stdout"' in octets
+    there = set(bytes(octets).splitlines(keepends=True))
+    cut = Verifier(None)  # what the copy has lost was removed from the file, too
+    removed = [finding for number, line in enumerate((tmp_path / "audit.jsonl").open("rb"), 1) if line in there
+               for finding in cut.take(tmp_path, number, line)]  # fmt: skip
+    assert {finding.kind for finding in removed} == {"removed"}
 
 
 @pytest.mark.real
