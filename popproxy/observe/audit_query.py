@@ -22,7 +22,7 @@ def parse(line: bytes) -> Record:
     """The record of a line. Raises NotARecord."""
     try:
         record = json.loads(line)
-    except ValueError:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise NotARecord from None
     if not isinstance(record, dict) or "event.action" not in record or "@timestamp" not in record:
         raise NotARecord

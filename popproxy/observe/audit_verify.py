@@ -255,7 +255,7 @@ class Verifier:
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -270,4 +270,5 @@ def _heads(record: dict[str, Any]) -> Iterator[Head]:
 
 def _origin(line: bytes) -> dict[str, Any]:
     record = _parsed(line)
-    return {name: record[name] for name in ("observer.hostname", "process.pid", "observer.version") if name in record}
+    kinds = {"observer.hostname": str, "process.pid": int, "observer.version": str}
+    return {name: record[name] for name, kind in kinds.items() if isinstance(record.get(name), kind)}

@@ -372,3 +372,21 @@ def write_much(path: Path) -> None:
         some(log, 40)
         log._sink._look_again = 0  # type: ignore[attr-defined]
     log.close()
+
+
+@pytest.mark.parametrize(
+    "members",
+    ['"x":' + "[" * 100_000 + "]" * 100_000, '"observer.hostname":[],"process.pid":{}'],
+    ids=["deep", "types"],
+)
+def test_a_line_made_to_break_the_tool_does_not_keep_it_from_the_rest(
+    base: list[Path], keys: PublicKeys, tmp_path: Path, members: str
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    start = f'{{"@timestamp":"2026-11-23T08:07:09.971327Z","event.sequence":1,"event.action":"audit_start",{members}'
+    end = f',"chain.segment":"{"a" * 16}","chain.previous":"{"0" * 64}"}}\n'
+    rest = base[0].read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([(start + end).encode(), *rest[:5], *rest[6:]]))
+    found = kinds(verify([path], keys))
+    assert Kind.UNSIGNED in found
+    assert Kind.REMOVED in found
