@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TAMPERED, INCOMPLETE = 1, 3
 """Exit statuses; 0 is an intact log."""
 KEPT = 1000
-"""As many findings are told; beyond, they are counted."""
+"""As many findings of each weight are told; beyond, they are counted."""
 SHOWN = 20
 """As many of them to people."""
 
@@ -69,10 +69,15 @@ def verify(
     verifier = Verifier(None if no_key else read_public(public_key or _beside_the_key(config)), copy=copy)
     found: list[Finding] = []
     counts: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
 
     def keep(findings: list[Finding]) -> None:
-        counts.update(finding.kind for finding in findings)
-        found.extend(findings[: max(0, KEPT - len(found))])
+        for finding in findings:
+            counts[finding.kind] += 1
+            weight = "bad" if finding.kind in TAMPERING else "note" if finding.kind in NOTES else "missing"
+            if kept[weight] < KEPT:  # a flood of what is harmless must not hide what is not
+                kept[weight] += 1
+                found.append(finding)
 
     for path in paths:
         for number, line in enumerate(lines(path, progress()), 1):

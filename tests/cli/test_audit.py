@@ -268,6 +268,11 @@ def test_verify_names_the_first_bad_record_and_tells_programs_by_its_status(tmp_
     assert bad.stdout.decode().splitlines()[-1] == f"TAMPERED WITH, first at {path}:9, record 9 (altered 1)"
     told = json.loads(popproxy("audit", "verify", "--json", "-c", str(config)).stdout)
     assert (told["status"], told["findings"][0]["line"], told["findings"][0]["sequence"]) == ("tampered", 9, 9)
+    alone = b'{"@timestamp":"2026-11-23T08:07:09.971327Z","event.sequence":1,"event.action":"audit_start",'
+    alone += b'"chain.segment":"%016x","chain.previous":"' + b"0" * 64 + b'"}\n'
+    path.write_bytes(b"".join(alone % number for number in range(1100)) + octets.replace(b'"u7"', b'"u8"'))
+    flooded = popproxy("audit", "verify", "-c", str(config))
+    assert (flooded.returncode, b"(altered 1, " in flooded.stdout) == (1, True), flooded.stdout[-300:]
     path.write_bytes(octets[:-100])
     torn = popproxy("audit", "verify", "--public-key", str(tmp_path / "audit.key.pub"), str(path))
     assert torn.returncode == 3
