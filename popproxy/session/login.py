@@ -39,6 +39,7 @@ from popproxy.session.context import ListenerContext
 from popproxy.session.limits import take_session
 from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
+from popproxy.state.orders import Orders
 from popproxy.state.shared import Lease
 from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
 from popproxy.wire.visitor import Visitor
@@ -275,7 +276,7 @@ class LoginAttempt:
             return self._failed(sorry, Outcome.UNKNOWN, AuthFailure.BACKEND_UNAVAILABLE, recorded=identity.proven)
         if isinstance(opened, NotOpened):
             return await self._refused(identity, pool, opened)
-        return await self._opened(identity, route.backend_user, pool, opened)
+        return await self._opened(identity, route.backend_user, pool, opened, orders)
 
     async def _account_refused(self, identity: Identity) -> LoginFailed | None:
         """The users file disables the account, whatever the user has shown; None if it does not."""
@@ -289,14 +290,16 @@ class LoginAttempt:
             return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
         return await self._wrong(AuthFailure.DISABLED) if disabled else None
 
-    async def _opened(self, identity: Identity, mailbox: str, pool: Pool, opened: Opened) -> LoggedIn | LoginFailed:
-        """The record first, then +OK: a login that is not on record does not happen."""
+    async def _opened(
+        self, identity: Identity, mailbox: str, pool: Pool, opened: Opened, orders: Orders
+    ) -> LoggedIn | LoginFailed:
+        """The record first, then +OK: a login that is not on record does not happen. `orders` have led here."""
         context = self._context
         try:
             if self._lease is None and not await self._take_session(identity.user):
                 opened.channel.abort()
                 return self._too_many_sessions()
-            if context.holding.held(identity.user):  # since a moment ago
+            if context.holding.book.orders.overtake(orders, identity.user):  # a moment ago
                 opened.channel.abort()
                 return self._held(replace(identity, proven=True))
             assert self._lease is not None

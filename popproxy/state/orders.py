@@ -64,6 +64,17 @@ class Orders:
         found = self.holds.get(user)
         return 0.0 if found is None or found.until > time.time() else found.until
 
+    def overtake(self, before: Orders, user: str) -> bool:
+        """Whether a login of the user that began under `before` must not go on under these.
+
+        A hold that has come and gone meanwhile counts: the mail may be elsewhere since.
+        """
+        return self is not before and (
+            self.hold(user) is not None
+            or self.since(user) > before.since(user)
+            or self.moves.get(user) != before.moves.get(user)
+        )
+
     def holding(self, user: str, hold: Hold) -> Orders:
         """With this hold, whatever there was before."""
         return replace(self, holds={**self.holds, user: hold})

@@ -135,6 +135,37 @@ async def test_a_login_that_is_on_its_way_when_the_hold_comes_does_not_get_in(tm
         assert (await old.ended()).lines[-1] == b"PASS canary-pw-right", "no QUIT"
 
 
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_login_that_is_on_its_way_while_the_mail_is_moved_is_not_shown_the_old_maildrop(
+    tmp_path: Path, moved: bool
+) -> None:
+    """Hold, move and release may all be over before a slow server answers."""
+    at_pass = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def slow(_session: object, _line: bytes) -> bytes:
+        at_pass.set()
+        await go_on.wait()
+        return b"+OK\r\n"
+
+    async with (
+        ScriptedBackend(on_command={"PASS": slow}) as old,
+        ScriptedBackend() as new,
+        site(tmp_path, old, new) as rig,
+    ):
+        _, answer = await offered(rig)
+        await at_pass.wait()
+        await order(rig, "hold", user="alice")
+        if moved:
+            await order(rig, "move", user="alice", pool="new")
+        await order(rig, "release", user="alice")
+        go_on.set()
+        assert await answer == LATER
+        assert (await old.ended()).lines[-1] == b"PASS canary-pw-right", "no QUIT"
+        assert await log_in(rig) == WELCOME
+        assert users(new) == ["alice"] * moved
+
+
 async def test_a_client_that_leaves_while_its_user_is_held(tmp_path: Path) -> None:
     async with ScriptedBackend() as old, ScriptedBackend() as new, site(tmp_path, old, new) as rig:
         await order(rig, "hold", user="alice")
