@@ -183,10 +183,10 @@ class Pool:
     def candidates(self, user: str, server: Address | None, now: float) -> list[Backend]:
         """Servers to be tried in turn for `user`, his name there; `server`: where a directory says that his mail is.
 
-        Raises BackendError if operators have closed them all.
+        Raises BackendError if operators have closed them all, or the mail is at a server that is not among them.
         """
         only = self._only
-        if only is not None and only.member.order is State.UP:
+        if only is not None and only.member.order is State.UP and server in (None, only.address):
             return self.backends
         choice = self._choose(user, server, now)
         return [self._by_member[member] for member in (*choice.well, *choice.last)]
@@ -196,6 +196,8 @@ class Pool:
         choice = self._balancer.choose(user, now, named)
         if not self.backends:
             raise BackendError(self._why_none, "connect", "dns")
+        if server is not None and named is None and not self.config.shared:  # others have another maildrop, or none
+            raise BackendError(f"{server} is not among the servers that the SRV records name", "connect", "dns")
         if not choice.well and not choice.last:
             raise BackendError("operators have closed the servers for this user", "connect", "closed")
         return choice

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from popproxy.backend.balancer import Balancer, Member, Rules
 from popproxy.backend.discovery import MOST, srv_name, targets_of
+from popproxy.backend.pool import Pool
+from popproxy.config.model_pools import Pool as PoolConfig
+from popproxy.errors import BackendError
 from popproxy.net.dns import Service
 from popproxy.types import Address
 
@@ -47,3 +52,16 @@ def test_lower_priorities_come_first_and_among_equals_chance_by_weight() -> None
     first = [order[0] for order in orders]
     assert 0.65 < first.count("often") / 500 < 0.85
     assert first.count("never") < 15
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_was_moved_to_a_server_that_is_not_named_any_more_is_shown_no_other_maildrop(shared: bool) -> None:
+    pool = Pool("main", PoolConfig.model_validate({"srv": "example.com", "tls": "implicit", "shared": shared}))
+    there, gone = Address("new.example.com", 995), Address("old.example.com", 995)
+    pool.offer(targets_of([service(there.host, port=995)], "example.com", None))
+    assert [one.address for one in pool.candidates("alice", there, 0.0)] == [there]
+    if shared:
+        assert [one.address for one in pool.candidates("alice", gone, 0.0)] == [there]
+    else:
+        with pytest.raises(BackendError, match=r"old\.example\.com:995 is not among the servers"):
+            pool.candidates("alice", gone, 0.0)
