@@ -56,8 +56,8 @@ class SyslogCopy(Copy, asyncio.Protocol):
         if self._confirmed():
             self._forget()
         while self.lines:
-            if transport.get_write_buffer_size() > _AHEAD:
-                raise BlockingIOError
+            if transport.get_write_buffer_size() > _AHEAD or (self._window_octets > _WINDOW and not self._confirmed()):
+                raise BlockingIOError  # what could not be sent again is not sent on
             frame = self._frame(self.lines[0])
             self._remember(frame)
             transport.write(frame)
@@ -113,8 +113,6 @@ class SyslogCopy(Copy, asyncio.Protocol):
             self._forget()
         self._window.append(frame)
         self._window_octets += len(frame)
-        while self._window_octets > _WINDOW:
-            self._window_octets -= len(self._window.popleft())
 
     def _forget(self) -> None:
         self._window.clear()

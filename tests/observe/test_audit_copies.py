@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import ssl
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +98,36 @@ async def test_a_syslog_server_that_was_away_gets_what_it_missed(tmp_path: Path,
                  for finding in verifier.take(server.log, number, line)]  # fmt: skip
         assert [*found, *verifier.finish()] == []
         assert verifier.records == 102
+
+
+async def test_no_more_is_on_its_way_to_a_server_that_does_not_read_than_could_be_sent_again(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connected.set()
+
+    connected = asyncio.Event()
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    copy = SyslogCopy(metrics, Address("127.0.0.1", server.sockets[0].getsockname()[1]), None)
+    log = make_log(tmp_path / "audit.jsonl", metrics, copy)
+    await asyncio.wait_for(connected.wait(), 20)
+    sent = -1
+    while sent != metrics.audit_records["syslog", "written"] or not copy.lines:
+        sent = metrics.audit_records["syslog", "written"]
+        for _ in range(50):
+            copy.take(b"x" * 60_000 + b"\n", 1)
+            copy.octets = 0  # as many as it takes to fill the way
+        await asyncio.sleep(0.2)
+    transport = copy._transport
+    assert transport is not None
+    octets = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    on_its_way = int.from_bytes(octets, sys.byteorder) + transport.get_write_buffer_size()
+    assert 0 < on_its_way <= copy._window_octets
+    transport.abort()
+    server.close()
+    log.close()
+    copy.close()
 
 
 @pytest.mark.real
