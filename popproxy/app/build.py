@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ from popproxy.net.relay import RelayContext
 from popproxy.net.splice import Pipe
 from popproxy.net.tls import ServerTls
 from popproxy.observe.metrics import Metrics
-from popproxy.pop3.capabilities import common
+from popproxy.pop3.capabilities import common, longer_delay
 from popproxy.routing.router import Router
 from popproxy.session.admission import Admission
 from popproxy.session.context import ListenerContext, timestamp_host
@@ -192,6 +193,9 @@ class Parts:
         self._delay = UniformDelay(config.authentication.failure_delay)
         self._pipe = Pipe() if any(pool.config.splice for pool in self.pools.values()) else None
         self._promised = common([pool.declared for pool in self.pools.values()])
+        if config.limits.login_delay:
+            delay = (str(math.ceil(config.limits.login_delay)),)
+            self._promised["LOGIN-DELAY"] = longer_delay(self._promised.get("LOGIN-DELAY", ()), delay)
 
     def listener(self, listener: Listener) -> ListenerContext:
         """The context of one listener's sessions."""

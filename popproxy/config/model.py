@@ -79,6 +79,8 @@ class Limits(Model):
     """Open maildrops of one user; more are answered [IN-USE]."""
     sessions_per_user_and_address: int = Field(default=10, ge=1)
     """Open maildrops of one user from one address (IPv6: from one /64)."""
+    login_delay: Duration = 0.0
+    """Time between two logins of one user; sooner ones are answered [LOGIN-DELAY] (RFC 2449 section 6.5). 0: none."""
     bad_commands: int = Field(default=10, ge=1)
     """Commands refused before the login until the connection is closed."""
 

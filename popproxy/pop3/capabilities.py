@@ -69,6 +69,11 @@ def _cautious(tag: str, arguments: set[tuple[str, ...]]) -> tuple[str, ...]:
     return ()
 
 
+def longer_delay(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    """Of two arguments of LOGIN-DELAY the one that asks for more patience; () is none."""
+    return max(one, other, key=lambda words: int(words[0]) if words and _NUMBER.fullmatch(words[0]) else -1)
+
+
 def after_login(before: Capabilities, backend: Capabilities | None) -> dict[str, tuple[str, ...]]:
     """What the proxy and this backend can do together, never less than was promised `before` (RFC 2449 section 3).
 
@@ -80,6 +85,8 @@ def after_login(before: Capabilities, backend: Capabilities | None) -> dict[str,
     for tag in BACKEND_OWNED:
         if backend is not None and tag in backend and (backend[tag] or tag in BARE):
             merged[tag] = backend[tag]
+            if tag == "LOGIN-DELAY" and "USER" not in before.get(tag, ()):  # which says that it may still change
+                merged[tag] = longer_delay(backend[tag], before.get(tag, ()))
     if implementation is not None:
         merged["IMPLEMENTATION"] = implementation
     return merged

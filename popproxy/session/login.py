@@ -36,7 +36,7 @@ from popproxy.sasl.credentials import (
     TokenCredential,
 )
 from popproxy.session.context import ListenerContext
-from popproxy.session.limits import take_session
+from popproxy.session.limits import give_turn_back, take_session, take_turn
 from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.orders import Orders
@@ -94,7 +94,7 @@ class LoginAttempt:
     `guess` is what was begun when its exchange was, if that has a say of its own in whether a password is right.
     """
 
-    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail", "_visitor")
+    __slots__ = ("_context", "_credential", "_guess", "_host", "_lease", "_started", "_trail", "_turn_of", "_visitor")
 
     def __init__(
         self, context: ListenerContext, trail: AuditTrail, host: str, credential: Credential,
@@ -107,6 +107,7 @@ class LoginAttempt:
         self._guess = guess
         self._visitor = visitor  # for servers that want to know
         self._lease: Lease | None = None
+        self._turn_of = ""  # the user whose next login will be too soon
         self._started = context.reactor.loop.time()
 
     async def run(self) -> LoggedIn | LoginFailed:
@@ -118,8 +119,8 @@ class LoginAttempt:
         finally:
             if self._guess is not None:
                 self._guess.close()
-            if self._lease is not None and not isinstance(outcome, LoggedIn):
-                self._lease.release()
+            if not isinstance(outcome, LoggedIn):
+                self._give_back()
 
     async def _judge(self) -> LoggedIn | LoginFailed:
         context = self._context
@@ -261,8 +262,8 @@ class LoginAttempt:
             sorry = LoginFailed("no way to log in at your mail server", "SYS/PERM")
             return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_ROUTE)
         # A lease for somebody who has proved nothing would let strangers use up the user's: he gets it afterwards.
-        if identity.proven and not await self._take_session(identity.user):
-            return self._too_many_sessions()
+        if identity.proven and (limit := await self._limited(identity.user)) is not None:
+            return limit
         try:
             visitor = self._visitor() if pool.introduces and self._visitor is not None else None
             opened = await context.dialer.open_maildrop(pool, logins, route.backend_user, route.server, visitor)
@@ -296,9 +297,9 @@ class LoginAttempt:
         """The record first, then +OK: a login that is not on record does not happen. `orders` have led here."""
         context = self._context
         try:
-            if self._lease is None and not await self._take_session(identity.user):
+            if self._lease is None and (limit := await self._limited(identity.user)) is not None:
                 opened.channel.abort()
-                return self._too_many_sessions()
+                return limit
             if context.holding.book.orders.overtake(orders, identity.user):  # a moment ago
                 opened.channel.abort()
                 return self._held(replace(identity, proven=True))
@@ -369,21 +370,31 @@ class LoginAttempt:
         sorry = LoginFailed("no way to log in at your mail server, tell your administrator", "SYS/PERM")
         return self._failed(sorry, Outcome.FAILURE, reason, recorded=True)
 
-    async def _take_session(self, user: str) -> bool:
-        """A lease for the session. False if the user has too many."""
+    async def _limited(self, user: str) -> LoginFailed | None:
+        """A lease for the session, and its turn. What is said if the user has too many, or has just had one."""
         context = self._context
+        limits = context.config.limits
         near = context.throttle.place(self._host).near
-        self._lease = await take_session(context.state, context.config.limits, user, near)
-        return self._lease is not None
+        self._lease = await take_session(context.state, limits, user, near)
+        if self._lease is None:
+            return self._over_the_limit(TOO_MANY_SESSIONS, AuthFailure.SESSION_LIMIT)
+        if not await take_turn(context.state, limits, user):
+            return self._over_the_limit(*_BY_CODE["LOGIN-DELAY"])
+        self._turn_of = user
+        return None
 
-    def _too_many_sessions(self) -> LoginFailed:
+    def _give_back(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+        if self._turn_of:
+            give_turn_back(self._context.state, self._context.config.limits, self._turn_of)
+
+    def _over_the_limit(self, sorry: LoginFailed, reason: AuthFailure) -> LoginFailed:
         """The user is who he says."""
         credential = self._credential
         self._right()
-        self._trail.auth(
-            Outcome.FAILURE, AuthFailure.SESSION_LIMIT, credential.mechanism, credential.authcid, known=True
-        )
-        return self._failed(TOO_MANY_SESSIONS, Outcome.FAILURE, AuthFailure.SESSION_LIMIT, recorded=True)
+        self._trail.auth(Outcome.FAILURE, reason, credential.mechanism, credential.authcid, known=True)
+        return self._failed(sorry, Outcome.FAILURE, reason, recorded=True)
 
     def _held(self, identity: Identity) -> LoginFailed:
         """He hears no more than that it is not his fault, and what he has shown counts as right if it was."""

@@ -62,6 +62,20 @@ def test_after_the_login_what_this_backend_can_do(backend: Capabilities | None, 
     assert list(merged)[-1] == "IMPLEMENTATION"
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"),
+    [
+        (("90",), ("30",), ("90",)),
+        (("90",), ("120",), ("120",)),
+        (("90", "USER"), ("30",), ("30",)),
+        ((), ("30",), ("30",)),
+    ],
+)
+def test_the_longer_delay_counts(ours: tuple[str, ...], theirs: tuple[str, ...], shown: tuple[str, ...]) -> None:
+    before: Caps = {"LOGIN-DELAY": ours} if ours else {}
+    assert after_login(before, {"LOGIN-DELAY": theirs})["LOGIN-DELAY"] == shown
+
+
 tags = st.sampled_from(["TOP", "UIDL", "EXPIRE", "LOGIN-DELAY", "SASL", "STLS", "LANG", "USER", "PIPELINING"])
 capabilities = st.dictionaries(
     tags, st.lists(st.sampled_from(["0", "30", "NEVER", "USER", "x"]), max_size=2).map(tuple)

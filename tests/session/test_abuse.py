@@ -349,3 +349,30 @@ async def test_a_slow_judge_makes_the_quick_one_wait(tmp_path: Path) -> None:
         slow = await wrong("carol", 1)
         assert slow >= 0.3
         assert await wrong("alice", 1) >= 0.3
+
+
+@pytest.mark.parametrize("judge", ["users", "passthrough"])
+async def test_nobody_logs_in_more_often_than_the_delay_allows(tmp_path: Path, judge: str) -> None:
+    more = sections(tmp_path, listener={"authenticate": [judge]}, limits={"login_delay": "90s"})
+    async with running(tmp_path, **more) as rig:
+        first = await rig.greeted()
+        await first.send("CAPA\r\nUSER alice\r\nPASS canary-pw-right\r\n")
+        announced = [await first.line()]
+        while announced[-1] != b".":
+            announced.append(await first.line())
+        assert b"LOGIN-DELAY 90" in announced
+        await first.expect("+OK send PASS")
+        await answer_login(await rig.backend.greeted(), final="-ERR [SYS/TEMP] later")
+        assert b"[SYS/TEMP]" in await first.line()  # nothing has come of that one
+        await log_in(rig, first)
+        again = await rig.greeted()
+        await again.send("USER ALICE\r\nPASS canary-pw-right\r\n")
+        await again.expect("+OK send PASS")
+        if judge == "passthrough":
+            await answer_login(await rig.backend.greeted())
+        await again.expect("-ERR [LOGIN-DELAY] too soon after the last login")
+        await log_in(rig, again, "bob", "canary-pw-bob")
+        assert [record["event.reason"] for record in rig.audit("auth") if "event.reason" in record][-1:] == [
+            "login_delay"
+        ]
+        assert rig.metrics.response_codes["LOGIN-DELAY"] == 1
