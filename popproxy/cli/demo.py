@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from popproxy.app.loop import run
-
 
 def _port(what: str, name: str) -> object:
     return typer.Option(name, metavar="PORT", min=0, max=65535, help=f"Port for {what}; 0 takes a free one.")
@@ -40,6 +38,8 @@ def demo(
 
         popproxy demo --check
     """
+    from popproxy.app.loop import run  # noqa: PLC0415 - slow, as all that follows
+
     if check:
         from popproxy.demo.check import check_demo  # noqa: PLC0415
 

@@ -106,7 +106,7 @@ def test_every_problem_of_a_configuration_is_one_line_on_standard_error(tmp_path
 
 
 def test_missing_configuration_is_78() -> None:
-    run = popproxy("serve", "-c", "/nonexistent/popproxy.yaml")
+    run = process("serve", "-c", "/nonexistent/popproxy.yaml")
     assert run.returncode == ExitCode.CONFIG
     assert b"/nonexistent/popproxy.yaml" in run.stderr
 

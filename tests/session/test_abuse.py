@@ -358,9 +358,9 @@ async def test_nobody_logs_in_more_often_than_the_delay_allows(tmp_path: Path, j
         first = await rig.greeted()
         await first.send("CAPA\r\nUSER alice\r\nPASS canary-pw-right\r\n")
         announced = [await first.line()]
-        while announced[-1] != b".":
+        while announced[-1] != b".\r\n":
             announced.append(await first.line())
-        assert b"LOGIN-DELAY 90" in announced
+        assert b"LOGIN-DELAY 90\r\n" in announced
         await first.expect("+OK send PASS")
         await answer_login(await rig.backend.greeted(), final="-ERR [SYS/TEMP] later")
         assert b"[SYS/TEMP]" in await first.line()  # nothing has come of that one
