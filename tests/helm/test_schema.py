@@ -62,7 +62,7 @@ def test_draft_07_uses_no_newer_words_and_all_its_references_lead_somewhere() ->
 
 def test_draft_07_says_of_what_may_be_null_that_it_may() -> None:
     schema = draft_07(json_schema())
-    assert schema["definitions"]["Limits"] == json_schema()["$defs"]["Limits"]
+    assert schema["definitions"]["TotalAllowance"] == json_schema()["$defs"]["TotalAllowance"]
     assert schema["definitions"]["Audit"]["properties"]["file"]["type"] == ["string", "null"]
 
 
