@@ -104,7 +104,7 @@ class Child:
         self.changes: list[dict[str, Any]] | None = None
         """What it says that has changed since the configuration before; None if nobody knows."""
         self.pid = 0
-        """Known when it says it."""
+        """Known when it says it, before it has read anything."""
         self.was = Stage.STARTING
         """The stage at which it ended, and for how many seconds it had been ready by then."""
         self.served = 0.0
@@ -243,6 +243,8 @@ class Child:
     # ---- pieces ----
 
     def _told_born(self, *, pid: int, **_: object) -> None:
+        if self.pid:
+            return  # later on strangers may speak through it, and name whom root is to kill
         self.pid = pid
         status = self._status_of(pid)
         if status is not None:

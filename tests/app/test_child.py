@@ -1,0 +1,47 @@
+"""A worker as its supervisor sees it, which may be root: what it says may be what strangers have made it say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+from popproxy.app.child import Child
+from popproxy.app.link import send_now
+from tests.session.rig import until
+
+
+@contextlib.contextmanager
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@contextlib.contextmanager
+def child() -> Iterator[tuple[Child, socket.socket]]:
+    """And the worker's end of its socket pair."""
+    ours, theirs = socket.socketpair()
+    made = Child(1, 1, {}, lambda _: None, lambda _: None)
+    made.connect(ours)
+    try:
+        with theirs:
+            yield made, theirs
+    finally:
+        made.link.close()
+
+
+async def test_a_worker_cannot_have_another_process_killed() -> None:
+    with process() as worker, process() as victim, child() as (made, theirs):
+        send_now(theirs, "born", pid=worker.pid)
+        send_now(theirs, "born", pid=victim.pid)
+        send_now(theirs, "status", sessions=7, reasons=[])
+        await until(lambda: made.sessions == 7, "all to be heard")
+        made.kill()
+        assert await asyncio.to_thread(worker.wait, 30) == -signal.SIGKILL
+        assert victim.poll() is None
