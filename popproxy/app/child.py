@@ -122,6 +122,7 @@ class Child:
         self._last_sign = self._since
         self._end_by = self._since + START_LIMIT  # when its time is over, at this stage
         self._aborted = False
+        self._doomed = False
         self.link: Link
 
     @property
@@ -186,7 +187,8 @@ class Child:
         self.link.tell("end")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """End it by force."""
+        """End it by force; one that has not said yet which process it is, as soon as it does."""
+        self._doomed = True
         if self.pid and self.stage is not Stage.GONE and self.status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -249,6 +251,8 @@ class Child:
         status = self._status_of(pid)
         if status is not None:
             self.reaped(status)
+        elif self._doomed:
+            self.kill()
 
     def _told_plan(
         self, *, plan: dict[str, Any], raw: str, changes: list[dict[str, Any]] | None = None, **_: object

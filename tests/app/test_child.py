@@ -45,3 +45,10 @@ async def test_a_worker_cannot_have_another_process_killed() -> None:
         made.kill()
         assert await asyncio.to_thread(worker.wait, 30) == -signal.SIGKILL
         assert victim.poll() is None
+
+
+async def test_a_worker_that_is_to_end_before_it_is_known_ends_then() -> None:
+    with process() as worker, child() as (made, theirs):
+        made.leave("drain", 60)
+        send_now(theirs, "born", pid=worker.pid)
+        assert await asyncio.to_thread(worker.wait, 30) == -signal.SIGKILL
