@@ -128,7 +128,7 @@ class Generation:
             failures = self._failures[child.number] = (
                 0 if child.served > STABLE else self._failures.get(child.number, 0) + 1
             )
-            pause = 0.0 if failures < 2 else min(LONGEST_PAUSE, 0.1 * 2**failures)  # the first is forgiven
+            pause = pause_after(failures)
             log.error(
                 "a worker has died and is started again", worker=child.name, pid=child.pid,
                 why=how_ended(child.status), seconds=pause, sessions_lost=child.sessions,
@@ -148,3 +148,9 @@ class Generation:
             return
         if self.serving:
             child.accept()
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until a worker is started again that did not stay so many times in a row; the first is forgiven."""
+    # a power of all failures of a night is more than a float can hold
+    return 0.0 if failures < 2 else min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10))
