@@ -139,15 +139,25 @@ class Supervisor:
         generation.accept()
 
     async def switch_control(self, old: Plan, new: Plan) -> None:
-        """Operators are answered where the new configuration says. Raises ConfigError."""
-        if (old.control.socket, old.control.group) == (new.control.socket, new.control.group):
-            if self._control is not None:
-                self._control.admit(allowed(new))
+        """Operators are answered where the new configuration says. Raises ConfigError; nothing has changed then."""
+        before, same = self._control, old.control.socket == new.control.socket
+        if before is not None and same and old.control.group == new.control.group:
+            before.admit(allowed(new))
             return
-        before, self._control = self._control, None
-        if before is not None:
+        if before is not None and same:
+            before.retire()  # or it would be in the way of the new one
+        try:
+            bound = bind_control_as_planned(new)
+        except ConfigError:
+            if before is not None and same:
+                self._control = None
+                again = bind_control_as_planned(old)
+                if again is not None:
+                    await self._answer_at(again, old)
+            raise
+        if before is not None and not same:
             before.retire()
-        bound = bind_control_as_planned(new)
+        self._control = None
         if bound is not None:
             await self._answer_at(bound, new)
 

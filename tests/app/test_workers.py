@@ -187,6 +187,24 @@ def test_a_reload_says_that_nothing_has_changed_and_reads_the_other_files_all_th
     assert "timeouts.idle" in next(line for line in proxy.log().splitlines() if '"the configuration"' in line)
 
 
+def test_a_reload_that_fails_leaves_operators_where_they_are(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address))
+    control = proxy.configuration["control"]
+    socket_before = control["socket"]
+    for wrong in ({"socket": "/nowhere/at-all/control"}, {"group": "no-such-group"}):
+        change(proxy, control={**control, **wrong})
+        done = proxy.command("reload", "--socket", socket_before)
+        assert (done.returncode, "no control socket" in done.stderr) == (66, True), done.stderr
+        assert proxy.command("who", "--socket", socket_before).returncode == 0
+    change(proxy, control=control)
+    done = proxy.command("reload")
+    assert done.returncode == 0, done.stderr
+    change(proxy, control={**control, "socket": f"{socket_before}2"})
+    assert proxy.command("reload", "--socket", socket_before).returncode == 0
+    assert proxy.command("who").returncode == 0
+    assert not Path(socket_before).exists()
+
+
 def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
     proxy = start_proxy(settings(backend.address, timeouts={"drain": "60s"}, workers=2))
     session = logged_in(proxy)
