@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ class Link:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._unread = bytearray(unread)
-        self._unsent = bytearray()
+        self._unsent: deque[tuple[memoryview, list[int]]] = deque()  # with descriptors of our own
         self._asked: dict[int, asyncio.Future[object]] = {}
         self._number = 0
         self._answering: dict[int, asyncio.Task[None]] = {}
@@ -88,7 +90,10 @@ class Link:
             self._asked.pop(number, None)
 
     def tell(self, what: str, descriptors: Sequence[int] = (), **fields: object) -> None:
-        """Send what needs no answer, and copies of `descriptors`; nothing happens if the other end is gone."""
+        """Send what needs no answer, and copies of `descriptors`; nothing happens if the other end is gone.
+
+        Raises OSError if there is no room for the copies.
+        """
         for first in range(0, len(descriptors) - _DESCRIPTORS, _DESCRIPTORS):
             self._send({"tell": "descriptors"}, descriptors[first : first + _DESCRIPTORS])
             descriptors = descriptors[first + _DESCRIPTORS :]
@@ -102,7 +107,9 @@ class Link:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.settimeout(5)
             with contextlib.suppress(OSError):
-                self._sock.sendall(self._unsent)
+                for octets, descriptors in self._unsent:
+                    self._sock.sendall(octets[self._send_some(octets, descriptors) :])
+            self._forget_unsent()
         return bytes(self._unread)
 
     def close(self) -> None:
@@ -119,33 +126,45 @@ class Link:
     def _send(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
         if not self._open:
             return
-        octets = encode(message)
-        sent = 0
+        octets = memoryview(encode(message))
         if not self._unsent:
             try:
-                if descriptors:
-                    sent = socket.send_fds(self._sock, [octets], list(descriptors))
-                else:
-                    sent = self._sock.send(octets)
+                octets = octets[self._send_some(octets, descriptors) :]
             except BlockingIOError:
                 pass
             except OSError:
                 return  # the reader hears of the end
-        if sent < len(octets):
-            if not self._unsent:
-                self._loop.add_writer(self._sock.fileno(), self._writable)
-            self._unsent += octets[sent:]
+            else:
+                descriptors = ()
+        if octets:
+            # they may be closed by the time there is room
+            self._unsent.append((octets, [os.dup(descriptor) for descriptor in descriptors]))
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    def _send_some(self, octets: memoryview, descriptors: Sequence[int]) -> int:
+        """How many octets have gone; all descriptors have gone with the first."""
+        return socket.send_fds(self._sock, [octets], list(descriptors)) if descriptors else self._sock.send(octets)
 
     def _writable(self) -> None:
+        octets, descriptors = self._unsent[0]
         try:
-            sent = self._sock.send(self._unsent)
+            octets = octets[self._send_some(octets, descriptors) :]
         except BlockingIOError:
             return
         except OSError:
-            sent = len(self._unsent)
-        del self._unsent[:sent]
+            self._forget_unsent()
+        else:
+            _close(descriptors)
+            if octets:
+                self._unsent[0] = octets, []
+            else:
+                self._unsent.popleft()
         if not self._unsent:
             self._loop.remove_writer(self._sock.fileno())
+
+    def _forget_unsent(self) -> None:
+        while self._unsent:
+            _close(self._unsent.popleft()[1])
 
     def _readable(self) -> None:
         try:
@@ -212,12 +231,18 @@ class Link:
             self._lost()
 
     def _give_up(self) -> None:
+        self._forget_unsent()
         for task in tuple(self._answering.values()):
             task.cancel()
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_exception(CommandFailed(Reason.REFUSED, "the process has ended over the question"))
                 waiting.exception()  # nobody may be left to take it
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _result(message: Mapping[str, Any]) -> object:
