@@ -60,7 +60,10 @@ class Nursery:
         self._sock: socket.socket | None = None
 
     def fork(self, theirs: socket.socket, name: str) -> None:
-        """Have a worker made that has this end of its socket pair. If that fails, the end is closed."""
+        """Have a worker made that has this end of its socket pair. If that fails, the end is closed.
+
+        Raises OSError if there is nobody to make it.
+        """
         if self._sock is None:
             self._start()
         assert self._sock is not None
@@ -81,7 +84,11 @@ class Nursery:
         with theirs:
             theirs.set_inheritable(True)
             command = [sys.executable, "-P", "-m", "popproxy.app.nursery", str(theirs.fileno())]
-            self.pid = os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
+            try:
+                self.pid = os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
+            except OSError:
+                self.forget()
+                raise
 
 
 class Child:
@@ -131,10 +138,14 @@ class Child:
         return f"{self.generation}.{self.number}"
 
     def spawn(self, nursery: Nursery) -> None:
-        """Start the process."""
+        """Start the process. Raises OSError if there is no room for it, or for the one that makes it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            nursery.fork(theirs, self.name)
+            try:
+                nursery.fork(theirs, self.name)
+            except OSError:
+                ours.close()
+                raise
         self.connect(ours)
 
     def connect(self, sock: socket.socket, unread: bytes = b"") -> None:
@@ -192,6 +203,12 @@ class Child:
         if self.pid and self.stage is not Stage.GONE and self.status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def abandon(self, why: str) -> None:
+        """Have it end by itself at its start; who waits for it is told `why`."""
+        self._problems = [why]
+        with contextlib.suppress(OSError):
+            self.link.sock.shutdown(socket.SHUT_WR)
 
     def record(self, action: str, outcome: Outcome, fields: Mapping[str, object]) -> None:
         """Have it write an audit record."""

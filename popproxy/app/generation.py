@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ STABLE = 0.5
 """Seconds of service after which the death of a worker is not the consequence of its start."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts to start a worker that does not stay."""
+NO_ROOM = 1.0
+"""Seconds between two attempts where there are no descriptors or processes left."""
 
 log = get_logger("supervisor")
 
@@ -78,6 +81,8 @@ class Generation:
                 started.append(child)
             for child in started:
                 await child.ready()
+            if len(self.children) < len(started):
+                raise StartFailed(["a worker has ended as soon as it was ready; its log says more"], os.EX_SOFTWARE)
         except (StartFailed, ConfigError):
             self.kill()
             raise
@@ -109,16 +114,29 @@ class Generation:
     # ---- pieces ----
 
     def _spawn(self, number: int) -> Child:
+        """Raises StartFailed if the machine has no room for one."""
         child = Child(number, self.number, self._questions, self._child_ended, self._status_of)
-        child.spawn(self._nursery)
+        try:
+            child.spawn(self._nursery)
+        except OSError as error:
+            raise StartFailed([f"no worker can be made: {error.strerror}"], os.EX_OSERR) from None
         self.children.append(child)
         return child
 
     def _go(self, child: Child) -> None:
         name = child.name if self.number > 1 or self.plan.workers > 1 else ""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            child.abandon(f"no worker can be made: {error.strerror}")
+            return
         with theirs:
-            child.go(self.sockets, theirs, name, self.plan)
+            try:
+                child.go(self.sockets, theirs, name, self.plan)
+            except OSError as error:
+                ours.close()
+                child.abandon(f"no worker can be made: {error.strerror}")
+                return
         self._share(ours)
 
     def _child_ended(self, child: Child) -> None:
@@ -137,8 +155,14 @@ class Generation:
         self._ended(child, again)
 
     async def _restart(self, number: int, pause: float) -> None:
-        await asyncio.sleep(pause)
-        child = self._spawn(number)
+        child = None
+        while child is None:
+            await asyncio.sleep(pause)
+            try:
+                child = self._spawn(number)
+            except StartFailed as failed:
+                log.error("a worker cannot be started", worker=f"{self.number}.{number}", why=str(failed))
+                pause = NO_ROOM
         child.start(self.path, self.raw, None)
         self._go(child)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -93,6 +94,16 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     }  # fmt: skip
     assert not fallen
     wait_until(lambda: "a worker has died and is started again" in proxy.log(), "a line in the log")
+
+
+def test_a_worker_comes_back_when_there_is_room_for_it_again(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address))
+    limits = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(proxy.worker, signal.SIGKILL)
+    wait_until(lambda: "no worker can be made: Too many open files" in proxy.log(), "the complaint")
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, limits)
+    assert logged_in(proxy).command("QUIT").startswith(b"+OK")
 
 
 def test_operators_see_and_end_the_sessions_of_all_workers(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
