@@ -45,7 +45,7 @@ class Router:
 
     def find(self, name: object) -> Command:
         """The command of that name. Raises CommandFailed."""
-        if name in set(self._own):
+        if self._is_own(name):
             return self._own.find(name)
         if not isinstance(name, str) or name not in self.routes:
             raise CommandFailed(Reason.UNKNOWN_COMMAND, f"no such command; there are {', '.join(self)}")
@@ -58,7 +58,7 @@ class Router:
 
     async def execute(self, name: object, arguments: Mapping[str, object]) -> object:
         """Carry out a command. Raises CommandFailed."""
-        if name in set(self._own):
+        if self._is_own(name):
             return await self._own.execute(name, arguments)
         routed = self.find(name).name
         workers = self._chosen(routed)
@@ -88,6 +88,9 @@ class Router:
         return self._own.stream(name, arguments)
 
     # ---- pieces ----
+
+    def _is_own(self, name: object) -> bool:
+        return isinstance(name, str) and name in set(self._own)  # it may be anything that JSON has
 
     async def _one(self, workers: Sequence[Worker], name: str, arguments: Mapping[str, object]) -> object:
         """The first that answers: one may end over the question."""
