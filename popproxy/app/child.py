@@ -18,7 +18,7 @@ from popproxy.app.link import Handler, Link
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
 from popproxy.observe.logs import get_logger
-from popproxy.observe.metric_merge import Snapshot
+from popproxy.observe.metric_merge import Snapshot, is_snapshot
 from popproxy.types import Outcome
 
 HUNG = 30.0
@@ -223,8 +223,7 @@ class Child:
         if self.stage in (Stage.STARTING, Stage.GONE):
             return  # which has counted nothing yet, and listens for nothing but its start
         with contextlib.suppress(CommandFailed):
-            counts: Any = await self.link.ask("counts", seconds)
-            self.counts = counts
+            self._take_counts(await self.link.ask("counts", seconds))
 
     # ---- what comes of it ----
 
@@ -288,15 +287,19 @@ class Child:
     def _failed(self, *, problems: list[str], **_: object) -> None:
         self._problems = problems
 
-    def _told_status(self, *, sessions: int, reasons: list[str], counts: Snapshot | None = None, **_: object) -> None:
+    def _told_status(self, *, sessions: int, reasons: list[str], counts: object = None, **_: object) -> None:
         self._last_sign = self._loop.time()
         self.sessions, self.reasons = sessions, reasons
         if counts is not None:
-            self.counts = counts
+            self._take_counts(counts)
 
-    def _told_last(self, *, counts: Snapshot, **_: object) -> None:
-        self.counts = counts
+    def _told_last(self, *, counts: object, **_: object) -> None:
+        self._take_counts(counts)
         self.sessions = 0
+
+    def _take_counts(self, counts: Any) -> None:
+        if is_snapshot(counts):  # or nothing could be added up any more, long after it has ended
+            self.counts = counts
 
     def _link_lost(self) -> None:
         self._lost = True

@@ -7,11 +7,34 @@ value of a histogram is its buckets and, last, its sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 SEPARATOR = "\x1f"
 Snapshot = dict[str, dict[str, dict[str, Any]]]
+
+
+def is_snapshot(told: object) -> bool:
+    """Can it be added up? Another process has said it, which strangers may have taken over."""
+    if not isinstance(told, dict):
+        return False
+    return all(_all(families, _are_lists if kind == "histogram" else _are_numbers) for kind, families in told.items())
+
+
+def _all(told: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(told, dict) and all(map(fits, told.values()))
+
+
+def _are_numbers(values: object) -> bool:
+    return _all(values, _is_number)
+
+
+def _are_lists(values: object) -> bool:
+    return _all(values, lambda value: isinstance(value, list) and all(map(_is_number, value)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def keyed(key: str | tuple[str, ...]) -> str:

@@ -52,3 +52,18 @@ async def test_a_worker_that_is_to_end_before_it_is_known_ends_then() -> None:
         made.leave("drain", 60)
         send_now(theirs, "born", pid=worker.pid)
         assert await asyncio.to_thread(worker.wait, 30) == -signal.SIGKILL
+
+
+async def test_counts_that_cannot_be_added_up_are_not_taken() -> None:
+    good = {"counter": {"logins": {"": 3}}, "histogram": {"seconds": {"": [1, 2, 0.5]}}}
+    with child() as (made, theirs):
+        send_now(theirs, "status", sessions=1, reasons=[], counts=good)
+        bad: list[object] = [
+            7, {"counter": 7}, {"counter": {"logins": 7}}, {"counter": {"logins": {"": "3"}}},
+            {"histogram": {"seconds": {"": 3}}}, {"histogram": {"seconds": {"": [[]]}}}, {"sum": {"x": {"": [1]}}},
+        ]  # fmt: skip
+        for counts in bad:
+            send_now(theirs, "last", counts=counts)
+        send_now(theirs, "status", sessions=2, reasons=[])
+        await until(lambda: made.sessions == 2, "all to be heard")
+        assert made.counts == good
