@@ -31,6 +31,7 @@ class SharedOrders:
         self._seen: dict[str, str] = {}
         self._adopting: asyncio.Future[None] | None = None
         self._adopted = False
+        self._changing = 0
 
     @property
     def orders(self) -> Orders:
@@ -44,25 +45,36 @@ class SharedOrders:
 
     async def change(self, update: Callable[[Orders], Orders]) -> None:
         """See OrderBook. While the shared state is away, it is in force here, and told to the others afterwards."""
-        if self._adopting is not None:
+        while self._adopting is not None:
             await asyncio.wait((self._adopting,))
         before = dict(_parts(self._own.orders))
-        await self._own.change(update)
+        self._changing += 1
+        try:
+            await self._own.change(update)
+        finally:
+            self._changing -= 1
         after = dict(_parts(self._own.orders))
-        self._state.note(_KIND, _USED, "")
+        self._note(_USED, "")
         for key in before.keys() | after.keys():
             if before.get(key) != after.get(key):
-                self._state.note(_KIND, key, after.get(key))
-        self._seen = dict(self._state.notes(_KIND))
+                self._note(key, after.get(key))
 
     def refresh(self) -> bool:
         """See OrderBook."""
         told = self._state.notes(_KIND)
-        if _USED in told and told != self._seen and self._adopting is None:
+        if _USED in told and told != self._seen and self._adopting is None and not self._changing:
             self._seen = dict(told)
             self._adopting = asyncio.ensure_future(self._adopt(self._seen))
         adopted, self._adopted = self._adopted, False
         return self._own.refresh() or adopted
+
+    def _note(self, key: str, text: str | None) -> None:
+        """Only this one is seen: others may have come since the latest look."""
+        self._state.note(_KIND, key, text)
+        if text is None:
+            self._seen.pop(key, None)
+        else:
+            self._seen[key] = text
 
     async def _adopt(self, told: Mapping[str, str]) -> None:
         try:

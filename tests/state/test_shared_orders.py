@@ -48,3 +48,16 @@ async def test_what_was_kept_on_disk_stays_in_force_until_others_say_otherwise()
         await until(lambda: seen(one)[0] == ["bob"])
     finally:
         await among.end()
+
+
+async def test_an_order_given_before_another_is_looked_at_does_not_hide_it() -> None:
+    among = Workers()
+    try:
+        states = [await among.member() for _ in range(2)]
+        one, other = [SharedOrders(MemoryOrders(3600), state) for state in states]
+        await one.change(lambda orders: orders.holding("alice", Hold(1.0)))
+        await until(lambda: len(states[1].notes("order")) == 2)
+        await other.change(lambda orders: orders.holding("bob", Hold(1.0)))
+        await until(lambda: seen(one)[0] == seen(other)[0] == ["alice", "bob"])
+    finally:
+        await among.end()
