@@ -32,6 +32,7 @@ class SharedOrders:
         self._adopting: asyncio.Future[None] | None = None
         self._adopted = False
         self._changing = 0
+        self._complained = False
 
     @property
     def orders(self) -> Orders:
@@ -79,9 +80,12 @@ class SharedOrders:
     async def _adopt(self, told: Mapping[str, str]) -> None:
         try:
             await self._own.change(lambda _: _whole(told))
-            self._adopted = True
+            self._adopted, self._complained = True, False
         except Unavailable as error:
-            log.error("the orders of other replicas are not in force here", why=str(error))
+            self._seen = {}  # they are tried again
+            if not self._complained:
+                log.error("the orders of other replicas are not in force here", why=str(error))
+            self._complained = True
         finally:
             self._adopting = None
 

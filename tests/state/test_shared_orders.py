@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
+from popproxy.state.order_file import FileOrders
 from popproxy.state.orders import Closed, Hold, MemoryOrders, Move
 from popproxy.state.shared_orders import SharedOrders
 from tests.state.sharing import Workers, until
@@ -59,5 +61,21 @@ async def test_an_order_given_before_another_is_looked_at_does_not_hide_it() -> 
         await until(lambda: len(states[1].notes("order")) == 2)
         await other.change(lambda orders: orders.holding("bob", Hold(1.0)))
         await until(lambda: seen(one)[0] == seen(other)[0] == ["alice", "bob"])
+    finally:
+        await among.end()
+
+
+async def test_orders_that_cannot_be_kept_are_in_force_as_soon_as_they_can(tmp_path: Path) -> None:
+    among = Workers()
+    try:
+        kept, away = tmp_path / "state", tmp_path / "away"
+        kept.mkdir()
+        states = [await among.member() for _ in range(2)]
+        one, other = SharedOrders(MemoryOrders(3600), states[0]), SharedOrders(FileOrders(kept, 3600), states[1])
+        kept.rename(away)
+        await one.change(lambda orders: orders.holding("alice", Hold(1.0)))
+        await until(lambda: seen(other)[0] == [] and other._complained)
+        away.rename(kept)
+        await until(lambda: seen(other)[0] == ["alice"])
     finally:
         await among.end()
