@@ -7,6 +7,7 @@ import configparser
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -152,6 +153,13 @@ def test_sockets_of_systemd_become_the_listeners_they_are_named_for(directory: P
         check = process("check", "--offline", "-c", str(config))
         assert b"can be bound" in check.stdout
         banners = ["the other", "the first", "the other", "bound by popproxy"]
+        for port, banner in zip([*ports, own], banners, strict=True):
+            with LineClient(port) as client:
+                assert banner in client.line().decode()
+        config.write_text(config.read_text().replace("the first", "after a reload"))
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: "serving with the new configuration" in service.log.read_text(), "the reload", 30)
+        banners[1] = "after a reload"
         for port, banner in zip([*ports, own], banners, strict=True):
             with LineClient(port) as client:
                 assert banner in client.line().decode()

@@ -223,6 +223,8 @@ def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: Scripted
     assert done.stdout.endswith("60 s at most\n"), done.stderr
     wait_until(lambda: refused(proxy.port()), "the port to be closed")
     assert proxy.get("/readyz") == (503, "draining\n")
+    refusal = proxy.command("reload")
+    assert (refusal.returncode, "popproxy is draining" in refusal.stderr) == (66, True), refusal.stderr
     assert session.command("QUIT").startswith(b"+OK")
     wait_until(lambda: not runs(proxy.pid), "the end")
 
