@@ -2,7 +2,8 @@
 
 All processes of one popproxy, and the old and the new ones while a new configuration takes over, append to the same
 file. Each batch is written under ``flock``; what a full disk has cut is cut back to whole records before the lock is
-given up, and what a writer that was killed has left unfinished is cut off by the next one.
+given up, and what a writer that was killed has left unfinished is cut off by the next one. The lock is a file of its
+own (``.audit.log.lock``), for writers only: whoever may read the log could hold a lock on it, and stop all logins.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class FileSink:
         self._regular = False
         self._since = 0.0  # when the file was begun
         self._fd = self._open()
+        self._guard = _lock_file(path) if self._regular else -1
 
     def write(self, data: memoryview) -> int:
         """Append `data`, or as many of its lines as there is room for; returns how many octets that were.
@@ -67,7 +69,7 @@ class FileSink:
             self._end = start + count
             return count
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            self._unlock()
 
     def due(self) -> bool:
         """Whether another file has the path by now, or ours should be rotated; looks once a second at most."""
@@ -90,7 +92,7 @@ class FileSink:
                     if self._is_ours() and (not self._is_full() or not self._rename()):
                         return False
                 finally:
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+                    self._unlock()
             except OSError as error:
                 raise AuditError(f"cannot rotate the audit file {self._path}: {error.strerror}") from error
         old = self._fd
@@ -126,6 +128,9 @@ class FileSink:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._guard >= 0:
+            os.close(self._guard)
+            self._guard = -1
 
     # ---- pieces ----
 
@@ -152,13 +157,20 @@ class FileSink:
         give_up = time.monotonic() + _LOCK_LIMIT
         while True:
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(_LOCK_PAUSE)
             else:
                 return
+
+    def _unlock(self) -> None:
+        fcntl.flock(self._locked, fcntl.LOCK_UN)
+
+    @property
+    def _locked(self) -> int:
+        return self._fd if self._guard < 0 else self._guard
 
     def _mended(self, fd: int) -> int:
         """The length of the file, without half a line that a writer which was killed has left."""
@@ -209,3 +221,12 @@ class FileSink:
             return False
         os.rename(self._path, named)
         return True
+
+
+def _lock_file(path: Path) -> int:
+    """A descriptor of the file that writers lock; -1 if it cannot be had: then they lock the log itself."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path.with_name(f".{path.name}.lock"), flags, 0o600)
+    except OSError:
+        return -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import socket
@@ -435,3 +436,21 @@ async def test_short_writes_at_every_length_give_the_same_lines(make_log: MakeLo
     while not log.flush():
         pass
     assert sequences(tmp_path / "audit.log") == list(range(1, 101))
+
+
+def test_who_may_read_the_log_cannot_stop_its_writers(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    sink = FileSink(path)
+    with path.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        assert sink.write(memoryview(b"{}\n")) == 3
+    sink.close()
+    assert stat.S_IMODE((tmp_path / ".audit.log.lock").stat().st_mode) == 0o600
+
+
+def test_a_lock_that_cannot_be_had_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / ".audit.log.lock").symlink_to(tmp_path / "elsewhere")
+    sink = FileSink(tmp_path / "audit.log")
+    assert sink.write(memoryview(b"{}\n")) == 3
+    sink.close()
+    assert not (tmp_path / "elsewhere").exists()
