@@ -43,11 +43,17 @@ class Admission:
 
     def evict(self, count: int = 1) -> bool:
         """End up to so many connections of those who have not logged in, the oldest first. False if there is none."""
-        oldest = [one for one in islice(self.waiting, LOOKED_AT) if not one.busy][:count]
-        for one in oldest:
+        ended = 0
+        for one in tuple(islice(self.waiting, LOOKED_AT)):
             del self.waiting[one]
+            if one.busy:  # its turn has passed: there may be thousands behind it that only wait
+                self.waiting[one] = None
+                continue
             one.make_room()
-        return bool(oldest)
+            ended += 1
+            if ended == count:
+                break
+        return ended > 0
 
     def enter(self, host: str) -> Refusal | None:
         """Count a connection from `host`, or say why not. What has entered must `leave`.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.config.model import Limits
-from popproxy.session.admission import Admission
+from popproxy.session.admission import LOOKED_AT, Admission
 from popproxy.types import Address
 from popproxy.wire.proxy_protocol import encode_v1, encode_v2
 from tests.session.rig import Transcript, answer_login, running, until
@@ -185,6 +185,23 @@ async def test_who_has_waited_longest_without_a_login_makes_room(tmp_path: Path)
         await Transcript(inside, behind).play("C: STAT\nB: STAT\nR: +OK 1 2\nS: +OK 1 2")
     assert [record["event.reason"] for record in rig.audit("session_end")].count("refused") == 2
     assert rig.parts.admission.waiting == {}
+
+
+def test_many_logins_under_way_do_not_hide_who_only_waits() -> None:
+    class One:
+        def __init__(self, busy: bool) -> None:
+            self.busy = busy
+            self.ended = False
+
+        def make_room(self) -> None:
+            self.ended = True
+
+    admission = Admission(Limits(connections=1000))
+    crowd = [One(True) for _ in range(3 * LOOKED_AT)] + [One(False) for _ in range(3)]
+    admission.waiting.update(dict.fromkeys(crowd))
+    assert [admission.evict() for _ in range(6)] == [False] * 3 + [True] * 3
+    assert [one.ended for one in crowd] == [not one.busy for one in crowd]
+    assert len(admission.waiting) == 3 * LOOKED_AT
 
 
 async def test_one_address_makes_no_room_for_itself(tmp_path: Path) -> None:
