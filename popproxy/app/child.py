@@ -110,6 +110,8 @@ class Child:
         self.routes: dict[str, Any] = {}
         self.changes: list[dict[str, Any]] | None = None
         """What it says that has changed since the configuration before; None if nobody knows."""
+        self.segment = ""
+        """Of the audit log: its own one."""
         self.pid = 0
         """Known when it says it, before it has read anything."""
         self.was = Stage.STARTING
@@ -277,8 +279,8 @@ class Child:
         if not self._planned.done():
             self._planned.set_result((Plan.from_json(plan), base64.b64decode(raw)))
 
-    def _told_ready(self, *, routes: dict[str, Any], **_: object) -> None:
-        self.routes = routes
+    def _told_ready(self, *, routes: dict[str, Any], segment: str = "", **_: object) -> None:
+        self.routes, self.segment = routes, segment
         self.stage = Stage.READY
         self._since = self._last_sign = self._loop.time()
         if not self._ready.done():

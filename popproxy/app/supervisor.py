@@ -30,6 +30,7 @@ from popproxy.app.generation import Generation
 from popproxy.app.link import Handler
 from popproxy.app.nursery import adopt_orphans
 from popproxy.app.plan import Plan
+from popproxy.app.records import Records
 from popproxy.app.reloads import Reloads
 from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
 from popproxy.app.systemd import Notifier
@@ -63,6 +64,7 @@ class Supervisor:
         self.started = time.time()
         self.own = Commands()
         self.router = Router(self.own, self.workers)
+        self.records = Records(self.workers)
         self.reloads = Reloads(self)
         self.own.add("reload", self.reloads.reload)
         self.own.add("drain", self.drain)
@@ -195,11 +197,7 @@ class Supervisor:
 
     def record(self, action: str, outcome: Outcome, **fields: object) -> None:
         """Have a worker write an audit record."""
-        workers = self.workers()
-        if workers:
-            workers[0].record(action, outcome, fields)
-        else:
-            log.warning("no worker to write the audit record", action=action, outcome=outcome.value)
+        self.records.record(action, outcome, **fields)
 
     event = record
     """As AuditLog.event, for the control socket."""
@@ -253,6 +251,7 @@ class Supervisor:
 
     def _child_ended(self, child: Child, again: bool) -> None:
         settle(self.past, child.counts)
+        self.records.lost(child)
         if again:
             self.restarts += 1
         self.retired = [generation for generation in self.retired if generation.children]
@@ -289,6 +288,7 @@ class Supervisor:
         self._checked = now
         for child in self._children():
             child.check(late)
+        self.records.pass_on()
         self._loop.call_later(_CHECK_INTERVAL, self._check)
 
     def _reopen(self) -> None:
@@ -308,6 +308,7 @@ class Supervisor:
             await self._empty.wait()
         if self._control is not None:
             await self._control.stop()
+        self.records.close()
         self._systemd.close()
         log.info("all workers have ended")
 

@@ -120,6 +120,8 @@ class Worker:
         self._service = Service(loaded, sockets, self, shared)
         self._told: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
         self._ticks = 0
+        self._serving = False
+        self._early: list[tuple[str, str, dict[str, object]]] = []  # records that may not come before audit_start
         self._tasks: set[asyncio.Task[None]] = set()
         self._link = Link(
             sock,
@@ -143,12 +145,15 @@ class Worker:
             self._link.tell("failed", problems=[str(problem) for problem in error.problems])
             self._link.suspend()
             return os.EX_CONFIG
-        self._link.tell("ready", routes=self._service.commands.routes())
+        self._link.tell("ready", routes=self._service.commands.routes(), segment=self._service.parts.audit.segment)
         self._sign()
         what, seconds = await self._told.get()
         if what != "accept":
             return 0  # another worker of this generation could not start
         await self._service.accept()
+        self._serving = True
+        for record in self._early:
+            self._record(*record)
         settle_memory()
         self._sign()
         what, seconds = await self._told.get()
@@ -217,7 +222,10 @@ class Worker:
         return await asyncio.to_thread(snapshot, self._service.parts.metrics)
 
     def _record(self, action: str, outcome: str, fields: dict[str, object]) -> None:
-        self._service.parts.audit.event(action, Outcome(outcome), **fields)
+        if self._serving:
+            self._service.parts.audit.event(action, Outcome(outcome), **fields)
+        else:
+            self._early.append((action, outcome, fields))
 
 
 def _raise_descriptor_limit(connections: int, each: int) -> None:

@@ -68,7 +68,8 @@ def search(
 ) -> None:
     """Print the records that fit everything that is asked for, as they are found.
 
-    --json prints each record as it stands in the log, one in a line.
+    --json prints each record as it stands in the log, one in a line. With --session, one that was lost with its worker
+    ends with the record that says so, worker_lost.
 
     For example:
 
@@ -78,7 +79,9 @@ def search(
     """
     message = None if message is None else recorded_message(message, config)
     query = _query(user, address, message, action, outcome, reason, session, since, until)
-    _show((record for _, record in _records(log_files(files, config), query)), as_json=as_json)
+    paths = log_files(files, config)
+    found = (record for _, record in _records(paths, query))
+    _show(found if session is None else _with_its_end(found, paths), as_json=as_json)
 
 
 @app.command()
@@ -259,6 +262,22 @@ def _records(files: list[Path], query: Query) -> Iterator[tuple[Path, Record]]:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+def _with_its_end(records: Iterable[Record], files: list[Path]) -> Iterator[Record]:
+    """The records of a session; if its end is not among them, also that its worker was lost, if it was."""
+    from popproxy.observe.audit_query import Query  # noqa: PLC0415
+
+    segments: set[object] = set()
+    for record in records:
+        segments.add(record.get("chain.segment"))
+        if record["event.action"] == "session_end":
+            segments.clear()
+        yield record
+    if segments:
+        for _, record in _records(files, Query(actions=frozenset({"worker_lost"}))):
+            if record.get("popproxy.lost.segment") in segments:
+                yield record
+
+
 def _taken(lines: Iterable[bytes], query: Query) -> Iterator[Record]:
     from popproxy.observe.audit_query import NotARecord  # noqa: PLC0415
 
@@ -309,6 +328,9 @@ def _what(record: Record) -> str:
         parts.append(f"at {record.get('destination.address')}:{record.get('destination.port')}")
     if record["event.action"] == "session_end":
         parts.append(f"{record.get('pop3.retr', 0)} fetched")
+    if record["event.action"] == "worker_lost":
+        parts.append(f"{record.get('process.name')} {record.get('message')}")
+        parts.append(f"{record.get('popproxy.lost.sessions')} sessions")
     if "popproxy.command" in record:
         parts.append(f"{record['popproxy.command']} {json.dumps(record.get('popproxy.arguments', {}))}")
     parts.append(record.get("popproxy.backend"))

@@ -98,6 +98,11 @@ class AuditLog:
         self._closed = False
         self._logger = get_logger("popproxy.audit")
 
+    @property
+    def segment(self) -> str:
+        """The name of our part of the log: ``chain.segment``."""
+        return self._chain.segment
+
     # Recording
 
     def start(self) -> None:

@@ -29,6 +29,7 @@ _NAMES = {
     "auth": "Credential judged", "login": "Login", "session_end": "Session ended", "retr": "Message fetched",
     "top": "Beginning of a message fetched", "dele": "Message marked as deleted", "rset": "Deletions taken back",
     "update": "Deletions committed", "deletions_abandoned": "Deletions abandoned", "admin": "Command of an operator",
+    "worker_lost": "Worker died with its sessions", "config_reload": "Configuration read again",
 }  # fmt: skip
 
 

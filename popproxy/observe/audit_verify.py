@@ -35,6 +35,7 @@ class Verifier:
         self._copy = copy
         self._files: list[Path] = []
         self._torn: list[Finding] = []
+        self._lost: dict[str, tuple[Place, object]] = {}  # segments of which somebody says that their worker died
         self._named: list[tuple[Head, Place]] = []  # of segments that have not been seen, and must be in another file
 
     def take(self, path: Path, number: int, line: bytes) -> Iterator[Finding]:
@@ -65,6 +66,9 @@ class Verifier:
         segment.recent.append((link.sequence, link.hash))
         if link.key is not None or link.action.startswith("audit_"):
             yield from self._signed(segment, link, place, line)
+        elif link.action == "worker_lost":
+            record = _parsed(line)
+            self._lost[str(record.get("popproxy.lost.segment"))] = place, record.get("popproxy.lost.sessions")
 
     def finish(self, running: frozenset[tuple[Any, Any]] = frozenset()) -> Iterator[Finding]:
         """What can only be said at the end. `running`: host and process id of popproxys that are at work."""
@@ -238,13 +242,17 @@ class Verifier:
         who = (segment.origin.get("observer.hostname"), segment.origin.get("process.pid"))
         bare = last.sequence - segment.signed
         open_ended = f"; its last {bare} records are not signed" if bare and segment.signed else ""
+        where, sessions = self._lost.get(segment.name, (None, 0))
+        lost = "" if where is None else f"; its worker died with {sessions} sessions, says {where}"
         if segment.witness is not None:
-            text = f"ends without audit_stop: killed, or the machine crashed; {segment.witness} vouches for its end"
+            text = (
+                f"ends without audit_stop: killed, or the machine crashed; {segment.witness} vouches for its end{lost}"
+            )
             yield self._finding(Kind.KILLED, segment, segment.place, text, last)
         elif who in running:
             yield self._finding(Kind.RUNNING, segment, segment.place, f"process {who[1]} goes on{open_ended}", last)
         else:
-            text = f"ends without audit_stop: killed, or the rest was cut off{open_ended}"
+            text = f"ends without audit_stop: killed, or the rest was cut off{open_ended}{lost}"
             yield self._finding(Kind.NO_END, segment, segment.place, text, last)
 
     @staticmethod

@@ -94,6 +94,34 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     }  # fmt: skip
     assert not fallen
     wait_until(lambda: "a worker has died and is started again" in proxy.log(), "a line in the log")
+    wait_until(lambda: bool(proxy.audit("worker_lost")), "the record of its death")
+    (record,) = proxy.audit("worker_lost")
+    opened_there = [one for one in proxy.audit("login") if one["chain.segment"] == record["popproxy.lost.segment"]]
+    assert {one["user.name"] for one in opened_there} >= {sessions[victim][0]}
+    assert (record["process.pid"], record["event.reason"], record["message"]) == (
+        victim, "killed", "was ended by SIGKILL",
+    )  # fmt: skip
+    searched = proxy.command("audit", "search", "--session", opened_there[0]["session.id"])
+    assert searched.stdout.splitlines()[-1].split()[1:4] == ["-", "-", "worker_lost"], searched.stdout
+    verified = proxy.command("audit", "verify", "--no-key")
+    assert "its worker died with" in verified.stdout
+
+
+def test_a_worker_that_dies_alone_is_recorded_by_the_next_one_after_its_start(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address))
+    wait_until(lambda: bool(proxy.audit("audit_start")), "its first record")
+    os.kill(proxy.worker, signal.SIGKILL)
+    wait_until(lambda: bool(proxy.audit("worker_lost")), "the record of its death")
+    (record,) = proxy.audit("worker_lost")
+    first, second = proxy.audit("audit_start")
+    assert record["popproxy.lost.segment"] == first["chain.segment"]
+    assert (record["chain.segment"], record["event.sequence"]) == (second["chain.segment"], 2)
+    assert proxy.command("reload").returncode == 0
+    wait_until(lambda: bool(proxy.audit("config_reload")), "the record of the reload")
+    firsts = [one["event.action"] for one in proxy.audit() if one["event.sequence"] == 1]
+    assert firsts == ["audit_start"] * 3
 
 
 def test_a_worker_comes_back_when_there_is_room_for_it_again(start_proxy: StartProxy, backend: ScriptedBackend) -> None:

@@ -20,7 +20,7 @@ from popproxy.observe.audit_findings import NOTES, TAMPERING, Finding, Kind
 from popproxy.observe.audit_keys import PublicKeys, SigningKey, generate, read_public
 from popproxy.observe.audit_verify import Verifier
 from popproxy.observe.metrics import Metrics
-from popproxy.types import Secret
+from popproxy.types import Outcome, Secret
 from tests.observe.conftest import new_trail
 
 KEY = SigningKey(Secret(generate()))
@@ -229,6 +229,20 @@ def test_a_process_that_was_killed_is_told_from_tampering(keys: PublicKeys, tmp_
     assert kinds(found) == [Kind.KILLED, Kind.MENDED]
     assert "audit.jsonl:7 vouches for its end" in found[0].text
     assert "100 octets" in found[1].text
+
+
+def test_who_says_that_a_worker_died_is_quoted_at_the_end_of_its_segment(keys: PublicKeys, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    killed, other = open_log(path), open_log(path)
+    some(killed, 2)
+    kill(killed)
+    fields = {"popproxy.lost.segment": killed.segment, "popproxy.lost.sessions": 7}
+    other.event("worker_lost", Outcome.FAILURE, **fields)
+    other.close()
+    (found,) = verify([path], keys)
+    assert found.segment == killed.segment
+    assert "its worker died with 7 sessions, says" in found.text
+    assert "audit.jsonl:5" in found.text
 
 
 def test_what_the_next_process_has_seen_cannot_be_cut_off(keys: PublicKeys, tmp_path: Path) -> None:

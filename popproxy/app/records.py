@@ -1,0 +1,51 @@
+"""The supervisor's audit records. It has no audit log of its own: a worker writes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from popproxy.app.child import Child, Stage, how_ended
+from popproxy.observe.logs import get_logger
+from popproxy.types import Outcome
+
+_WAITING = 1000  # records for the next worker; more than workers can die meanwhile
+
+log = get_logger("supervisor")
+
+
+class Records:
+    """Those of one supervisor. `workers` are those that could write one, the best first."""
+
+    def __init__(self, workers: Callable[[], Sequence[Child]]) -> None:
+        self._workers = workers
+        self._waiting: deque[tuple[str, Outcome, dict[str, object]]] = deque(maxlen=_WAITING)
+
+    def record(self, action: str, outcome: Outcome, **fields: object) -> None:
+        """Have a record written: now, or as soon as there is a worker."""
+        self._waiting.append((action, outcome, fields))
+        self.pass_on()
+
+    def lost(self, child: Child) -> None:
+        """A worker is gone. If it has not ended in order its sessions have no ``session_end``: one record for all."""
+        if child.was not in (Stage.SERVING, Stage.LEAVING) or child.status == 0:
+            return
+        fields = {
+            "event.reason": "killed" if (child.status or 0) < 0 else "crashed", "message": how_ended(child.status),
+            "process.name": f"popproxy {child.name}", "process.pid": child.pid,
+            "popproxy.lost.segment": child.segment, "popproxy.lost.sessions": child.sessions,
+        }  # fmt: skip
+        self.record("worker_lost", Outcome.FAILURE, **fields)
+
+    def pass_on(self) -> None:
+        """Give what waits to a worker, if there is one now."""
+        workers = self._workers()
+        while workers and self._waiting:
+            action, outcome, fields = self._waiting.popleft()
+            workers[0].record(action, outcome, fields)
+
+    def close(self) -> None:
+        """There will be no worker any more."""
+        for action, outcome, fields in self._waiting:
+            log.warning("no worker to write the audit record", action=action, outcome=outcome.value, fields=fields)
+        self._waiting.clear()
