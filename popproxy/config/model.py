@@ -72,9 +72,10 @@ class Limits(Model):
     """How much one client, and all of them, may use."""
 
     connections: int = Field(default=10000, ge=1)
-    """Connections in all. If there are more, those who have waited longest without logging in make room."""
+    """Connections in all, to each worker. If there are more, those who have waited longest without logging in make
+    room."""
     connections_per_address: int = Field(default=100, ge=1)
-    """Connections from one address (IPv6: from one /64)."""
+    """Connections from one address (IPv6: from one /64), to each worker."""
     sessions_per_user: int = Field(default=20, ge=1)
     """Open maildrops of one user; more are answered [IN-USE]."""
     sessions_per_user_and_address: int = Field(default=10, ge=1)

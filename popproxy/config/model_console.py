@@ -40,7 +40,7 @@ class Console(Model):
     idle: Duration = 600.0
     """Who says nothing for so long is logged out."""
     connections: int = Field(default=8, ge=1, le=1000)
-    """Operators at a time."""
+    """Operators at a time, in each worker."""
 
     @field_validator("idle")
     @classmethod
