@@ -45,6 +45,11 @@ class LeakyCounters:
             empty_at, latest = entry or self._again[key]
             self._put(key, (max(when, empty_at) + amount / self._leak.per_second, max(when, latest)), again=True)
 
+    @property
+    def leak(self) -> Leak:
+        """How it leaks at present."""
+        return self._leak
+
     def raise_to(self, key: str, level: Level) -> None:
         """Let the counter show `level` at least: what somebody else has counted, who may know more."""
         now = self._clock()
@@ -158,6 +163,11 @@ class ExpiringClaims:
         if len(self._until) > self._capacity:
             self._until.popitem(last=False)
         return True
+
+    def left(self) -> list[tuple[str, float]]:
+        """Keys that are claimed, and for how many seconds still."""
+        now = self._clock()
+        return [(key, until - now) for key, until in self._until.items() if until > now]
 
     def unclaim(self, key: str) -> None:
         """Forget it."""

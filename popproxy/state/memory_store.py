@@ -70,10 +70,13 @@ class Member:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._held: set[str] = set()
-        self._backlog: list[tuple[float, Change]] = []
+        self.held: set[str] = set()
+        """The leases that it has a part in."""
+        self.backlog: list[tuple[float, Change]] = []
+        """What it has yet to hear, and how old that was when it was put here."""
+        self.told = 0
+        """The number of what it has told last."""
         self._edition = -1
-        self._told = 0
 
     def leave(self) -> None:
         """It has ended: what it held is free."""
@@ -81,12 +84,12 @@ class Member:
         if self not in store.members:
             return
         store.members.remove(self)
-        for key in self._held:
+        for key in self.held:
             holders = store.leases[key]
             del holders[self]
             if not holders:
                 del store.leases[key]
-        self._held.clear()
+        self.held.clear()
 
     def execute(self, operations: Sequence[Operation]) -> list[int]:
         """See Store."""
@@ -126,9 +129,9 @@ class Member:
         leases = self._store.leases
         if count > 0:
             leases.setdefault(key, {})[self] = count
-            self._held.add(key)
-        elif key in self._held:
-            self._held.discard(key)
+            self.held.add(key)
+        elif key in self.held:
+            self.held.discard(key)
             holders = leases[key]
             del holders[self]
             if not holders:
@@ -139,18 +142,18 @@ class Member:
         store = self._store
         wanted = store.blank and told.number > 1
         store.blank = False
-        if told.number != self._told:
-            self._told = told.number
+        if told.number != self.told:
+            self.told = told.number
             self._tell(told)
         if not wanted:
             self._listen(told.cursor)
-        changes, self._backlog = self._backlog[:AT_ONCE], self._backlog[AT_ONCE:]
+        changes, self.backlog = self.backlog[:AT_ONCE], self.backlog[AT_ONCE:]
         notes = None
         if self._edition != store.edition and not wanted:
             self._edition, notes = store.edition, store.notes
         return Heard(
             cursor=str(store.length), members=len(store.members), changes=changes, notes=notes,
-            more=bool(self._backlog), wanted=wanted,
+            more=bool(self.backlog), wanted=wanted,
         )  # fmt: skip
 
     def _tell(self, told: Told) -> None:
@@ -180,11 +183,11 @@ class Member:
         heard = int(cursor) if cursor.isdecimal() else -1
         missed = store.length - heard
         if heard < 0 or missed < 0 or missed > len(store.history):
-            self._backlog = [
+            self.backlog = [
                 (0.0, Known(kind, key, level.value, level.age))
                 for kind, counters in store.counters.items()
                 for key, level in counters.levels()
             ]
             return
         news = reversed(tuple(islice(reversed(store.history), missed)))
-        self._backlog += [(now - when, change) for when, member, change in news if member is not self]
+        self.backlog += [(now - when, change) for when, member, change in news if member is not self]

@@ -64,36 +64,38 @@ def operations_from_json(said: Sequence[Sequence[Any]]) -> list[Operation]:
 
 def told_to_json(told: Told) -> list[object]:
     """For EXCHANGE."""
-    return [told.number, told.cursor, [_change_to_json(change) for change in told.changes], told.notes]
+    return [told.number, told.cursor, [change_to_json(change) for change in told.changes], told.notes]
 
 
 def told_from_json(said: Sequence[Any]) -> Told:
     """What `told_to_json` was given."""
     number, cursor, changes, notes = said
-    found = [_change_from_json(change) for change in changes]
+    found = [change_from_json(change) for change in changes]
     return Told(number, cursor, found, [(kind, key, text) for kind, key, text in notes])
 
 
 def heard_to_json(heard: Heard) -> list[object]:
     """The answer to EXCHANGE."""
-    changes = [[age, *_change_to_json(change)] for age, change in heard.changes]
+    changes = [[age, *change_to_json(change)] for age, change in heard.changes]
     return [heard.cursor, heard.members, changes, heard.notes, heard.more, heard.forgotten, heard.wanted]
 
 
 def heard_from_json(said: Sequence[Any]) -> Heard:
     """What `heard_to_json` was given."""
     cursor, members, changes, notes, more, forgotten, wanted = said
-    found = [(age, _change_from_json(change)) for age, *change in changes]
+    found = [(age, change_from_json(change)) for age, *change in changes]
     return Heard(cursor, members, found, notes, more, forgotten, wanted)
 
 
-def _change_to_json(change: Change) -> list[object]:
+def change_to_json(change: Change) -> list[object]:
+    """A list of three or four."""
     if isinstance(change, Counted):
         return [change.kind, change.key, change.amount]
     return [change.kind, change.key, change.value, change.age]
 
 
-def _change_from_json(said: Sequence[Any]) -> Change:
+def change_from_json(said: Sequence[Any]) -> Change:
+    """What `change_to_json` was given."""
     return Counted(*said) if len(said) == 3 else Known(*said)
 
 

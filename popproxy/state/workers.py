@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from popproxy.observe.logs import get_logger
+from popproxy.state.memory_handover import store_from_json, store_to_json
 from popproxy.state.memory_store import Member, MemoryStore
 from popproxy.state.shared import Leak
 from popproxy.state.store import Heard, Neighbours, Operation, StoreAway, Told
@@ -39,8 +40,8 @@ log = get_logger("state")
 class _Lines(asyncio.Protocol):
     """Cuts what comes into lines of JSON. What is no such line is dropped: half of one, after a supervisor's change."""
 
-    def __init__(self) -> None:
-        self._begun = b""
+    def __init__(self, begun: bytes = b"") -> None:
+        self._begun = begun
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,8 +78,49 @@ class StateServer:
 
     async def attach(self, sock: socket.socket) -> None:
         """Serve the worker that has the other end. The socket is closed when the worker closes its own."""
+        await self._serve(_Worker(self), sock)
+
+    @property
+    def busy(self) -> bool:
+        """Has anything been said that a worker has not taken yet?"""
+        return any(worker.transport is None or worker.transport.get_write_buffer_size() for worker in self._workers)
+
+    def hand_over(self, keep: Callable[[int], int]) -> dict[str, Any]:
+        """All that another program in this process needs to go on, good for JSON; `keep` numbers a descriptor."""
+        return {
+            "store": store_to_json(self.store),
+            "workers": [worker.hand_over(keep, self.store.members) for worker in self._workers],
+        }
+
+    def pause(self) -> None:
+        """Do not hear the workers, until `resume` or for good."""
+        for worker in self._workers:
+            if worker.transport is not None:
+                worker.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Hear the workers again."""
+        for worker in self._workers:
+            if worker.transport is not None:
+                worker.transport.resume_reading()
+
+    async def take_over(self, told: Mapping[str, Any], adopt: Callable[[int], socket.socket]) -> None:
+        """Go on with what `hand_over` has told."""
+        self.store = store_from_json(told["store"])
+        members = list(self.store.members)
+        for one in told["workers"]:
+            worker = _Worker(self, bytes.fromhex(one["begun"]))
+            if one["member"] is not None:
+                worker.belongs_to(members[one["member"]], one["alone"])
+            await self._serve(worker, adopt(one["sock"]))
+        joined = {one["member"] for one in told["workers"]}
+        for place, member in enumerate(members):
+            if place not in joined:
+                member.leave()
+
+    async def _serve(self, worker: _Worker, sock: socket.socket) -> None:
         sock.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: _Worker(self), sock)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: worker, sock)
 
     def close(self) -> None:
         """Leave all workers to themselves."""
@@ -105,11 +147,25 @@ class StateServer:
 class _Worker(_Lines):
     """The supervisor's end of one worker's socket."""
 
-    def __init__(self, server: StateServer) -> None:
-        super().__init__()
+    def __init__(self, server: StateServer, begun: bytes = b"") -> None:
+        super().__init__(begun)
         self._server = server
         self._member: Member | None = None
         self._knows_alone: bool | None = None
+
+    def belongs_to(self, member: Member, alone: bool | None) -> None:
+        """It has joined as that one, and knows whether it is alone."""
+        self._member, self._knows_alone = member, alone
+
+    def hand_over(self, keep: Callable[[int], int], members: Sequence[Member]) -> dict[str, Any]:
+        """See StateServer."""
+        assert self.transport is not None
+        return {
+            "sock": keep(self.transport.get_extra_info("socket").fileno()),
+            "begun": self._begun.hex(),
+            "member": None if self._member is None else members.index(self._member),
+            "alone": self._knows_alone,
+        }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
