@@ -47,7 +47,7 @@ class ControlServer:
     """Answers the commands that come over a socket."""
 
     def __init__(self, bound: ControlSocket, desk: Desk, allowed: Allowed) -> None:
-        self._bound = bound
+        self.bound = bound
         self._desk = desk
         self._allowed = allowed
         self._server: asyncio.Server | None = None
@@ -55,7 +55,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Take commands from now on."""
-        self._server = await asyncio.start_unix_server(self._connected, sock=self._bound.sock)
+        self._server = await asyncio.start_unix_server(self._connected, sock=self.bound.sock)
 
     def admit(self, allowed: Allowed) -> None:
         """From now on these may give commands."""
@@ -65,7 +65,7 @@ class ControlServer:
         """Take the socket away, and no new connections; those that are there go on."""
         if self._server is not None:
             self._server.close()
-        self._bound.close()
+        self.bound.close()
 
     async def stop(self) -> None:
         """End all connections, take the socket away."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from popproxy.admin.frames import CommandFailed, encode
-from popproxy.app.link import Handler, Link
+from popproxy.app.link import Handler, Link, UnderWay
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
 from popproxy.observe.logs import get_logger
@@ -90,6 +90,15 @@ class Nursery:
                 self.forget()
                 raise
 
+    def hand_over(self, keep: Callable[[socket.socket], int]) -> dict[str, Any]:
+        """What `take_over` needs to go on with the process in another program."""
+        return {"pid": self.pid, "sock": None if self._sock is None else keep(self._sock)}
+
+    def take_over(self, told: Mapping[str, Any], adopt: Callable[[int], socket.socket]) -> None:
+        """Go on with that process, if there is one."""
+        if told["sock"] is not None:
+            self.pid, self._sock = told["pid"], adopt(told["sock"])
+
 
 class Child:
     """A worker. `ended` is called once, when it is gone; `questions` are those that it may ask.
@@ -150,8 +159,8 @@ class Child:
                 raise
         self.connect(ours)
 
-    def connect(self, sock: socket.socket, unread: bytes = b"") -> None:
-        """Go on over this end of its socket pair."""
+    def connect(self, sock: socket.socket, under_way: UnderWay | None = None) -> None:
+        """Talk to it over this end of its socket pair, and go on with what was `under_way` there."""
         self.link = Link(
             sock,
             questions=self._questions,
@@ -161,8 +170,35 @@ class Child:
                 "last": self._told_last,
             },
             lost=self._link_lost,
-            unread=unread,
+            under_way=under_way or UnderWay(),
         )  # fmt: skip
+
+    # ---- another program in the supervisor's process ----
+
+    def hand_over(self, keep: Callable[[socket.socket], int]) -> dict[str, Any]:
+        """All that is known of it, good for JSON; `keep` numbers a socket."""
+        under_way = self.link.under_way
+        return {
+            "number": self.number, "stage": self.stage, "sessions": self.sessions, "reasons": self.reasons,
+            "counts": self.counts, "routes": self.routes, "segment": self.segment,
+            "pid": self.pid, "status": self.status, "doomed": self._doomed,
+            "since": self._since, "end_by": self._end_by, "sock": keep(self.link.sock), "asked": under_way.asked,
+            "unread": _text(under_way.unread), "unsent": _text(under_way.unsent),
+        }  # fmt: skip
+
+    def take_over(self, told: Mapping[str, Any], sock: socket.socket) -> None:
+        """Go on with what `hand_over` has told. Times are those of CLOCK_MONOTONIC, which knows no programs."""
+        self.stage = Stage(told["stage"])
+        self.sessions, self.reasons = told["sessions"], told["reasons"]
+        self.counts, self.routes, self.segment = told["counts"], told["routes"], told["segment"]
+        self.pid, self.status, self._doomed = told["pid"], told["status"], told["doomed"]
+        self._since, self._end_by = told["since"], told["end_by"]
+        if self.stage is not Stage.STARTING:
+            self._ready.set_result(None)
+        unread, unsent = (base64.b64decode(told[name]) for name in ("unread", "unsent"))
+        self.connect(sock, UnderWay(unread, unsent, told["asked"]))
+        if self.status is not None:
+            self._loop.call_later(_EOF_LIMIT, self._gone)
 
     # ---- what it is told ----
 

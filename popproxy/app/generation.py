@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -107,9 +108,30 @@ class Generation:
         for child in self.children:
             child.kill()
 
-    def adopt(self, child: Child) -> None:
-        """One that was started by the program that ran before us in this process."""
-        self.children.append(child)
+    def hand_over(self, keep: Callable[[socket.socket], int]) -> dict[str, Any]:
+        """All that another program in this process must know of it, good for JSON; `keep` numbers a socket."""
+        sockets = self.sockets.all() if self.serving else []  # others have none to give to new workers
+        return {
+            "number": self.number, "serving": self.serving, "plan": self.plan.to_json(),
+            "raw": base64.b64encode(self.raw or b"").decode(),
+            "sockets": [[name, keep(sock)] for name, sock in sockets],
+            "children": [child.hand_over(keep) for child in self.children],
+        }  # fmt: skip
+
+    def take_over(self, told: Mapping[str, Any], adopt: Callable[[int], socket.socket]) -> None:
+        """Go on with what `hand_over` has told."""
+        self.serving = told["serving"]
+        self.plan, self.raw = Plan.from_json(told["plan"]), base64.b64decode(told["raw"])
+        self.sockets = Sockets.of([(name, adopt(number)) for name, number in told["sockets"]])
+        for one in told["children"]:
+            child = Child(one["number"], self.number, self._questions, self._child_ended, self._status_of)
+            child.take_over(one, adopt(one["sock"]))
+            self.children.append(child)
+            if self.serving and child.stage in (Stage.STARTING, Stage.READY):
+                self._restarts[child.number] = self._loop.create_task(self._accept_when_ready(child))
+        if self.serving:
+            for number in set(range(1, self.plan.workers + 1)) - {child.number for child in self.children}:
+                self._restarts[number] = self._loop.create_task(self._restart(number, 0.0))
 
     # ---- pieces ----
 
@@ -165,6 +187,9 @@ class Generation:
                 pause = NO_ROOM
         child.start(self.path, self.raw, None)
         self._go(child)
+        await self._accept_when_ready(child)
+
+    async def _accept_when_ready(self, child: Child) -> None:
         try:
             await child.ready()
         except StartFailed as failed:  # its end has started another one

@@ -18,6 +18,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from popproxy.admin.frames import HEADER, MAX_ANSWER, CommandFailed, Reason, decode, encode, length
@@ -35,6 +36,18 @@ Hearer = Callable[..., None]
 log = get_logger("supervisor")
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """What goes on at one end when another program takes it over: octets of messages, and how many were asked."""
+
+    unread: bytes = b""
+    unsent: bytes = b""
+    asked: int = 0
+
+
+_NOTHING = UnderWay()
+
+
 class Link:
     """One end of the pair, in an event loop.
 
@@ -50,28 +63,34 @@ class Link:
         questions: Mapping[str, Handler],
         tidings: Mapping[str, Hearer],
         lost: Callable[[], None],
-        unread: bytes = b"",
+        under_way: UnderWay = _NOTHING,
     ) -> None:
         self._sock = sock
         self._questions = questions
         self._tidings = tidings
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._unread = bytearray(unread)
+        self._unread = bytearray(under_way.unread)
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()  # with descriptors of our own
+        if under_way.unsent:
+            self._unsent.append((memoryview(under_way.unsent), []))
         self._asked: dict[int, asyncio.Future[object]] = {}
-        self._number = 0
+        self._number = under_way.asked  # a late answer must not be taken for another
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._open = True
+        self._paused = False
         sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self._readable)
-        if unread:
-            self._loop.call_soon(self._take)
+        self._begin()
 
     @property
     def sock(self) -> socket.socket:
         """The socket, for who hands it on."""
         return self._sock
+
+    @property
+    def busy(self) -> bool:
+        """Has a question no answer yet, of ours or of the other end, or have descriptors to wait?"""
+        return bool(self._asked or self._answering or any(descriptors for _, descriptors in self._unsent))
 
     async def ask(self, what: str, seconds: float, **fields: object) -> object:
         """The other end's answer. Raises CommandFailed; also if it is gone, or takes longer than `seconds`."""
@@ -99,8 +118,35 @@ class Link:
             descriptors = descriptors[first + _DESCRIPTORS :]
         self._send({"tell": what, "with": fields}, descriptors)
 
-    def suspend(self) -> bytes:
-        """Stop, for another program to go on with the socket; returns what was read and not understood yet."""
+    @property
+    def under_way(self) -> UnderWay:
+        """What another Link needs to go on with the socket."""
+        unsent = b"".join(octets for octets, _ in self._unsent)
+        return UnderWay(bytes(self._unread), unsent, self._number)
+
+    def pause(self) -> None:
+        """Leave the socket alone, until `resume` or for good."""
+        self._paused = self._open
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._paused:
+            self._open, self._paused = True, False
+            self._begin()
+
+    def _begin(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        if self._unread:
+            self._loop.call_soon(self._take)
+        if self._unsent:
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    def finish(self) -> None:
+        """Stop once all is sent, for the end of this process."""
         self._open = False
         self._loop.remove_reader(self._sock.fileno())
         if self._unsent:
@@ -110,7 +156,6 @@ class Link:
                 for octets, descriptors in self._unsent:
                     self._sock.sendall(octets[self._send_some(octets, descriptors) :])
             self._forget_unsent()
-        return bytes(self._unread)
 
     def close(self) -> None:
         """End it from this side; `lost` is not called."""

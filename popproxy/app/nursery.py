@@ -29,7 +29,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 def main(descriptor: int) -> int:
     """Fork workers until the supervisor is gone; returns the exit status, of each worker too."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         # meant for the supervisor; a handler, for what is ignored stays ignored in the helpers of workers
         signal.signal(number, lambda *_: None)
     keep_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from popproxy.app.child import Child, Stage, how_ended
 from popproxy.observe.logs import get_logger
@@ -43,6 +44,14 @@ class Records:
         while workers and self._waiting:
             action, outcome, fields = self._waiting.popleft()
             workers[0].record(action, outcome, fields)
+
+    def hand_over(self) -> list[object]:
+        """What waits, for another program in this process; good for JSON."""
+        return [[action, outcome.value, fields] for action, outcome, fields in self._waiting]
+
+    def take_over(self, told: Sequence[Sequence[Any]]) -> None:
+        """Go on with what `hand_over` has told."""
+        self._waiting.extend((action, Outcome(outcome), fields) for action, outcome, fields in told)
 
     def close(self) -> None:
         """There will be no worker any more."""

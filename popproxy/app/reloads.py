@@ -48,6 +48,11 @@ class Reloads:
         self._kept: list[dict[str, object]] = []  # what the latest file would change, and only a restart will
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def busy(self) -> bool:
+        """Is one under way, or waiting?"""
+        return self._reloading.locked() or self._hanging_up.locked() or self._waiting
+
     async def reload(self) -> object:
         """Read the configuration again. Raises CommandFailed; then everything goes on as it was."""
         async with self._reloading:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from popproxy.admin.control import Allowed
 from popproxy.admin.control_socket import ControlSocket, bind_control
@@ -104,6 +105,20 @@ class Held:
             raise ConfigError(problems)
         self._bound |= made
         return found
+
+    def hand_over(self, keep: Callable[[socket.socket], int]) -> dict[str, Any]:
+        """What `take_over` needs to go on in another program, good for JSON; `keep` numbers a socket."""
+        return {
+            "passed": {name: [keep(sock) for sock in sockets] for name, sockets in self._passed.items()},
+            "bound": [[*key, [keep(sock) for sock in sockets]] for key, sockets in self._bound.items()],
+        }
+
+    def take_over(self, told: Mapping[str, Any], adopt: Callable[[int], socket.socket]) -> None:
+        """Hold what `hand_over` has told of."""
+        self._passed = {name: [adopt(number) for number in numbers] for name, numbers in told["passed"].items()}
+        self._bound = {
+            (kind, host, port): [adopt(number) for number in numbers] for kind, host, port, numbers in told["bound"]
+        }
 
     def keep_only(self, wanted: Sequence[Sockets]) -> None:
         """Give up what none of `wanted` uses. Sockets of systemd are kept: they may be used again."""

@@ -1,4 +1,7 @@
-"""The program of the supervisor: ``python -P -m popproxy.app.supervising FILE``, which `popproxy serve` becomes."""
+"""The program of the supervisor: ``python -P -m popproxy.app.supervising FILE [DESCRIPTOR]``.
+
+`popproxy serve` becomes it. With a descriptor it goes on with what an earlier version has begun (app/succession).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ def main() -> int:
     keep_memory()
     from popproxy.app.supervisor import supervise  # noqa: PLC0415 - not needed where only the program is replaced
 
-    return asyncio.run(supervise(sys.argv[1]))
+    path, *told = sys.argv[1:]
+    return asyncio.run(supervise(path, int(told[0]) if told else None))
 
 
 if __name__ == "__main__":

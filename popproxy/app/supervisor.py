@@ -16,9 +16,10 @@ import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from popproxy.admin.commands import Commands
+from popproxy.admin.commands import Commands, Role
 from popproxy.admin.control import ControlServer
 from popproxy.admin.control_socket import ControlSocket
 from popproxy.admin.desk import Desk
@@ -33,7 +34,9 @@ from popproxy.app.plan import Plan
 from popproxy.app.records import Records
 from popproxy.app.reloads import Reloads
 from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
+from popproxy.app.succession import read, take_over
 from popproxy.app.systemd import Notifier
+from popproxy.app.upgrade import Upgrades
 from popproxy.errors import ConfigError
 from popproxy.observe import logs
 from popproxy.observe.metric_merge import Snapshot, keyed, merged, settle
@@ -52,9 +55,12 @@ log = logs.get_logger("supervisor")
 
 
 class Supervisor:
-    """One popproxy, with the configuration in the file `path`."""
+    """One popproxy, with the configuration in the file `path`.
 
-    def __init__(self, path: str) -> None:
+    `told` is what another program in this process has handed over (app/succession).
+    """
+
+    def __init__(self, path: str, told: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.held = Held()
         self.current: Generation | None = None
@@ -67,18 +73,22 @@ class Supervisor:
         self.records = Records(self.workers)
         self.reloads = Reloads(self)
         self.own.add("reload", self.reloads.reload)
+        self.upgrades = Upgrades(self)
+        self.own.add("upgrade", self.upgrades.upgrade)
+        self.own.add("version", self.upgrades.version, Role.VIEWER)
         self.own.add("drain", self.drain)
         add_top(self.own, self.router)
         add_trace(self.own, self.router)
         self.state = StateServer()
         self._candidate: Generation | None = None
-        self._nursery = Nursery()
-        self._operators: defaultdict[tuple[str, str], float] = defaultdict(
+        self.nursery = Nursery()
+        self.operators: defaultdict[tuple[str, str], float] = defaultdict(
             float
         )  # their commands, as in metric_families
-        self._strangers: dict[int, int] = {}  # how processes have ended that are no workers, or not known as such yet
-        self._control: ControlServer | None = None
-        self._systemd = Notifier.from_environment()
+        self.strangers: dict[int, int] = {}  # how processes have ended that are no workers, or not known as such yet
+        self.control: ControlServer | None = None
+        self.systemd = Notifier.from_environment()
+        self._before = told
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0  # how often we were told to stop
@@ -90,19 +100,29 @@ class Supervisor:
         """Start, serve, drain, end; returns the exit status. Raises StartFailed and ConfigError."""
         adopt_orphans()
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        generation = self.generation(1)
-        await generation.start(None, self._bind_first)
+        if self._before is None:
+            generation = self.generation(1)
+            await generation.start(None, self._bind_first)
+            control = self._bind_control(generation)
+        else:
+            control = await take_over(self, self._before)
+            assert self.current is not None
+            generation = self.current
         logs.configure(generation.plan.level, generation.plan.format)
-        control = self._bind_control(generation)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         self._loop.add_signal_handler(signal.SIGHUP, self.reloads.hang_up)
-        self.serve(generation)
+        self._loop.add_signal_handler(signal.SIGUSR2, self.upgrades.signalled)
+        if self._before is None:
+            self.serve(generation)
+        else:
+            self.upgrades.arrived(str(self._before["version"]))
+            self._reap()  # who has ended meanwhile
         if control is not None:
             await self._answer_at(control, generation.plan)
         self._check()
-        self._systemd.ready(self.status)
+        self.systemd.ready(self.status)
         await self._told.wait()
         await self._drain()
         return 0
@@ -112,7 +132,7 @@ class Supervisor:
         self._stops += 1
         self._told.set()
         if self._stops > 1:
-            for child in self._children():
+            for child in self.children():
                 child.end()
 
     async def drain(self) -> object:
@@ -120,19 +140,23 @@ class Supervisor:
         assert self.current is not None
         if not self._stops:
             self._loop.call_later(_ANSWERED, self.stop)
-        return {"sessions": sum(child.sessions for child in self._children()), "seconds": self.current.plan.drain}
+        return {"sessions": sum(child.sessions for child in self.children()), "seconds": self.current.plan.drain}
 
     def generation(self, number: int) -> Generation:
         """A candidate: its workers are not started yet."""
+        self._candidate = self.made(number)
+        return self._candidate
+
+    def made(self, number: int) -> Generation:
+        """A generation without workers."""
         questions: dict[str, Handler] = {
             "counts": self.counts,
             "reasons": self._tell_reasons,
             "execute": self.router.execute,
         }
-        self._candidate = Generation(
-            number, self.path, questions, self._child_ended, self._nursery, self._strangers.get, self._share
+        return Generation(
+            number, self.path, questions, self._child_ended, self.nursery, self.strangers.get, self._share
         )
-        return self._candidate
 
     def serve(self, generation: Generation) -> None:
         """New clients are its own from now on."""
@@ -142,7 +166,7 @@ class Supervisor:
 
     async def switch_control(self, old: Plan, new: Plan) -> None:
         """Operators are answered where the new configuration says. Raises ConfigError; nothing has changed then."""
-        before, same = self._control, old.control.socket == new.control.socket
+        before, same = self.control, old.control.socket == new.control.socket
         if before is not None and same and old.control.group == new.control.group:
             before.admit(allowed(new))
             return
@@ -152,14 +176,14 @@ class Supervisor:
             bound = bind_control_as_planned(new)
         except ConfigError:
             if before is not None and same:
-                self._control = None
+                self.control = None
                 again = bind_control_as_planned(old)
                 if again is not None:
                     await self._answer_at(again, old)
             raise
         if before is not None and not same:
             before.retire()
-        self._control = None
+        self.control = None
         if bound is not None:
             await self._answer_at(bound, new)
 
@@ -173,14 +197,26 @@ class Supervisor:
         """Have we been told to?"""
         return self._stops > 0
 
+    def changing(self) -> bool:
+        """Is a generation of workers being made, or a worker being given its sockets?"""
+        return self._candidate is not None or self.reloads.busy or bool(self._tasks)
+
+    def generations(self) -> list[Generation]:
+        """All that have workers, the earlier ones first."""
+        return [one for one in (*self.retired, self.current, self._candidate) if one is not None]
+
+    def children(self) -> list[Child]:
+        """The workers of all generations."""
+        return [child for generation in self.generations() for child in generation.children]
+
     def workers(self) -> Sequence[Child]:
         """Those that serve or have sessions, those with the latest configuration first."""
-        children = sorted(self._children(), key=lambda child: (-child.generation, child.number))
+        children = sorted(self.children(), key=lambda child: (-child.generation, child.number))
         return [child for child in children if child.stage in (Stage.SERVING, Stage.LEAVING)]
 
     def status(self) -> str:
         """One line for systemd."""
-        sessions = sum(child.sessions for child in self._children())
+        sessions = sum(child.sessions for child in self.children())
         reasons = self.reasons()
         return f"{sessions} session{'' if sessions == 1 else 's'}, {'; '.join(reasons) or 'serving'}"
 
@@ -188,7 +224,7 @@ class Supervisor:
         """Why no new session can be served; empty if one can."""
         if self._stops:
             return ["draining"]
-        serving = [child for child in self._children() if child.stage is Stage.SERVING]
+        serving = [child for child in self.children() if child.stage is Stage.SERVING]
         if not serving:
             return ["no worker runs"]
         if any(not child.reasons for child in serving):
@@ -204,13 +240,13 @@ class Supervisor:
 
     async def counts(self) -> Snapshot:
         """The metrics of all processes, past and present, as one."""
-        await asyncio.gather(*(child.fresh_counts(COUNTS_LIMIT) for child in self._children()))
-        living = [child.counts for child in self._children() if child.stage is not Stage.GONE]
+        await asyncio.gather(*(child.fresh_counts(COUNTS_LIMIT) for child in self.children()))
+        living = [child.counts for child in self.children() if child.stage is not Stage.GONE]
         serving = [child.counts for child in self.workers() if child.stage is Stage.SERVING]
         result = merged(self.past, living, serving or living[:1])
         successful, when = self.reloads.last
         commands = result["counter"].setdefault("operator_commands", {})
-        for key, count in self._operators.items():
+        for key, count in self.operators.items():
             commands[keyed(key)] = commands.get(keyed(key), 0) + count
         result["counter"]["worker_restarts"] = {"": self.restarts}
         result["min"]["config_last_reload_successful"] = {"": successful}
@@ -240,14 +276,8 @@ class Supervisor:
             raise
 
     async def _answer_at(self, control: ControlSocket, plan: Plan) -> None:
-        self._control = ControlServer(control, Desk(self.router, self, self._operators), allowed(plan))
-        await self._control.start()
-
-    def _generations(self) -> list[Generation]:
-        return [one for one in (*self.retired, self.current, self._candidate) if one is not None]
-
-    def _children(self) -> list[Child]:
-        return [child for generation in self._generations() for child in generation.children]
+        self.control = ControlServer(control, Desk(self.router, self, self.operators), allowed(plan))
+        await self.control.start()
 
     def _child_ended(self, child: Child, again: bool) -> None:
         settle(self.past, child.counts)
@@ -255,7 +285,7 @@ class Supervisor:
         if again:
             self.restarts += 1
         self.retired = [generation for generation in self.retired if generation.children]
-        if not self._children():
+        if not self.children():
             self._empty.set()
 
     def _reap(self) -> None:
@@ -270,23 +300,23 @@ class Supervisor:
             self._bury(pid, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, status: int) -> None:
-        if pid == self._nursery.pid:
+        if pid == self.nursery.pid:
             log.error("the nursery of workers has ended", why=how_ended(status))
-            self._nursery.forget()
+            self.nursery.forget()
             return
-        for child in self._children():
+        for child in self.children():
             if child.pid == pid:
                 child.reaped(status)
                 return
-        self._strangers[pid] = status
-        if len(self._strangers) > _STRANGERS:
-            del self._strangers[next(iter(self._strangers))]
+        self.strangers[pid] = status
+        if len(self.strangers) > _STRANGERS:
+            del self.strangers[next(iter(self.strangers))]
 
     def _check(self) -> None:
         now = self._loop.time()
         late = max(0.0, now - self._checked - 2 * _CHECK_INTERVAL)  # the machine slept, or we did: so did they
         self._checked = now
-        for child in self._children():
+        for child in self.children():
             child.check(late)
         self.records.pass_on()
         self._loop.call_later(_CHECK_INTERVAL, self._check)
@@ -298,24 +328,24 @@ class Supervisor:
     async def _drain(self) -> None:
         assert self.current is not None
         seconds = self.current.plan.drain
-        self._systemd.stopping(seconds + STOPPING_MARGIN)
-        log.info("draining", sessions=sum(child.sessions for child in self._children()), seconds=seconds)
+        self.systemd.stopping(seconds + STOPPING_MARGIN)
+        log.info("draining", sessions=sum(child.sessions for child in self.children()), seconds=seconds)
         self.held.close()
-        for generation in self._generations():
+        for generation in self.generations():
             generation.leave("drain", seconds)
-        if self._children():
+        if self.children():
             self._empty.clear()
             await self._empty.wait()
-        if self._control is not None:
-            await self._control.stop()
+        if self.control is not None:
+            await self.control.stop()
         self.records.close()
-        self._systemd.close()
+        self.systemd.close()
         log.info("all workers have ended")
 
 
 def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
     """The end has begun, and ends with status 0. Between handler and ignoring there is a moment that would kill."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     for number in numbers:
         loop.remove_signal_handler(number)
@@ -323,11 +353,14 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
-async def supervise(path: str) -> int:
-    """Run until the end; returns the exit status, having said on standard error what was wrong."""
+async def supervise(path: str, told: int | None) -> int:
+    """Run until the end; returns the exit status, having said on standard error what was wrong.
+
+    `told` is the descriptor of what another program in this process has handed over.
+    """
     loop = asyncio.get_running_loop()
     try:
-        status = await Supervisor(path).run()
+        status = await Supervisor(path, None if told is None else read(told)).run()
     except StartFailed as failed:
         problems, status = failed.problems, failed.status
     except ConfigError as error:

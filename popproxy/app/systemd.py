@@ -35,13 +35,18 @@ class Notifier:
         self._watched = watchdog is not None
         self._timer: asyncio.TimerHandle | None = None
         self._complained = False
+        self.environment: dict[str, str] = {}
+        """What `from_environment` has taken out, for another program in this process."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
         """As NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say, if they are there and mean this process."""
-        address, microseconds, pid = (os.environ.pop(name, "") for name in _NOTIFY_VARIABLES)
+        found = {name: os.environ.pop(name, "") for name in _NOTIFY_VARIABLES}
+        address, microseconds, pid = found.values()
         watched = microseconds.isdecimal() and int(microseconds) > 0 and pid in ("", str(os.getpid()))
-        return cls(address or None, int(microseconds) / 1e6 if watched else None)
+        made = cls(address or None, int(microseconds) / 1e6 if watched else None)
+        made.environment = {name: value for name, value in found.items() if value}
+        return made
 
     def ready(self, status: Callable[[], str]) -> None:
         """Service can be had. From now on `status` goes out regularly, with signs of life of the running event loop."""

@@ -143,7 +143,7 @@ class Worker:
             await self._service.prepare()
         except ConfigError as error:
             self._link.tell("failed", problems=[str(problem) for problem in error.problems])
-            self._link.suspend()
+            self._link.finish()
             return os.EX_CONFIG
         self._link.tell("ready", routes=self._service.commands.routes(), segment=self._service.parts.audit.segment)
         self._sign()
@@ -159,7 +159,7 @@ class Worker:
         what, seconds = await self._told.get()
         await self._stop(what, seconds)
         self._link.tell("last", counts=snapshot(self._service.parts.metrics))
-        self._link.suspend()
+        self._link.finish()
         return 0
 
     async def metrics(self, own: Metrics) -> Exposition:

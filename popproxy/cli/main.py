@@ -64,6 +64,7 @@ def make_app() -> typer.Typer:
     app.command()(orders.move)
     app.command()(orders.orders)
     app.command()(process.reload)
+    app.command()(process.upgrade)
     app.command()(process.drain)
     app.command()(sessions.who)
     app.command()(sessions.kick)
