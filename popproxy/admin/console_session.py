@@ -35,7 +35,7 @@ class ConsoleSession:
         self._desk = desk
         self._operator = operator
         self._idle = idle
-        self._terminal = process.term_type is not None
+        self._terminal = bool(process.term_type)  # "" from a client that does not know: no lines are edited then
         self._editor: Any = process.channel  # which edits lines where there is a terminal
 
     async def run(self) -> None:

@@ -101,6 +101,7 @@ def _screen() -> Iterator[None]:
     sys.stdout.write(ENTER)
     try:
         if keyboard is not None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # what started us may have had it ignored
             tty.setcbreak(keyboard)
             threading.Thread(target=_wait_for_q, args=(keyboard,), daemon=True).start()
         yield

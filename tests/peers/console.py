@@ -88,7 +88,10 @@ class Terminal:
         stty = shutil.which("stty")
         assert stty is not None
         subprocess.run([stty, "rows", "30", "cols", "100"], stdin=slave, check=True)
-        self._process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        environment = {**os.environ, "TERM": "xterm-256color"}
+        self._process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=environment
+        )
         os.close(slave)
         os.set_blocking(self._master, False)
 
