@@ -190,7 +190,7 @@ async def test_ctrl_c_ends_a_trace_quietly(tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "popproxy", "trace", "alice", "--json", "--socket", str(path)),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=dict(os.environ),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # even if these tests run in the background
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # these tests may run in the background
         )  # fmt: skip
         assert process.stdout is not None
         assert json.loads(await process.stdout.readline())["kind"] == "begin"
