@@ -177,8 +177,10 @@ def main() -> int:
 
 
 def well_told(survived: Survived) -> bool:
-    """Each kill and each half record is found, and nothing is taken for tampering."""
-    return survived.status == 3 and survived.counts == {"killed": survived.kills, "mended": survived.halves}
+    """Each kill and each half record is found, and nothing is taken for tampering. A kill may leave a half one, too."""
+    counts = dict(survived.counts)
+    mended = counts.pop("mended", 0)
+    return survived.status == 3 and counts == {"killed": survived.kills} and survived.halves <= mended <= survived.kills
 
 
 if __name__ == "__main__":
