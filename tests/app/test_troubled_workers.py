@@ -27,7 +27,7 @@ IMPATIENT = f"""
 import signal, time
 import popproxy.app.child
 popproxy.app.child.HUNG = {PATIENCE}
-signal.signal(signal.SIGUSR2, lambda *_: time.sleep(600))
+signal.signal(signal.SIGVTALRM, lambda *_: time.sleep(600))
 """
 """For every Python of a test: a supervisor that waits less, and a signal that makes the loop of a worker hang."""
 
@@ -46,7 +46,7 @@ def test_workers_that_hang_are_ended_and_replaced(start_proxy: StartProxy, backe
         sessions = spread(proxy)
         stopped, blocked, well = sessions
         os.kill(stopped, signal.SIGSTOP)
-        os.kill(blocked, signal.SIGUSR2)
+        os.kill(blocked, signal.SIGVTALRM)
         wait_until(lambda: not {stopped, blocked} & set(proxy.workers), "the end of both", 60)
         wait_until(lambda: len(proxy.workers) == 3, "new ones")
         assert well in proxy.workers
