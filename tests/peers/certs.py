@@ -45,6 +45,7 @@ class Authority:
         )
         self.ca = directory / f"{name.replace(' ', '-')}.pem"
         self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+        self._pairs: dict[str, CertificateFiles] = {}
 
     def issue(
         self, *names: str, valid_days: tuple[float, float] = (-1, 20), file: str | None = None
@@ -71,6 +72,9 @@ class Authority:
         return self._write(file or names[0], certificate, key)
 
     def _write(self, stem: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> CertificateFiles:
+        # Never anew under a name that a server may be reading: one that saw half a key will not serve TLS again.
+        if (self._directory / f"{stem}.crt").exists():
+            stem = f"{stem}-{secrets.token_hex(4)}"
         files = CertificateFiles(self._directory / f"{stem}.crt", self._directory / f"{stem}.key")
         files.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(
@@ -124,16 +128,21 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def server(self) -> CertificateFiles:
-        """What every peer on loopback shows."""
-        return self.issue("localhost", "127.0.0.1", "::1", file="server")
+        """What every peer on loopback shows: one pair for all."""
+        return self._once("server", "localhost", "127.0.0.1", "::1")
 
     def expired(self) -> CertificateFiles:
         """Right names, ended yesterday."""
-        return self.issue("localhost", "127.0.0.1", valid_days=(-10, -1), file="expired")
+        return self._once("expired", "localhost", "127.0.0.1", valid_days=(-10, -1))
 
     def wrong_host(self) -> CertificateFiles:
         """Valid, but for somebody else."""
-        return self.issue("mail.elsewhere.example", file="wrong-host")
+        return self._once("wrong-host", "mail.elsewhere.example")
+
+    def _once(self, file: str, *names: str, valid_days: tuple[float, float] = (-1, 20)) -> CertificateFiles:
+        if file not in self._pairs:
+            self._pairs[file] = self.issue(*names, valid_days=valid_days, file=file)
+        return self._pairs[file]
 
 
 def _general_name(name: str) -> x509.GeneralName:
