@@ -12,12 +12,15 @@ import pytest
 import structlog
 import uvloop
 
+from tests.peers import profiles
 from tests.peers.canaries import WATCH
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.process import LOGS, REPOSITORY, public_directory
 from tests.peers.proxy import StartProxy, proxies
 
 _LOG_TAIL = 6000
+
+profiles.load()  # before any test module reads the defaults
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -119,7 +119,7 @@ def test_bcrypt_sees_72_octets_as_the_systems_do_that_made_the_hash() -> None:
     assert not verify(b"x" * 71, stored)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=40), st.binary(min_size=1, max_size=16), st.sampled_from(["sha1", "sha256", "sha512"]))
 def test_ldap_forms_agree_with_their_definition(password: bytes, salt: bytes, algorithm: str) -> None:
     digest = hashlib.new(algorithm, password + salt).digest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.auth.names import NameRefused, canonical, check_name, vet
@@ -84,7 +84,6 @@ def test_canonical_form(name: str, domain: str | None, case: str, expected: str)
     assert canonical(name, domain, case) == expected  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=40), st.sampled_from([None, "example.com"]), st.sampled_from(["fold", "keep"]))
 def test_canonical_form_is_stable_and_normal(name: str, domain: str | None, case: str) -> None:
     once = canonical(name, domain, case)  # type: ignore[arg-type]
@@ -92,7 +91,6 @@ def test_canonical_form_is_stable_and_normal(name: str, domain: str | None, case
     assert unicodedata.is_normalized("NFC", once)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_octets_give_a_printable_name_or_a_refusal(raw: bytes) -> None:
     try:

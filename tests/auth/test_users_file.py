@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.auth.hashes import hash_password
@@ -168,7 +168,6 @@ def test_missing_file_is_a_configuration_error(path: Path) -> None:
         UsersFile.load(path, fold)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_file_loads_or_tells_its_problems(tmp_path_factory: pytest.TempPathFactory, octets: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any-users"

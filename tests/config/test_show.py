@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.config.loader import load_bytes, load_file
@@ -29,7 +29,6 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 BANNERS = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<>"), max_size=40)
 
 
-@settings(deadline=None)
 @given(NAMES, BANNERS, st.integers(600_000, 10_000_000), st.sampled_from(["yes", "no", "auto"]))
 def test_any_text_survives_being_shown(user: str, banner: str, idle: int, pipelining: str) -> None:
     config = Config.model_validate(

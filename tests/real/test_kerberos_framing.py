@@ -31,7 +31,6 @@ from tests.real.kerberos_rig import Site, configuration
 
 FUZZ = settings(
     max_examples=int(os.environ.get("POPPROXY_EXAMPLES", "150")),
-    deadline=None,
     derandomize="POPPROXY_EXAMPLES" not in os.environ,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

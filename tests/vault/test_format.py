@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.errors import VaultError
@@ -68,7 +68,6 @@ def test_every_truncation_is_noticed() -> None:
             decode(FILE[:size], KEY, "vault")
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=8), st.integers(0, len(FILE)), st.integers(0, 8))
 def test_any_insertion_or_replacement_is_noticed(octets: bytes, position: int, removed: int) -> None:
     changed = FILE[:position] + octets + FILE[position + removed :]
@@ -76,7 +75,6 @@ def test_any_insertion_or_replacement_is_noticed(octets: bytes, position: int, r
         complaint(changed)
 
 
-@settings(deadline=None)
 @given(st.permutations(range(len(LINES))))
 def test_any_order_of_lines_but_the_right_one_is_noticed(order: list[int]) -> None:
     octets = b"".join(LINES[number] for number in order)
@@ -167,7 +165,6 @@ def test_same_secret_never_looks_the_same() -> None:
     assert len(boxes) == len(USERS)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=300))
 def test_padding_gives_back_any_secret(secret: bytes) -> None:
     cipher = Cipher(KEY, new_salt())

@@ -67,7 +67,7 @@ def test_passwords_and_tokens_for_backends_stand_beside_the_users_own() -> None:
             record.with_refresh_token(Secret(wrong))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.none() | st.binary(min_size=1, max_size=100).map(lambda octets: bytes(o for o in octets if 0x20 <= o != 0x7F)),
     st.booleans(),

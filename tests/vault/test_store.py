@@ -49,7 +49,7 @@ def contents(vault: Vault) -> dict[str, bytes]:
     return found
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(names, st.none() | values), max_size=12))
 def test_vault_holds_what_a_dictionary_holds(tmp_path: Path, edits: list[tuple[str, bytes | None]]) -> None:
     path = tmp_path / "vault"
