@@ -248,7 +248,8 @@ def _records(files: list[Path], query: Query) -> Iterator[tuple[Path, Record]]:
 
     for path in files:
         bad = 0
-        for line in lines(path, progress()):
+        damage: list[str] = []
+        for line in lines(path, progress(), damage.append):
             try:
                 record = query.take(line)
             except NotARecord:
@@ -258,6 +259,7 @@ def _records(files: list[Path], query: Query) -> Iterator[tuple[Path, Record]]:
                 yield path, record
         if bad:
             complain([f"{path}: {counted(bad, 'line')} left out: not audit records"])
+        complain([f"{path}: the rest is left out: {why}" for why in damage])
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -266,15 +268,15 @@ def _with_its_end(records: Iterable[Record], files: list[Path]) -> Iterator[Reco
     """The records of a session; if its end is not among them, also that its worker was lost, if it was."""
     from popproxy.observe.audit_query import Query  # noqa: PLC0415
 
-    segments: set[object] = set()
+    segments: set[str] = set()
     for record in records:
-        segments.add(record.get("chain.segment"))
+        segments.add(str(record.get("chain.segment")))
         if record["event.action"] == "session_end":
             segments.clear()
         yield record
     if segments:
         for _, record in _records(files, Query(actions=frozenset({"worker_lost"}))):
-            if record.get("popproxy.lost.segment") in segments:
+            if str(record.get("popproxy.lost.segment")) in segments:
                 yield record
 
 
@@ -302,7 +304,7 @@ def _show(records: Iterable[Record], *, as_json: bool) -> None:
 
 
 def _row(record: Record) -> str:
-    user = record.get("user.name") or (f"({record['user.hash'][:8]})" if "user.hash" in record else "-")
+    user = record.get("user.name") or (f"({str(record['user.hash'])[:8]})" if "user.hash" in record else "-")
     cells = (
         str(record["@timestamp"])[:19], user, record.get("source.ip", "-"), record["event.action"],
         record.get("event.outcome", "-"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TAMPERED, INCOMPLETE = 1, 3
 """Exit statuses; 0 is an intact log."""
 KEPT = 1000
-"""As many findings of each weight are told; beyond, they are counted."""
+"""As many findings of each kind are told; beyond, they are counted."""
 SHOWN = 20
 """As many of them to people."""
 
@@ -34,6 +34,10 @@ PublicKeyOption = Annotated[
         help="Public keys in PEM; may be repeated. By default FILE.pub, as `popproxy audit key` has made it.",
     ),
 ]  # fmt: skip
+AllowUnsignedOption = Annotated[
+    bool,
+    typer.Option("--allow-unsigned", help="There was no key yet: what is not signed is incomplete, not tampered with."),
+]
 NoKeyOption = Annotated[bool, typer.Option("--no-key", help="Look at hashes only, which whoever wrote can make anew.")]
 CopyOption = Annotated[
     bool,
@@ -46,13 +50,17 @@ def verify(
     config: ConfigOption = DEFAULT_CONFIG,
     public_key: PublicKeyOption = None,
     no_key: NoKeyOption = False,
+    allow_unsigned: AllowUnsignedOption = False,
     copy: CopyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether the log is as popproxy wrote it, and name the first record that is not.
 
-    Exit status: 0 intact; 1 tampered with, that is: records were altered, removed, added or moved; 3 incomplete, and
-    nothing says that somebody has done that: a killed process, a full disk, a file that is not there, no signatures.
+    Exit status: 0 intact; 1 tampered with, that is: records were altered, removed, added or moved, or are not signed,
+    so that whoever can write the file can have made them; 3 incomplete, and nothing says that somebody has done that: a
+    killed process, a full disk, a file that is not there.
+
+    The time before the key was made has no signatures: for its files there is --allow-unsigned.
 
     For example:
 
@@ -61,7 +69,7 @@ def verify(
         popproxy audit verify --public-key audit.key.pub audit.jsonl-20261122-000000.gz audit.jsonl-20261123-000000
     """
     from popproxy.observe.audit_files import lines  # noqa: PLC0415
-    from popproxy.observe.audit_findings import NOTES, TAMPERING  # noqa: PLC0415
+    from popproxy.observe.audit_findings import NOTES, TAMPERING, Finding, Kind, Place  # noqa: PLC0415
     from popproxy.observe.audit_keys import read_public  # noqa: PLC0415
     from popproxy.observe.audit_verify import Verifier  # noqa: PLC0415
 
@@ -69,26 +77,28 @@ def verify(
     verifier = Verifier(None if no_key else read_public(public_key or _beside_the_key(config)), copy=copy)
     found: list[Finding] = []
     counts: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
 
     def keep(findings: list[Finding]) -> None:
         for finding in findings:
             counts[finding.kind] += 1
-            weight = "bad" if finding.kind in TAMPERING else "note" if finding.kind in NOTES else "missing"
-            if kept[weight] < KEPT:  # a flood of what is harmless must not hide what is not
-                kept[weight] += 1
+            if counts[finding.kind] <= KEPT:  # a flood of what is harmless must not hide what is not
                 found.append(finding)
 
     for path in paths:
-        for number, line in enumerate(lines(path, progress()), 1):
+        number, damage = 0, list[str]()
+        for number, line in enumerate(lines(path, progress(), damage.append), 1):
             keep(list(verifier.take(path, number, line)))
+        keep([Finding(Kind.UNREADABLE, Place(path, number + 1), f"the rest is damaged: {why}") for why in damage])
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     keep(list(verifier.finish(_running(verifier))))
+    if not verifier.records:
+        keep([Finding(Kind.EMPTY, Place(paths[-1], 0), "there is no record at all")])
     order = {path: number for number, path in enumerate(paths)}
     found.sort(key=lambda finding: (order[finding.place.path], finding.place.line))
-    tampering = [finding for finding in found if finding.kind in TAMPERING]
-    incomplete = [finding for finding in found if finding.kind not in TAMPERING | NOTES]
+    bad = TAMPERING if allow_unsigned else TAMPERING | {Kind.UNSIGNED}
+    tampering = sorted((one for one in found if one.kind in bad), key=lambda one: one.kind is Kind.UNSIGNED)
+    incomplete = [finding for finding in found if finding.kind not in bad | NOTES]
     status = TAMPERED if tampering else INCOMPLETE if incomplete else 0
     if as_json:
         _print_json(status, paths, verifier, found, counts)

@@ -42,7 +42,12 @@ _SIGNS = {"ok": ("\u2713", "32"), "warning": ("!", "33"), "problem": ("\u2717", 
 
 def print_json(value: Any) -> None:
     """`value` as indented JSON on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # half a character in a name, or a terminal that is not UTF-8
+        text = json.dumps(value, indent=2, default=str)
+    print(text)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], stream: TextIO | None = None) -> None:

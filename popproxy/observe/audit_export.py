@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from popproxy import __version__
-from popproxy.observe.audit_query import Record
+from popproxy.observe.audit_query import DEEPEST, Record, messages
 
 ECS_VERSION, OCSF_VERSION = "8.17.0", "1.6.0"
 
@@ -45,7 +45,8 @@ def ecs(record: Record) -> str:
         **({"destination.ip": record["destination.address"]} if _is_ip(record.get("destination.address")) else {}),
     }  # fmt: skip
     for name, value in {**every, **record}.items():
-        _put(nested, name.split("."), value)
+        shown = str(value).upper() if name == "tls.client.hash.sha256" else value  # ECS asks for capitals
+        _put(nested, name.split(".", DEEPEST), shown)
     return _json(nested)
 
 
@@ -145,11 +146,11 @@ def cef(record: Record) -> str:
     severity = {"failure": 5, "unknown": 4}.get(str(record.get("event.outcome")), 2)
     head = "|".join(map(_header, ("popproxy", "popproxy", __version__, action, _NAMES.get(action, action))))
     source, target = record.get("source.ip"), record.get("destination.address")
-    deleted = record.get("pop3.deleted") or record.get("pop3.abandoned") or ()
+    unique_ids = " ".join(str(one.get("unique_id", "")) for one in messages(record))
     labelled = (
         ("cs1", "session", record.get("session.id")), ("cs2", "mechanism", record.get("auth.mechanism")),
         ("cs3", "listener", record.get("popproxy.listener")), ("cs4", "pool", record.get("popproxy.pool")),
-        ("cs5", "uniqueId", record.get("pop3.unique_id") or " ".join(str(one.get("unique_id", "")) for one in deleted)),
+        ("cs5", "uniqueId", record.get("pop3.unique_id") or unique_ids),
         ("cs6", "command", record.get("popproxy.command")), ("cn1", "messageNumber", record.get("pop3.message_number")),
         ("cn2", "deleted", record.get("pop3.deleted_total")), ("cn3", "fetched", record.get("pop3.retr")),
         ("c6a2", "Source IPv6 Address", source if _version(source) == 6 else None),

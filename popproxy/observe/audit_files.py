@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import stat
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from popproxy.observe.audit_render import MAX_RECORD
 
 REPORTED_EVERY = 1 << 20
 """Octets of a file between two reports of progress."""
@@ -18,13 +21,20 @@ POLL = 0.2
 
 Progress = Callable[[Path, int, int], None]
 """Told the file, how many of its octets are read, and how many there are."""
+Damaged = Callable[[str], None]
+"""Told why a compressed file cannot be read to its end."""
 
 
 def log_files(current: Path) -> list[Path]:
     """`current` and what rotation has made of its predecessors (``.1``, ``.2.gz``, ``-20261123``), oldest first."""
     found = [path for path in current.parent.glob(f"{glob_escaped(current.name)}*") if _is_rotated(current, path)]
-    times = {path: path.stat().st_mtime for path in found}  # renaming keeps it, gzip sets it
-    older = sorted((path for path in found if path != current), key=lambda path: (times[path], path.name))
+    times: dict[Path, float] = {}
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):  # compressed meanwhile, or a link to nothing
+            status = path.stat()
+            if path == current or stat.S_ISREG(status.st_mode):  # whoever opens a pipe may wait for ever
+                times[path] = status.st_mtime  # renaming keeps it, gzip sets it
+    older = sorted((path for path in times if path != current), key=lambda path: (times[path], path.name))
     return [*older, *([current] if current in times else [])]
 
 
@@ -38,17 +48,29 @@ def _is_rotated(current: Path, path: Path) -> bool:
     return not rest or (rest[0] in ".-" and rest[1:].replace("-", "").replace(".", "").isdigit())
 
 
-def lines(path: Path, progress: Progress | None = None) -> Iterator[bytes]:
-    """Every line of a file; the last may lack its end, torn by a crash or just being written. Raises OSError."""
+def lines(path: Path, progress: Progress | None = None, damaged: Damaged | None = None) -> Iterator[bytes]:
+    """Every line of a file; the last may lack its end, torn by a crash or just being written. Raises OSError.
+
+    What is longer than MAX_RECORD is no record, and cut to one octet more, its line end included: it may be gigabytes.
+    Of a compressed file that is damaged all counts that can be had; `damaged` is told.
+    """
     total, reported = path.stat().st_size, 0
     with path.open("rb") as raw:
-        stream: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        with contextlib.suppress(EOFError, zlib.error):  # compressed only in part: what is there counts
-            for line in stream:
+        stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        try:
+            while line := stream.readline(MAX_RECORD + 1):
+                if len(line) > MAX_RECORD:
+                    end = line
+                    while end and not end.endswith(b"\n"):
+                        end = stream.readline(MAX_RECORD)
+                    line = line[:MAX_RECORD] + b"\n"
                 yield line
                 if progress is not None and raw.tell() - reported >= REPORTED_EVERY:
                     reported = raw.tell()
                     progress(path, reported, total)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            if damaged is not None:
+                damaged(str(error))
 
 
 def follow(path: Path, *, wait: Callable[[float], None] = time.sleep) -> Iterator[bytes]:
@@ -56,27 +78,32 @@ def follow(path: Path, *, wait: Callable[[float], None] = time.sleep) -> Iterato
     file = _opened(path)
     if file is not None:
         file.seek(0, os.SEEK_END)
-    rest = b""
+    rest, left = b"", False
     while True:
         if file is None:
             wait(POLL)
             file = _opened(path)
-            continue
-        read = file.readline()
-        if read:
-            rest += read
+        elif read := file.readline(MAX_RECORD + 1):
+            rest = _joined(rest, read)
             if rest.endswith(b"\n"):
                 yield rest
                 rest = b""
-            continue
-        if _replaced(file, path):
-            # what was written between our last look and the rename belongs to the old file
-            if last := file.read():
-                yield from (rest + last).splitlines(keepends=True)
+        elif left:
+            if rest:
+                yield rest
             file.close()
-            file, rest = _opened(path), b""
-            continue
-        wait(POLL)
+            file, rest, left = _opened(path), b"", False
+        elif _replaced(file, path):
+            left = True  # what was written between our last look and the rename belongs to the old file
+        else:
+            wait(POLL)
+
+
+def _joined(rest: bytes, more: bytes) -> bytes:
+    """A line that came in pieces; too long, cut as by `lines`."""
+    if len(rest) + len(more) <= MAX_RECORD:
+        return rest + more
+    return (rest + more)[:MAX_RECORD] + (b"\n" if more.endswith(b"\n") else b"")
 
 
 def _opened(path: Path) -> BinaryIO | None:

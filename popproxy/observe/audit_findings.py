@@ -29,6 +29,8 @@ class Kind(StrEnum):
     NO_END = "no end"  # the same, and nothing vouches for its end
     MISSING_FILE = "missing file"  # the segment goes on in a file that is not there
     MISSING_SEGMENT = "missing segment"  # named by another one, and not there
+    UNREADABLE = "unreadable"  # a compressed file that is damaged: nothing behind this can be had
+    EMPTY = "empty"  # no record at all
     UNSIGNED = "unsigned"  # nothing but hashes protect the segment
     EARLIER = "earlier"  # the segment began in a file that was not given
     RUNNING = "running"  # its process is at work

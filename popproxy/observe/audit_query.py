@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from popproxy.observe.audit_render import json_string
+from popproxy.observe.audit_render import MAX_RECORD, json_string
 
 Record = Mapping[str, Any]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+DEEPEST = 8
+"""Values within values that are taken for a record's; popproxy writes three."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 
 
 class NotARecord(ValueError):
@@ -19,14 +27,44 @@ class NotARecord(ValueError):
 
 
 def parse(line: bytes) -> Record:
-    """The record of a line. Raises NotARecord."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-        raise NotARecord from None
-    if not isinstance(record, dict) or "event.action" not in record or "@timestamp" not in record:
+    """The record of a line: it has a time and an action; all else may be of any type. Raises NotARecord."""
+    if len(line) > MAX_RECORD:
         raise NotARecord
-    return record
+    try:
+        record = _DECODER.decode(line.decode())
+        when, action = record["@timestamp"], record["event.action"]
+        if not (isinstance(action, str) and _TIME.fullmatch(when)):
+            raise NotARecord
+        datetime.fromisoformat(when)
+    except (ValueError, RecursionError, TypeError, LookupError):  # UnicodeDecodeError is a ValueError
+        raise NotARecord from None
+    if any(_too_deep(value, DEEPEST) for value in record.values()):
+        raise NotARecord
+    return record  # type: ignore[no-any-return]
+
+
+def _finite(text: str) -> float:
+    """Python reads more than JSON has: others could not read again what is made of it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+
+
+def _too_deep(value: object, limit: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    within = value.values() if isinstance(value, dict) else value
+    return limit == 0 or any(_too_deep(one, limit - 1) for one in within)
+
+
+def messages(record: Record) -> list[Mapping[str, Any]]:
+    """Those that the record says are deleted, or were not in the end: ``number`` and ``unique_id`` of each."""
+    listed = (record.get(name) for name in ("pop3.deleted", "pop3.abandoned"))
+    return [one for some in listed if isinstance(some, list) for one in some if isinstance(one, dict)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +139,4 @@ class Query:
     def _is_about(self, record: Record) -> bool:
         if self.message is None or record.get("pop3.unique_id") == self.message:
             return True
-        listed = [*record.get("pop3.deleted", ()), *record.get("pop3.abandoned", ())]
-        return any(isinstance(one, dict) and one.get("unique_id") == self.message for one in listed)
+        return any(one.get("unique_id") == self.message for one in messages(record))

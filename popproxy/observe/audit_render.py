@@ -14,6 +14,9 @@ from typing import Literal
 
 MAX_FIELD_OCTETS = 256
 """Longest text of a field, in octets of UTF-8; longer ones end in ``...``."""
+MAX_RECORD = 1 << 20
+"""Octets that no record has: 500 messages (audit_trail.LISTED_PER_RECORD) with the longest unique-ids, every octet of
+them escaped, are 0.8 million."""
 
 _ELLIPSIS = "..."
 

@@ -11,13 +11,19 @@ wrote it does not go on. Only the next segment names the one before, and only a 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from popproxy.observe.audit_chain import ORIGIN, Head, Link, read_link
 from popproxy.observe.audit_findings import Finding, Kind, Place, Segment
 from popproxy.observe.audit_keys import PublicKeys
+from popproxy.observe.audit_render import MAX_RECORD
+
+LATE = 64
+"""Latest records of a segment that has ended which others may still name: they have looked before, and write now."""
 
 
 class Verifier:
@@ -47,6 +53,9 @@ class Verifier:
             line = line[max(0, line.find(b'{"@timestamp"')) :]
         if not line.endswith(b"\n"):
             self._torn.append(Finding(Kind.TORN, place, f"the last record is half written ({len(line)} octets)"))
+            return
+        if len(line) > MAX_RECORD:
+            yield Finding(Kind.FOREIGN, place, f"is no record: more than {MAX_RECORD} octets")
             return
         link = read_link(line)
         if link is None:
@@ -188,6 +197,9 @@ class Verifier:
 
     def _signed(self, segment: Segment, link: Link, place: Place, line: bytes) -> Iterator[Finding]:
         segment.ended = link.action == "audit_stop"
+        if segment.ended and not self._copy:  # of years of segments not all can be remembered
+            segment.recent = deque(islice(reversed(segment.recent), LATE), maxlen=LATE)
+            segment.recent.reverse()
         if link.key is None:
             if self._keys is not None and segment.first.key is not None and link.action != "audit_start":
                 yield self._finding(Kind.FORGED, segment, place, "is not signed, and should be", link)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import threading
@@ -15,14 +18,18 @@ from typing import Any, TextIO
 import pytest
 
 from popproxy.app.audit import open_audit, read_signing_key
+from popproxy.cli.audit import _row, _with_its_end
 from popproxy.cli.exits import ExitCode
 from popproxy.config.loader import load_file
+from popproxy.observe import audit_export
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_export import cef, ecs
 from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_files import follow, lines, log_files
 from popproxy.observe.audit_keys import SigningKey
-from popproxy.observe.audit_query import Query
+from popproxy.observe.audit_query import NotARecord, Query, parse
+from popproxy.observe.audit_render import MAX_RECORD
+from popproxy.observe.audit_report import Report
 from popproxy.observe.metrics import Metrics
 from popproxy.types import Secret
 from tests.cli.helpers import PROGRAM, popproxy, write_config
@@ -133,6 +140,53 @@ def test_the_report_names_who_still_uses_what_should_end(log: Path) -> None:
     assert text == "0 logins\nnobody uses what should end\n"
 
 
+ODD: list[Any] = [
+    None, True, -1, 10**400, 1.5, "", "\ud800", "\x1b[2J\n|=\\", "9" * 300, [], [None], [[]], {}, {"unique_id": []},
+    [{"unique_id": {}, "number": None}], {"a": {"b": [{}]}},
+]  # fmt: skip
+
+
+def test_no_value_of_any_type_stops_a_search_a_report_or_an_export() -> None:
+    names = set(re.findall(r'"([a-z0-9_]+\.[a-z0-9_.]+)"', Path(audit_export.__file__).read_text()))
+    names |= {name for line in LOG for name in json.loads(line)} | {"message", "user", "event", "a..b", "", "." * 5000}
+    assert len(names) > 40
+    query = Query(user="alice", network=ipaddress.ip_network("::/0"), message="u1")
+    made = Report()
+    dice = random.Random(1)
+    for action in ("login", "auth", "session_end", "update", "admin", "worker_lost", "retr", "backend_connect", "x"):
+        for _ in range(10):
+            fields = {name: dice.choice(ODD) for name in names}
+            fields |= {"@timestamp": "2026-01-01T00:00:00.000001Z", "event.action": action}
+            fields["event.outcome"] = dice.choice(["success", dice.choice(ODD)])
+            fields["auth.mechanism"] = dice.choice(["APOP", dice.choice(ODD)])
+            record = parse(json.dumps(fields).encode())
+            query.wants(record)
+            made.add(record)
+            for form in audit_export.FORMATS.values():
+                assert form(record).isprintable()
+            assert _row(record).isprintable()
+            list(_with_its_end(iter([record]), []))
+    assert made.logins
+    assert made.uses()
+    assert made.totals()
+
+
+def test_what_has_no_time_or_is_no_json_of_others_is_no_record() -> None:
+    when, action = '"@timestamp":"2026-01-01T00:00:00Z"', '"event.action":"x"'
+    assert parse(f"{{{when},{action}}}".encode())["event.action"] == "x"
+    for bad in (
+        f'"@timestamp":null,{action}', f'"@timestamp":"yesterday",{action}',
+        f'"@timestamp":"2026-13-01T00:00:00Z",{action}', f'"@timestamp":["2026-01-01T00:00:00Z"],{action}',
+        f'{when},"event.action":["x"]', f"{when},{action},\"x\":NaN",
+        f'{when},{action},"x":1e999', f'{when},{action},"x":{"9" * 5000}', f'{when},{action},"x":{"[" * 20}{"]" * 20}',
+        f'{when},{action},"x":{"[" * 10**5}{"]" * 10**5}', f'{when},{action},"x":"{"y" * (1 << 20)}"',
+    ):  # fmt: skip
+        with pytest.raises(NotARecord):
+            parse(f"{{{bad}}}".encode())
+    with pytest.raises(NotARecord):
+        parse(b"[1]")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
@@ -175,6 +229,25 @@ def test_following_goes_on_in_the_new_file(tmp_path: Path) -> None:
 
     following = follow(path, wait=wait)
     assert [next(following) for _ in range(5)] == [b"one\n", b"two\n", b"three\n", b"four\n", b"five\n"]
+
+
+def test_a_line_without_end_is_followed_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.touch()
+    pieces = [b"x" * 700_000, b"x" * 700_000, b"x" * 700_000 + b"\n" + b"whole\n", b"torn"]
+
+    def more(_: float) -> None:
+        if pieces:
+            with path.open("ab") as file:
+                file.write(pieces.pop(0))
+        else:
+            path.rename(tmp_path / "audit.jsonl.1")
+            path.write_bytes(b"new\n")
+
+    following = follow(path, wait=more)
+    read = [next(following) for _ in range(4)]
+    assert (len(read[0]), read[0][-3:]) == (MAX_RECORD + 1, b"xx\n")
+    assert read[1:] == [b"whole\n", b"torn", b"new\n"]
 
 
 def test_the_shortcut_past_lines_never_hides_a_record() -> None:
@@ -280,6 +353,62 @@ def test_verify_names_the_first_bad_record_and_tells_programs_by_its_status(tmp_
     unknown = popproxy("audit", "verify", str(path), "-c", str(tmp_path / "none.yaml"))
     assert (unknown.returncode, b"--public-key" in unknown.stderr) == (ExitCode.USAGE, True)
     assert popproxy("audit", "verify", "--no-key", str(path)).returncode == 3
+
+
+def test_a_log_without_signatures_or_records_is_not_what_a_key_vouches_for(tmp_path: Path) -> None:
+    config, path = signed(tmp_path)
+    path.write_bytes(b"")
+    empty = popproxy("audit", "verify", "-c", str(config))
+    assert (empty.returncode, b"there is no record at all" in empty.stdout) == (3, True)
+    path.unlink()
+    log = AuditLog(
+        FileSink(path), Metrics(["pop3"], []), on_error="closed", flush_interval=0.05, log_unknown_users=False,
+        version="1",
+    )  # fmt: skip
+    log.start()
+    log.close()
+    anew = popproxy("audit", "verify", "-c", str(config))
+    assert anew.returncode == 1
+    assert anew.stdout.decode().splitlines()[-1] == f"TAMPERED WITH, first at {path}:1, record 1 (unsigned 1)"
+    assert popproxy("audit", "verify", "--allow-unsigned", "-c", str(config)).returncode == 3
+    assert popproxy("audit", "verify", "--no-key", "-c", str(config)).returncode == 0
+
+
+@pytest.mark.long
+def test_lines_without_end_and_damaged_archives_take_no_memory_and_hide_nothing(tmp_path: Path) -> None:
+    """A line of 200 megabytes, compressed to 200 kB, between good ones; then the archive is cut."""
+    import resource
+
+    config, path = signed(tmp_path)
+    whole = path.read_bytes().splitlines(keepends=True)
+    bomb = tmp_path / "audit.jsonl.1.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as file:
+        file.writelines(whole[:11])
+        for _ in range(200):
+            file.write(b" " * 1_000_000)
+        file.writelines([b"\n", *whole[11:15]])
+    path.write_bytes(b"".join(whole[15:]))
+    os.utime(bomb, (1, 1))
+    os.mkfifo(tmp_path / "audit.jsonl.2")
+    (tmp_path / "audit.jsonl.3").symlink_to("nothing")
+    arguments = ["audit", "verify", "--json", "-c", str(config)]
+    run = subprocess.run(
+        [*PROGRAM, *arguments], capture_output=True, check=False, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (250 << 20, 250 << 20)),
+    )  # fmt: skip
+    told = json.loads(run.stdout)
+    findings = [(one["kind"], one["line"]) for one in told["findings"]]
+    assert (run.returncode, told["records"], findings) == (1, 22, [("foreign", 12)]), run.stderr
+    found = popproxy("audit", "search", "--action", "dele", "--json", "-c", str(config))
+    assert len(found.stdout.splitlines()) == 20
+    assert found.stderr == f"popproxy: {bomb}: 1 line left out: not audit records\n".encode()
+    bomb.write_bytes(gzip.compress(b"".join(whole[:15]))[:-9])
+    told = json.loads(popproxy(*arguments).stdout)
+    assert "unreadable" in told["counts"]
+    bomb.write_bytes(gzip.compress(b"".join(whole[:15])) + b"no archive")
+    told = json.loads(popproxy(*arguments).stdout)
+    assert (told["status"], told["counts"]) == ("incomplete", {"unreadable": 1})
+    assert b"the rest is left out: Not a gzipped file" in popproxy("audit", "report", "-c", str(config)).stderr
 
 
 def test_messages_are_found_by_their_unique_ids_where_the_log_has_hashes(tmp_path: Path) -> None:
