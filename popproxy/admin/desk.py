@@ -111,11 +111,11 @@ class Desk:
             denied = more.get("event.reason") == Reason.DENIED
             done = "done" if outcome is Outcome.SUCCESS else "denied" if denied else "failed"
             self._counts[(str(operator.record.get("popproxy.operator_via", "socket")), done)] += 1
-        fields = {"popproxy.command": name if isinstance(name, str) else None, "popproxy.arguments": _shown(arguments)}
+        fields = {"popproxy.command": name if isinstance(name, str) else None, "popproxy.arguments": plain(arguments)}
         self._audit.event("admin", outcome, **more, **fields, **operator.record)
 
 
-def _shown(arguments: object) -> object:
+def plain(arguments: object) -> object:
     """For the record. No command takes what is nested, and a stranger's may be too deep to be written."""
     flat = isinstance(arguments, dict) and all(
         value is None or isinstance(value, str | int | float) for value in arguments.values()

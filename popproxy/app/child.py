@@ -101,14 +101,14 @@ class Nursery:
 
 
 class Child:
-    """A worker. `ended` is called once, when it is gone; `questions` are those that it may ask.
+    """A worker. `ended` is called once, when it is gone; `questions_of` it are those that it may ask.
 
     `status_of` a process that has ended already is how that was, None of one that runs.
     """
 
     def __init__(
-        self, number: int, generation: int, questions: Mapping[str, Handler], ended: Callable[[Child], None],
-        status_of: Callable[[int], int | None],
+        self, number: int, generation: int, questions_of: Callable[[Child], Mapping[str, Handler]],
+        ended: Callable[[Child], None], status_of: Callable[[int], int | None],
     ) -> None:  # fmt: skip
         self.number = number
         self.generation = generation
@@ -134,7 +134,7 @@ class Child:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._problems: list[str] = []
         self._lost = False
-        self._questions = questions
+        self._questions = questions_of(self)
         self._status_of = status_of
         self._since = self._loop.time()
         self._last_sign = self._since
@@ -142,6 +142,11 @@ class Child:
         self._aborted = False
         self._doomed = False
         self.link: Link
+
+    @property
+    def killed_by_others(self) -> bool:
+        """Has somebody else ended it by SIGKILL, not we?"""
+        return self.status == -signal.SIGKILL and not self._doomed
 
     @property
     def name(self) -> str:
@@ -316,6 +321,8 @@ class Child:
             self._planned.set_result((Plan.from_json(plan), base64.b64decode(raw)))
 
     def _told_ready(self, *, routes: dict[str, Any], segment: str = "", **_: object) -> None:
+        if self.stage is not Stage.STARTING:
+            return  # said anew it would save one that is to leave from its end
         self.routes, self.segment = routes, segment
         self.stage = Stage.READY
         self._since = self._last_sign = self._loop.time()
@@ -327,7 +334,7 @@ class Child:
 
     def _told_status(self, *, sessions: int, reasons: list[str], counts: object = None, **_: object) -> None:
         self._last_sign = self._loop.time()
-        self.sessions, self.reasons = sessions, reasons
+        self.sessions, self.reasons = int(sessions), [str(reason) for reason in reasons]
         if counts is not None:
             self._take_counts(counts)
 

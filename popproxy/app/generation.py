@@ -18,8 +18,12 @@ from popproxy.observe.logs import get_logger
 
 STABLE = 0.5
 """Seconds of service after which the death of a worker is not the consequence of its start."""
+WELL = 60.0
+"""Seconds of service after which all its deaths before are forgiven."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts to start a worker that does not stay."""
+LONGEST_AFTER_KILL = 0.5
+"""Seconds, for one that has served and was killed from outside: it would have stayed."""
 NO_ROOM = 1.0
 """Seconds between two attempts where there are no descriptors or processes left."""
 
@@ -29,7 +33,7 @@ log = get_logger("supervisor")
 class Generation:
     """Workers with the same configuration.
 
-    `questions` answer what a worker may ask; `ended` is called for each that is gone, with whether it is started again;
+    `questions_of` a worker answer what it may ask; `ended` is called for each that is gone, with whether it comes back;
     `share` gets a socket to each, over which it shares state with the others.
     """
 
@@ -37,7 +41,7 @@ class Generation:
         self,
         number: int,
         path: str,
-        questions: Mapping[str, Handler],
+        questions_of: Callable[[Child], Mapping[str, Handler]],
         ended: Callable[[Child, bool], None],
         nursery: Nursery,
         status_of: Callable[[int], int | None],
@@ -52,13 +56,13 @@ class Generation:
         self.sockets = Sockets()
         self.children: list[Child] = []
         self.serving = False
-        self._questions = questions
+        self._questions_of = questions_of
         self._ended = ended
         self._nursery = nursery
         self._status_of = status_of
         self._share = share
         self._loop = asyncio.get_running_loop()
-        self._failures: dict[int, int] = {}  # deaths in a row, by number of worker
+        self._pauses = Pauses()
         self._restarts: dict[int, asyncio.Task[None]] = {}
 
     async def start(self, previous: bytes | None, bind: Callable[[Plan], tuple[Plan, Sockets]]) -> None:
@@ -124,7 +128,7 @@ class Generation:
         self.plan, self.raw = Plan.from_json(told["plan"]), base64.b64decode(told["raw"])
         self.sockets = Sockets.of([(name, adopt(number)) for name, number in told["sockets"]])
         for one in told["children"]:
-            child = Child(one["number"], self.number, self._questions, self._child_ended, self._status_of)
+            child = Child(one["number"], self.number, self._questions_of, self._child_ended, self._status_of)
             child.take_over(one, adopt(one["sock"]))
             self.children.append(child)
             if self.serving and child.stage in (Stage.STARTING, Stage.READY):
@@ -137,7 +141,7 @@ class Generation:
 
     def _spawn(self, number: int) -> Child:
         """Raises StartFailed if the machine has no room for one."""
-        child = Child(number, self.number, self._questions, self._child_ended, self._status_of)
+        child = Child(number, self.number, self._questions_of, self._child_ended, self._status_of)
         try:
             child.spawn(self._nursery)
         except OSError as error:
@@ -165,10 +169,7 @@ class Generation:
         self.children.remove(child)
         again = self.serving and child.was is not Stage.LEAVING
         if again:
-            failures = self._failures[child.number] = (
-                0 if child.served > STABLE else self._failures.get(child.number, 0) + 1
-            )
-            pause = pause_after(failures)
+            pause = self._pauses.after(child.number, child.served, killed=child.killed_by_others)
             log.error(
                 "a worker has died and is started again", worker=child.name, pid=child.pid,
                 why=how_ended(child.status), seconds=pause, sessions_lost=child.sessions,
@@ -199,7 +200,15 @@ class Generation:
             child.accept()
 
 
-def pause_after(failures: int) -> float:
-    """Seconds until a worker is started again that did not stay so many times in a row; the first is forgiven."""
-    # a power of all failures of a night is more than a float can hold
-    return 0.0 if failures < 2 else min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10))
+class Pauses:
+    """How long to wait before a worker is started again: longer each time, until one has stayed."""
+
+    def __init__(self) -> None:
+        self._deaths: dict[int, int] = {}  # in a row, by number of worker
+
+    def after(self, number: int, served: float, *, killed: bool) -> float:
+        """Seconds; worker `number` has ended after it has `served` so many, `killed` by somebody else."""
+        deaths = self._deaths[number] = 1 if served >= WELL else self._deaths.get(number, 0) + 1
+        # the first is forgiven; a power of all deaths of a night is more than a float can hold
+        pause = 0.0 if deaths < 2 else min(LONGEST_PAUSE, 0.1 * 2 ** min(deaths, 10))
+        return min(pause, LONGEST_AFTER_KILL) if killed and served > STABLE else pause

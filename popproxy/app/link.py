@@ -27,6 +27,7 @@ from popproxy.observe.logs import get_logger
 
 _RECEIVE = 1 << 18  # octets at a time
 _DESCRIPTORS = 250  # in one message; SCM_MAX_FD is 253
+_ANSWERED_AT_ONCE = 256  # questions of the other end; it has few to ask
 
 Handler = Callable[..., Awaitable[object]]
 """Answers one kind of question; takes its fields by name. Raises CommandFailed."""
@@ -53,7 +54,7 @@ class Link:
 
     `questions` and `tidings` are what this end understands, by their names.
 
-    `lost` is called once, when the other end is gone.
+    `lost` is called once, when the other end is gone, or takes nothing, or says what is no message.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Link:
             self._unsent.append((memoryview(under_way.unsent), []))
         self._asked: dict[int, asyncio.Future[object]] = {}
         self._number = under_way.asked  # a late answer must not be taken for another
-        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
         self._open = True
         self._paused = False
         sock.setblocking(False)
@@ -169,9 +170,16 @@ class Link:
     # ---- pieces ----
 
     def _send(self, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
+        self._send_octets(encode(message), descriptors)
+
+    def _send_octets(self, encoded: bytes, descriptors: Sequence[int] = ()) -> None:
         if not self._open:
             return
-        octets = memoryview(encode(message))
+        octets = memoryview(encoded)
+        if sum(len(waiting) for waiting, _ in self._unsent) > MAX_ANSWER:
+            log.error("the other process takes nothing, and is given up")
+            self._loop.call_soon(self._end)  # whoever sends is in the middle of something
+            return
         if not self._unsent:
             try:
                 octets = octets[self._send_some(octets, descriptors) :]
@@ -233,7 +241,7 @@ class Link:
                 message = decode(bytes(self._unread[HEADER:size]))
                 del self._unread[:size]
                 self._understand(message)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, TypeError, ValueError) as error:
             log.error("not a message between supervisor and worker", why=str(error))
             self._end()
 
@@ -248,11 +256,16 @@ class Link:
                     waiting.set_exception(failed)
         elif "ask" in message:
             number = int(message["ask"])
+            if len(self._answering) + len(self._unsent) >= _ANSWERED_AT_ONCE:
+                return  # who asks so much, or takes no answers, does without
             task = self._loop.create_task(self._answer(number, str(message.get("do")), fields))
-            self._answering[number] = task
-            task.add_done_callback(lambda _: self._answering.pop(number, None))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
         elif (hear := self._tidings.get(str(message.get("tell")))) is not None:
-            hear(**fields)
+            try:
+                hear(**fields)
+            except Exception as error:  # of another version, or a worker that says what others want
+                log.error("a message was not understood", what=str(message["tell"]), why=repr(error))
 
     async def _answer(self, number: int, what: str, fields: dict[str, Any]) -> None:
         handler = self._questions.get(what)
@@ -265,7 +278,11 @@ class Link:
         except Exception:
             log.exception("a question could not be answered", what=what)
             answer = {"failed": {"reason": Reason.INTERNAL, "text": "internal error; popproxy's log says more"}}
-        self._send({"answer": number, **answer})
+        octets = encode({"answer": number, **answer})
+        if len(octets) > HEADER + MAX_ANSWER:  # the other end would hang up, and all that we are asked would be lost
+            text = f"an answer of {len(octets)} octets, and {MAX_ANSWER} are taken; ask for less"
+            octets = encode({"answer": number, "failed": {"reason": Reason.REFUSED, "text": text}})
+        self._send_octets(octets)
 
     def _end(self) -> None:
         if self._open:
@@ -277,7 +294,7 @@ class Link:
 
     def _give_up(self) -> None:
         self._forget_unsent()
-        for task in tuple(self._answering.values()):
+        for task in tuple(self._answering):
             task.cancel()
         for waiting in self._asked.values():
             if not waiting.done():
@@ -294,7 +311,9 @@ def _result(message: Mapping[str, Any]) -> object:
     """Of an answer. Raises CommandFailed."""
     failed = message.get("failed")
     if failed is not None:
-        raise CommandFailed(Reason(failed["reason"]), str(failed["text"]))
+        reason = failed.get("reason") if isinstance(failed, dict) else None
+        known = Reason(reason) if reason in set(Reason) else Reason.INTERNAL  # other versions may know more of them
+        raise CommandFailed(known, str(failed.get("text") if isinstance(failed, dict) else failed))
     return message.get("result")
 
 

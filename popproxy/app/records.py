@@ -27,6 +27,14 @@ class Records:
         self._waiting.append((action, outcome, fields))
         self.pass_on()
 
+    def record_elsewhere(self, child: Child, action: str, outcome: Outcome, **fields: object) -> None:
+        """Have a record written about `child`: by another worker, if there is one."""
+        others = [worker for worker in self._workers() if worker is not child]
+        if others:
+            others[0].record(action, outcome, fields)
+        else:
+            self.record(action, outcome, **fields)
+
     def lost(self, child: Child) -> None:
         """A worker is gone. If it has not ended in order its sessions have no ``session_end``: one record for all."""
         if child.was not in (Stage.SERVING, Stage.LEAVING) or child.status == 0:

@@ -55,7 +55,7 @@ def told_by(supervisor: Supervisor, keep: Callable[[int], int]) -> dict[str, Any
         "routes": supervisor.router.routes,
         "past": supervisor.past,
         "operators": [[*key, count] for key, count in supervisor.operators.items()],
-        "strangers": list(supervisor.strangers.items()),
+        "strangers": supervisor.strangers.hand_over(),
         "records": supervisor.records.hand_over(),
         "restarts": supervisor.restarts,
         "started": supervisor.started,
@@ -104,7 +104,7 @@ async def take_over(supervisor: Supervisor, told: Mapping[str, Any]) -> ControlS
 
     supervisor.past, supervisor.restarts, supervisor.started = told["past"], told["restarts"], told["started"]
     supervisor.operators.update({(way, result): count for way, result, count in told["operators"]})
-    supervisor.strangers.update(dict(told["strangers"]))
+    supervisor.strangers.take_over(told["strangers"])
     successful, when = told["reloaded"]
     supervisor.reloads.last = successful, when
     supervisor.upgrades.done = told["upgrades"] + 1

@@ -17,6 +17,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from popproxy.admin.commands import Commands, Role
@@ -33,7 +34,9 @@ from popproxy.app.nursery import adopt_orphans
 from popproxy.app.plan import Plan
 from popproxy.app.records import Records
 from popproxy.app.reloads import Reloads
+from popproxy.app.requests import Requests
 from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
+from popproxy.app.strangers import Strangers
 from popproxy.app.succession import read, take_over
 from popproxy.app.systemd import Notifier
 from popproxy.app.upgrade import Upgrades
@@ -49,7 +52,6 @@ STOPPING_MARGIN = 15.0
 """Seconds beyond timeouts.drain until the very end."""
 _CHECK_INTERVAL = 1.0
 _ANSWERED = 0.2  # seconds until it begins to end, so that the answer gets to whoever has told it to
-_STRANGERS = 100  # remembered; a worker says its number within moments
 
 log = logs.get_logger("supervisor")
 
@@ -71,6 +73,7 @@ class Supervisor:
         self.own = Commands()
         self.router = Router(self.own, self.workers)
         self.records = Records(self.workers)
+        self.requests = Requests(self.own, self.router, self.records.record_elsewhere)
         self.reloads = Reloads(self)
         self.own.add("reload", self.reloads.reload)
         self.upgrades = Upgrades(self)
@@ -85,7 +88,7 @@ class Supervisor:
         self.operators: defaultdict[tuple[str, str], float] = defaultdict(
             float
         )  # their commands, as in metric_families
-        self.strangers: dict[int, int] = {}  # how processes have ended that are no workers, or not known as such yet
+        self.strangers = Strangers()
         self.control: ControlServer | None = None
         self.systemd = Notifier.from_environment()
         self._before = told
@@ -149,14 +152,10 @@ class Supervisor:
 
     def made(self, number: int) -> Generation:
         """A generation without workers."""
-        questions: dict[str, Handler] = {
-            "counts": self.counts,
-            "reasons": self._tell_reasons,
-            "execute": self.router.execute,
-        }
         return Generation(
-            number, self.path, questions, self._child_ended, self.nursery, self.strangers.get, self._share
-        )
+            number, self.path, self._questions_of, self._child_ended, self.nursery, self.strangers.status_of,
+            self._share,
+        )  # fmt: skip
 
     def serve(self, generation: Generation) -> None:
         """New clients are its own from now on."""
@@ -261,6 +260,12 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _questions_of(self, child: Child) -> Mapping[str, Handler]:
+        return {
+            "counts": self.counts, "reasons": self._tell_reasons,
+            "execute": partial(self.requests.execute, child),
+        }  # fmt: skip
+
     async def _tell_reasons(self) -> object:
         return self.reasons()
 
@@ -308,9 +313,7 @@ class Supervisor:
             if child.pid == pid:
                 child.reaped(status)
                 return
-        self.strangers[pid] = status
-        if len(self.strangers) > _STRANGERS:
-            del self.strangers[next(iter(self.strangers))]
+        self.strangers.ended(pid, status)
 
     def _check(self) -> None:
         now = self._loop.time()

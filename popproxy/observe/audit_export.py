@@ -30,6 +30,7 @@ _NAMES = {
     "top": "Beginning of a message fetched", "dele": "Message marked as deleted", "rset": "Deletions taken back",
     "update": "Deletions committed", "deletions_abandoned": "Deletions abandoned", "admin": "Command of an operator",
     "worker_lost": "Worker died with its sessions", "config_reload": "Configuration read again",
+    "worker_command": "Command that a worker gives",
 }  # fmt: skip
 
 

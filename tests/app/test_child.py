@@ -7,10 +7,10 @@ import contextlib
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from popproxy.app.child import Child
-from popproxy.app.link import send_now
+from popproxy.app.child import Child, Stage
+from popproxy.app.link import Handler, send_now
 from tests.session.rig import until
 
 
@@ -24,10 +24,10 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def child() -> Iterator[tuple[Child, socket.socket]]:
+def child(questions: Mapping[str, Handler] | None = None) -> Iterator[tuple[Child, socket.socket]]:
     """And the worker's end of its socket pair."""
     ours, theirs = socket.socketpair()
-    made = Child(1, 1, {}, lambda _: None, lambda _: None)
+    made = Child(1, 1, lambda _: questions or {}, lambda _: None, lambda _: None)
     made.connect(ours)
     try:
         with theirs:
@@ -67,3 +67,18 @@ async def test_counts_that_cannot_be_added_up_are_not_taken() -> None:
         send_now(theirs, "status", sessions=2, reasons=[])
         await until(lambda: made.sessions == 2, "all to be heard")
         assert made.counts == good
+
+
+async def test_a_worker_that_is_to_leave_cannot_say_that_it_has_only_begun() -> None:
+    with process() as worker, child() as (made, theirs):
+        send_now(theirs, "born", pid=worker.pid)
+        send_now(theirs, "ready", routes={"who": {}}, segment="first")
+        await until(lambda: made.stage is Stage.READY, "it to be ready")
+        made.accept()
+        made.leave("retire", 0)
+        send_now(theirs, "ready", routes={}, segment="second")
+        send_now(theirs, "status", sessions="all", reasons=7)
+        send_now(theirs, "status", sessions=3, reasons=["why"])
+        await until(lambda: made.sessions == 3, "all to be heard")
+        assert (made.stage, made.segment, made.routes) == (Stage.LEAVING, "first", {"who": {}})
+        assert made.reasons == ["why"]

@@ -6,7 +6,12 @@ import asyncio
 import os
 import socket
 
+import pytest
+
+from popproxy.admin.frames import CommandFailed, Reason, encode
+from popproxy.app import link as links
 from popproxy.app.link import Link, UnderWay, receive_now
+from tests.session.rig import until
 
 
 async def test_descriptors_come_with_their_message_however_much_is_on_its_way_before() -> None:
@@ -72,3 +77,83 @@ async def test_what_comes_during_a_pause_is_heard_afterwards() -> None:
     assert await asked == 10
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("failed", [{"reason": "of_another_version", "text": "why"}, {"text": "why"}, "why"])
+async def test_an_answer_that_another_version_gives_for_another_reason_is_one(failed: object) -> None:
+    ours, theirs = socket.socketpair()
+    one = link(ours)
+    asked = asyncio.ensure_future(one.ask("what", 60))
+    with theirs:
+        await asyncio.to_thread(receive_now, theirs)
+        theirs.sendall(encode({"answer": 1, "failed": failed}))
+        with pytest.raises(CommandFailed, match="why") as caught:
+            await asked
+    assert caught.value.reason is Reason.INTERNAL
+    one.close()
+
+
+@pytest.mark.parametrize("message", [{"answer": {}}, {"ask": "x", "do": "double"}, {"ask": [], "do": "double"}])
+async def test_what_is_no_message_ends_the_link(message: object) -> None:
+    ours, theirs = socket.socketpair()
+    lost = asyncio.Event()
+    one = Link(ours, questions={}, tidings={}, lost=lost.set)
+    with theirs:
+        theirs.sendall(encode(message))
+        await asyncio.wait_for(lost.wait(), 20)
+    one.close()
+
+
+async def test_what_a_hearer_does_not_understand_is_left_out() -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[int] = []
+    one = Link(ours, questions={}, tidings={"count": lambda number: heard.append(int(number))}, lost=lambda: None)
+    with theirs:
+        for fields in ({"number": 1}, {"number": "many"}, {"amount": 2}, ["number"], {"number": 3}):
+            theirs.sendall(encode({"tell": "count", "with": fields}))
+        await until(lambda: heard[-1:] == [3], "the last message")
+    assert heard == [1, 3]
+    one.close()
+
+
+async def test_an_end_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_ANSWER", 1 << 20)
+    ours, theirs = socket.socketpair()
+    lost = asyncio.Event()
+    one = Link(ours, questions={}, tidings={}, lost=lost.set)
+    with theirs:
+        for _ in range(20):
+            one.tell("news", text="x" * 200_000)
+        await asyncio.wait_for(lost.wait(), 20)
+    assert one.under_way.unsent == b""
+    one.close()
+
+
+async def test_questions_are_bounded_and_so_are_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_ANSWER", 1 << 20)
+    ours, theirs = socket.socketpair()
+    goes_on, all_heard, begun = asyncio.Event(), asyncio.Event(), 0
+
+    async def wait(size: int) -> object:
+        nonlocal begun
+        begun += 1
+        await goes_on.wait()
+        return "x" * size
+
+    asking = link(ours)
+    answering = Link(theirs, questions={"wait": wait}, tidings={"all": all_heard.set}, lost=lambda: None)
+    asked = [asyncio.ensure_future(asking.ask("wait", 60, size=number)) for number in (2 << 20, *[1] * 300)]
+    await asyncio.sleep(0)
+    asking.tell("all")
+    await asyncio.wait_for(all_heard.wait(), 20)
+    await until(lambda: begun == 256, "as many as are answered at once")
+    goes_on.set()
+    with pytest.raises(CommandFailed, match="octets, and 1048576 are taken; ask for less"):
+        await asked[0]
+    assert await asking.ask("wait", 60, size=2) == "xx"
+    assert begun == 257
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    for end in (asking, answering):
+        end.close()

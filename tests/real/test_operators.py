@@ -98,6 +98,12 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
         finally:
             trace.kill()
             trace.communicate()
+        wait_until(lambda: bool(proxy.audit("worker_command")), "the record of the other worker", 20)
+        (passed_on,) = proxy.audit("worker_command")
+        assert (passed_on["popproxy.command"], passed_on["popproxy.arguments"]) == ("kick", {"user": "carol"})
+        wait_until(lambda: bool(orders(proxy, "kick")), "the record of the order", 20)
+        (ordered,) = orders(proxy, "kick")
+        assert passed_on["chain.segment"] != ordered["chain.segment"], "written by another worker"
         wanted = {("who", None), ("who", "ssh"), ("who", "http"), ("kick", "ssh"), ("top", None), ("trace", None)}
 
         def recorded() -> bool:
@@ -105,3 +111,7 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
             return wanted <= {(one["popproxy.command"], one.get("popproxy.operator_via")) for one in records}
 
         wait_until(recorded, "a record of every command", 20)
+
+
+def orders(proxy: Proxy, command: str) -> list[dict[str, object]]:
+    return [one for one in proxy.audit("admin") if one["popproxy.command"] == command]
