@@ -18,6 +18,7 @@ import typer
 from popproxy.app.checks.finding import counted
 from popproxy.cli.audit_key import key
 from popproxy.cli.audit_logs import FilesArgument, configured_file, log_files, progress, recorded_message
+from popproxy.cli.audit_lost import lost
 from popproxy.cli.audit_verify import verify
 from popproxy.cli.exits import CommandError, ExitCode, complain
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
@@ -47,6 +48,7 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help
 
 app.command()(verify)
 app.command()(key)
+app.command()(lost)
 
 _WIDTHS = {"time": 19, "user": 24, "address": 15, "action": 12, "outcome": 8}
 
@@ -69,7 +71,7 @@ def search(
     """Print the records that fit everything that is asked for, as they are found.
 
     --json prints each record as it stands in the log, one in a line. With --session, one that was lost with its worker
-    ends with the record that says so, worker_lost.
+    ends with the record that says so, worker_lost; `popproxy audit lost` lists them all.
 
     For example:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,3 +65,13 @@ def recorded_message(unique_id: str, config: Path) -> str:
     if audit is None or audit.unique_ids != "hashed":
         return unique_id
     return unique_ids(audit, read_signing_key(audit, str(config))).hashed(unique_id.encode())
+
+
+def runs_here(host: str, pid: int) -> bool:
+    """Is that process a popproxy at work on this machine?"""
+    if host != socket.gethostname():
+        return False
+    try:
+        return b"popproxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from popproxy.app.checks.finding import counted
-from popproxy.cli.audit_logs import FilesArgument, log_files, progress
+from popproxy.cli.audit_logs import FilesArgument, log_files, progress, runs_here
 from popproxy.cli.exits import CommandError, ExitCode
 from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from popproxy.cli.output import print_json, printable
@@ -122,17 +121,9 @@ def _beside_the_key(config: Path) -> list[Path]:
 
 def _running(verifier: Verifier) -> frozenset[tuple[str, int]]:
     """Of the processes that the log names, those that are popproxys at work on this machine."""
-    here, found = socket.gethostname(), set()
-    for segment in verifier.segments.values():
-        host, process = segment.origin.get("observer.hostname"), segment.origin.get("process.pid")
-        if host == here and isinstance(process, int):
-            try:
-                command = Path(f"/proc/{process}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"popproxy" in command:
-                found.add((here, process))
-    return frozenset(found)
+    origins = (segment.origin for segment in verifier.segments.values())
+    named = {(origin.get("observer.hostname"), origin.get("process.pid")) for origin in origins}
+    return frozenset((host, pid) for host, pid in named if host and pid and runs_here(host, pid))
 
 
 # ---- what is printed ----

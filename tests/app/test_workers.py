@@ -78,6 +78,9 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     before = proxy.metrics()
     opened = before['popproxy_connections_total{listener="pop3"}']
     (victim, (_, lost)), (_, (_, kept)) = sessions.items()
+    for one in (lost, kept):
+        assert one.command("DELE 1").startswith(b"+OK")
+    wait_until(lambda: len(proxy.audit("dele")) == 2, "the records of what is marked")
     os.kill(victim, signal.SIGKILL)
     with socket.create_connection(("127.0.0.1", proxy.port()), timeout=20) as client:
         assert client.recv(100).startswith(b"+OK")
@@ -105,6 +108,12 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     assert searched.stdout.splitlines()[-1].split()[1:4] == ["-", "-", "worker_lost"], searched.stdout
     verified = proxy.command("audit", "verify", "--no-key")
     assert "its worker died with" in verified.stdout
+    (listed,) = json.loads(proxy.command("audit", "lost", "--json").stdout)["sessions"]
+    assert (listed["user"], listed["pid"], listed["marked"]) == (sessions[victim][0], victim, 1)
+    assert listed["messages"] == [{"number": 1}]
+    shown = proxy.command("audit", "lost").stdout
+    assert f"popproxy 1.{record['process.name'][-1]} ({victim}) was ended by SIGKILL" in shown, shown
+    assert "1 message marked as deleted" in shown
 
 
 def test_a_worker_that_dies_alone_is_recorded_by_the_next_one_after_its_start(
