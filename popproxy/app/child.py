@@ -23,6 +23,8 @@ from popproxy.types import Outcome
 
 HUNG = 30.0
 """Seconds without a sign of life after which a worker is ended by force."""
+BORN_LIMIT = 30.0
+"""Seconds until it says which process it is; then the nursery hangs."""
 START_LIMIT = 120.0
 """Seconds that a worker may take to be ready."""
 LAST_WORDS = 10.0
@@ -78,6 +80,13 @@ class Nursery:
         if self._sock is not None:
             self._sock.close()
         self._sock, self.pid = None, 0
+
+    def end(self) -> None:
+        """End it by force, and what it was to make."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self.forget()
 
     def _start(self) -> None:
         self._sock, theirs = socket.socketpair()
@@ -141,6 +150,7 @@ class Child:
         self._end_by = self._since + START_LIMIT  # when its time is over, at this stage
         self._aborted = False
         self._doomed = False
+        self._nursery: Nursery | None = None
         self.link: Link
 
     @property
@@ -155,6 +165,7 @@ class Child:
 
     def spawn(self, nursery: Nursery) -> None:
         """Start the process. Raises OSError if there is no room for it, or for the one that makes it."""
+        self._nursery = nursery
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -281,6 +292,11 @@ class Child:
     def check(self, late: float) -> None:
         """Called every second or so: has it hung, or has its time gone? `late` are seconds that we ourselves slept."""
         now = self._loop.time()
+        if not self.pid and self._nursery is not None and now - late - self._since > BORN_LIMIT:
+            log.error("a worker has not been made, and the nursery is ended", worker=self.name, seconds=BORN_LIMIT)
+            self._nursery.end()
+            self._gone()
+            return
         if self.stage in (Stage.STARTING, Stage.LEAVING) and now > self._end_by:
             log.error("a worker is out of time and is killed", worker=self.name, pid=self.pid, stage=self.stage)
             self.kill()

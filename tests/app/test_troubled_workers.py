@@ -58,6 +58,27 @@ def test_workers_that_hang_are_ended_and_replaced(start_proxy: StartProxy, backe
         assert proxy.metrics()["popproxy_worker_restarts_total"] == 2
 
 
+def test_a_nursery_that_hangs_is_replaced(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    with public_directory("impatient") as modules:
+        (modules / "sitecustomize.py").write_text("import popproxy.app.child\npopproxy.app.child.BORN_LIMIT = 15.0\n")
+        (modules / "sitecustomize.py").chmod(0o644)
+        proxy = start_proxy(settings(backend.address), env={"PYTHONPATH": str(modules)})
+        nursery, victim = nursery_of(proxy.pid), proxy.worker
+        os.kill(nursery, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: proxy.workers not in ([], [victim]), "another worker", 120)
+        assert "a worker has not been made, and the nursery is ended" in proxy.log()
+        assert "ready" in greeting(proxy)
+        assert nursery_of(proxy.pid) != nursery
+
+
+def nursery_of(supervisor: int) -> int:
+    """The child that workers are forked from: the only one whose name is not popproxy's."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    (found,) = set(map(int, children)) - set(workers_of(supervisor))
+    return found
+
+
 def test_a_new_worker_that_dies_at_its_start_leaves_the_old_one_serving(
     start_proxy: StartProxy, backend: ScriptedBackend
 ) -> None:
