@@ -46,11 +46,18 @@ class ControlSocket:
     sock: socket.socket
     inode: int
 
+    @property
+    def is_there(self) -> bool:
+        """Does its name still lead to it?"""
+        with contextlib.suppress(OSError):
+            return os.lstat(self.path).st_ino == self.inode
+        return False
+
     def close(self) -> None:
         """Take the file away, unless somebody has put another one in its place."""
         self.sock.close()
         with contextlib.suppress(OSError):
-            if os.lstat(self.path).st_ino == self.inode:
+            if self.is_there:
                 self.path.unlink()
 
 

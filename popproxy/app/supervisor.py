@@ -95,6 +95,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0  # how often we were told to stop
+        self._to_stop = False  # within moments: who has told it gets an answer first
         self._told = asyncio.Event()
         self._empty = asyncio.Event()
         self._checked = self._loop.time()
@@ -133,6 +134,7 @@ class Supervisor:
     def stop(self) -> None:
         """Drain, and end; told once more: end at once."""
         self._stops += 1
+        self._to_stop = False
         self._told.set()
         if self._stops > 1:
             for child in self.children():
@@ -141,7 +143,8 @@ class Supervisor:
     async def drain(self) -> object:
         """As SIGTERM: no new clients, sessions may finish, and then the end. Told once more it changes nothing."""
         assert self.current is not None
-        if not self._stops:
+        if not self._stops and not self._to_stop:
+            self._to_stop = True
             self._loop.call_later(_ANSWERED, self.stop)
         return {"sessions": sum(child.sessions for child in self.children()), "seconds": self.current.plan.drain}
 
@@ -166,7 +169,7 @@ class Supervisor:
     async def switch_control(self, old: Plan, new: Plan) -> None:
         """Operators are answered where the new configuration says. Raises ConfigError; nothing has changed then."""
         before, same = self.control, old.control.socket == new.control.socket
-        if before is not None and same and old.control.group == new.control.group:
+        if before is not None and same and old.control.group == new.control.group and before.bound.is_there:
             before.admit(allowed(new))
             return
         if before is not None and same:
@@ -197,8 +200,8 @@ class Supervisor:
         return self._stops > 0
 
     def changing(self) -> bool:
-        """Is a generation of workers being made, or a worker being given its sockets?"""
-        return self._candidate is not None or self.reloads.busy or bool(self._tasks)
+        """Is a generation of workers being made, or a worker being given its sockets, or are we to stop?"""
+        return self._candidate is not None or self.reloads.busy or bool(self._tasks) or self._to_stop
 
     def generations(self) -> list[Generation]:
         """All that have workers, the earlier ones first."""

@@ -47,7 +47,7 @@ class Upgrades:
         self.own = __version__
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
-        self._upgrading = asyncio.Lock()
+        self._under_way = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def upgrade(self) -> object:
@@ -55,17 +55,19 @@ class Upgrades:
 
         When it returns the new workers serve; the supervisor's own program follows within moments.
         """
-        if self._upgrading.locked():
+        if self._under_way:
             raise CommandFailed(Reason.REFUSED, "an upgrade is under way")
-        async with self._upgrading:
-            try:
-                version = await self._rehearse()
-                done = await self._replace_workers()
-            except CommandFailed as failed:
-                for problem in str(failed).splitlines():
+        self._under_way = True  # until this program is replaced, or goes on
+        try:
+            version = await self._rehearse()
+            done = await self._replace_workers()
+        except BaseException as error:
+            self._under_way = False
+            if isinstance(error, CommandFailed):
+                for problem in str(error).splitlines():
                     log.error("the version stays as it was", version=self.own, why=problem)
                 self._supervisor.record("upgrade", Outcome.FAILURE)
-                raise
+            raise
         self._start(self._replace_program())
         return {**done, "version": version, "before": self.own, "upgrades": self.done + 1}
 
@@ -110,7 +112,8 @@ class Upgrades:
             async with asyncio.timeout(REHEARSAL_LIMIT):
                 output = await reader.read()
         except TimeoutError:
-            os.kill(pid, signal.SIGKILL)  # not buried yet: it holds the pipe
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # not buried yet: it holds the pipe
             text = f"what is installed has not been loaded within {REHEARSAL_LIMIT:g} s"
             raise CommandFailed(Reason.REFUSED, text) from None
         finally:
@@ -119,18 +122,20 @@ class Upgrades:
 
     def _begin_rehearsal(self) -> tuple[int, int]:
         """The process, and the descriptor of what it says. Raises CommandFailed."""
-        told = written(told_by(self._supervisor, lambda descriptor: descriptor))
-        heard, say = os.pipe()
         command = [sys.executable, "-P", "-m", REHEARSAL]
-        actions = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, say, 1), (os.POSIX_SPAWN_DUP2, say, 2)]
-        try:
-            pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsigmask=[])
-        except OSError as error:
-            os.close(heard)
-            raise CommandFailed(Reason.REFUSED, f"{sys.executable}: {error.strerror}") from None
-        finally:
-            os.close(told)
-            os.close(say)
+        with contextlib.ExitStack() as opened:
+            try:
+                told = written(told_by(self._supervisor, lambda descriptor: descriptor))
+                opened.callback(os.close, told)
+                heard, say = os.pipe()
+                opened.callback(os.close, say)
+                actions = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, say, 1), (os.POSIX_SPAWN_DUP2, say, 2)]
+                with contextlib.ExitStack() as unheard:
+                    unheard.callback(os.close, heard)
+                    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsigmask=[])
+                    unheard.pop_all()
+            except OSError as error:
+                raise CommandFailed(Reason.REFUSED, f"{sys.executable}: {error.strerror}") from None
         return pid, heard
 
     async def _replace_workers(self) -> dict[str, object]:
@@ -151,6 +156,13 @@ class Upgrades:
         """When nothing is under way that the next program would not know of. It returns only if that was not to be."""
         supervisor = self._supervisor
         await asyncio.sleep(_ANSWERED)
+        try:
+            await self._replace_when_quiet(supervisor)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            self._under_way = False
+
+    async def _replace_when_quiet(self, supervisor: Supervisor) -> None:
         latest = self._loop.time() + QUIET_LIMIT
         while True:
             # what it waits for is told in many places
@@ -160,12 +172,11 @@ class Upgrades:
             for _ in range(2):
                 await asyncio.sleep(0)  # those that came before are handled
             if supervisor.stopping:
-                break
+                return
             if not supervisor.changing():
                 self._execute()
-                break
+                return
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _execute(self) -> None:
         from popproxy.app.supervising import SUPERVISOR  # noqa: PLC0415 - it imports the supervisor
@@ -179,6 +190,7 @@ class Upgrades:
         supervisor.state.pause()
         for child in supervisor.children():
             child.link.pause()
+        told = None
         try:
             told = written(told_by(supervisor, keep))
             kept.append(told)
@@ -190,13 +202,18 @@ class Upgrades:
             sys.stdout.flush()
             sys.stderr.flush()
             os.execve(sys.executable, command, environment)  # noqa: S606
-        except OSError as error:
-            log.error("the supervisor keeps its version; its workers have the new one", why=error.strerror)
+        except Exception as error:  # whatever it was: nobody heard us any more
+            why = (error.strerror or str(error)) if isinstance(error, OSError) else repr(error)
+            log.error("the supervisor keeps its version; its workers have the new one", why=why)
             for descriptor in kept:
-                os.set_inheritable(descriptor, False)
+                with contextlib.suppress(OSError):
+                    os.set_inheritable(descriptor, False)
+            if told is not None:
+                os.close(told)
         supervisor.state.resume()
         for child in supervisor.children():
             child.link.resume()
+        supervisor.record("upgrade", Outcome.FAILURE)
 
 
 def _understood(output: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from tests.cli.helpers import write_config
 from tests.endurance.restarts import Tally, client
 from tests.peers.line_client import LineClient
 from tests.peers.process import REPOSITORY, Process, free_port, public_directory, require, wait_until
-from tests.peers.proxy import POPPROXY, Proxy, StartProxy, settings
+from tests.peers.proxy import POPPROXY, Proxy, StartProxy, settings, workers_of
 from tests.peers.scripted import ScriptedBackend, in_thread
 
 pytestmark = pytest.mark.long
@@ -186,3 +188,79 @@ def test_a_version_that_does_not_work_changes_nothing(
     wait_until(lambda: version_of(proxy) == "2.0.whole", "the new version", 60)
     wait_until(lambda: "upgraded" in proxy.log(), "the new supervisor", 30)
     assert session.command("QUIT").startswith(b"+OK")
+
+
+GATE = """
+import os, time
+def execve(path, *rest, really=os.execve):
+    while not os.path.exists("{directory}/now"):
+        time.sleep(0.01)
+    really(path, *rest)
+os.execve = execve
+"""
+
+
+def test_a_program_that_cannot_be_replaced_goes_on_with_what_it_has(
+    backend: ScriptedBackend, installed: Installed
+) -> None:
+    """Started as `python -m popproxy`, by an interpreter that is gone when it is wanted."""
+    with public_directory("interpreter") as directory:
+        python = directory / "bin/python"
+        python.parent.mkdir()
+        python.symlink_to((REPOSITORY / ".venv/bin/python").resolve())
+        (directory / "lib").symlink_to(REPOSITORY / ".venv/lib")
+        shutil.copy(REPOSITORY / ".venv/pyvenv.cfg", directory)
+        (installed.package.parent / "sitecustomize.py").write_text(GATE.format(directory=directory))
+        port, http = free_port(), free_port()
+        config = write_config(
+            directory,
+            listeners=[{"name": "pop3", "listen": [f"127.0.0.1:{port}"], "cleartext_networks": ["127.0.0.1"]}],
+            pools={"main": {"servers": [backend.address], "tls": "none", "allow_cleartext": True}},
+            http={"listen": f"127.0.0.1:{http}"},
+            control={"socket": str(directory / "control.sock")},
+            audit={"file": str(directory / "audit.jsonl")},
+        )
+        environment = {**os.environ, **installed.environment}
+        command: list[str | Path] = [python, "-m", "popproxy", "serve", "--config", config]
+        service = Process("long", command, directory / "log", directory, environment)
+
+        def order(name: str) -> str:
+            done = subprocess.run(
+                [str(POPPROXY), name, "-c", str(config)], capture_output=True, text=True, timeout=90,
+                env=environment, check=False,
+            )  # fmt: skip
+            return done.stdout + done.stderr
+
+        def outcomes() -> list[str]:
+            records = map(json.loads, (directory / "audit.jsonl").read_text().splitlines())
+            return [record["event.outcome"] for record in records if record["event.action"] == "upgrade"]
+
+        try:
+            wait_until(lambda: "serving" in service.log.read_text(), "the service", 30)
+            (old,) = workers_of(service.pid)
+            session = LineClient(port, seconds=60)
+            assert session.line().startswith(b"+OK")
+            installed.become("2.0.second")
+            with ThreadPoolExecutor(1) as aside:
+                ordered = aside.submit(order, "upgrade")
+                wait_until(lambda: "goes on as the program that is installed now" in service.log.read_text(), "it", 60)
+                os.rename(python, python.with_name("away"))
+                (directory / "now").touch()
+                assert "the new workers serve, but the supervisor has kept its version" in ordered.result()
+            assert outcomes() == ["failure"]
+            said = service.log.read_text()
+            assert "the supervisor keeps its version; its workers have the new one" in said
+            assert "No such file or directory" in said
+            victims = workers_of(service.pid)
+            victims.remove(old)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: not set(victims) & set(workers_of(service.pid)), "their end")
+            with LineClient(port) as client:
+                assert client.line().startswith(b"+OK"), "the supervisor hears and has workers made"
+            os.rename(python.with_name("away"), python)
+            assert "serving with popproxy 2.0.second" in order("upgrade")
+            wait_until(lambda: outcomes() == ["failure", "success"], "the success on record", 60)
+            assert session.command("QUIT").startswith(b"+OK")
+        finally:
+            assert service.stop() == 0, service.log.read_text()
