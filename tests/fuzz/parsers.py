@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -364,3 +365,11 @@ def planted(data: bytes) -> None:
     """No target, but the proof that one would be noticed."""
     if data[:1] == b"+" and data[1:2] == b"O":
         _ = 1 // 0
+
+
+def planted_slow(data: bytes) -> None:
+    """The proof that one which takes its time would be noticed, too."""
+    if data[:3] == b"+OK":
+        started = time.thread_time()
+        while time.thread_time() < started + 0.15:
+            pass

@@ -225,4 +225,7 @@ TARGETS = {
 }
 
 
-PLANTED = Target(parsers.planted, [b"-ERR"], [b"+OK"])
+PLANTED = {
+    "planted": Target(parsers.planted, [b"-ERR"], [b"+OK"]),
+    "planted-slow": Target(parsers.planted_slow, [b"+OK"], []),
+}

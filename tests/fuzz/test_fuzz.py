@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.__main__ import STATUS_SLOW
 from tests.fuzz.targets import TARGETS
 from tests.peers.process import REPOSITORY
 
@@ -37,3 +38,9 @@ def test_a_fault_would_be_found(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in run.stdout + run.stderr
     (found,) = tmp_path.glob("crash-*")
     assert found.read_bytes().startswith(b"+O")
+
+
+def test_a_slow_input_would_be_found(tmp_path: Path) -> None:
+    run = fuzz("planted-slow", tmp_path, "--runs", "10")
+    assert run.returncode == STATUS_SLOW, run.stdout + run.stderr[-2000:]
+    assert (tmp_path / "slow-planted-slow").read_bytes().startswith(b"+OK")
