@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tests.bench.target import limit_files
+from tests.bench.tools import tools
 from tests.endurance import malformed, slow, soak
 from tests.faults.dialogue import MESSAGES
 from tests.faults.play import Door
 from tests.faults.server import Server
 from tests.faults.site import Certificates
-from tests.peers.process import public_directory
+from tests.peers.process import Process, accepts, free_port, public_directory
 from tests.peers.proxy import Proxy, proxies, settings
 from tests.session.rig import client_context
 
@@ -29,16 +30,20 @@ SLOPE = 1.0
 
 
 @contextlib.asynccontextmanager
-async def site(**sections: Any) -> AsyncIterator[tuple[Proxy, list[Door]]]:
-    """A popproxy before a server in good health; its doors, in clear and under TLS."""
+async def site(*, compiled: bool = False, **sections: Any) -> AsyncIterator[tuple[Proxy, list[Door]]]:
+    """A popproxy before a server in good health; its doors, in clear and under TLS.
+
+    `compiled`: the benchmark's server, for crowds that the one in this process cannot feed.
+    """
     with contextlib.ExitStack() as stack:
         certificates = Certificates(stack.enter_context(public_directory("endurance")))
         server = Server(
             lambda _user: None, messages=[b"Subject: long\r\n\r\n" + b"x" * 200_000 + b"\r\n", *MESSAGES[1:]]
         )
+        port = _compiled_server(stack) if compiled else server.port
         start = stack.enter_context(proxies())
         configuration = settings(
-            f"127.0.0.1:{server.port}", certificates.good, penalties={"allow": ["127.0.0.0/8"]}, limits=MANY,
+            f"127.0.0.1:{port}", certificates.good, penalties={"allow": ["127.0.0.0/8"]}, limits=MANY,
             logging={"level": "error", "format": "json"}, **sections,
         )  # fmt: skip
         try:
@@ -47,6 +52,14 @@ async def site(**sections: Any) -> AsyncIterator[tuple[Proxy, list[Door]]]:
             yield proxy, [Door(proxy.port()), Door(proxy.port("pop3s"), context)]
         finally:
             await server.close()
+
+
+def _compiled_server(stack: contextlib.ExitStack) -> int:
+    directory, port = stack.enter_context(public_directory("server")), free_port()
+    server = Process("server", [tools().backend, str(port), str(free_port())], directory / "server.log", directory)
+    stack.callback(server.stop)
+    server.wait_for(lambda: accepts(port), "the server listens")
+    return port
 
 
 async def play_malformed(options: argparse.Namespace) -> int:
@@ -64,7 +77,7 @@ async def play_slow(options: argparse.Namespace) -> int:
     print("| slow clients | | logins | failed | median s | p99 s | kB each |\n|---|---:|---:|---:|---:|---:|---:|")
     for clients in options.clients or [1500, 5000]:
         for kind in options.kind or slow.KINDS:
-            async with site() as (proxy, doors):
+            async with site(compiled=kind in slow.FED) as (proxy, doors):
                 found = await slow.crowd(proxy, doors[0], kind, clients, options.seconds)
             print(
                 f"| {kind} | {clients} | {found.logins} | {len(found.failed)} | {found.median:.3f} | {found.p99:.3f}"

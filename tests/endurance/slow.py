@@ -48,7 +48,7 @@ class _Slow:
             await asyncio.gather(
                 *(self._one(first, number) for number in range(start, min(count, start + OPENED_AT_ONCE)))
             )
-            await asyncio.sleep(0.2 if b"PASS" in first(0) else 0)  # the server is in Python, too
+            await asyncio.sleep(0.2 if b"PASS" in first(0) else 0)  # the server may be in Python, too
 
     async def _one(self, first: Callable[[int], bytes], number: int) -> None:
         sock = socket.socket()
@@ -82,8 +82,8 @@ async def nothing(_slow: _Slow) -> None:
 
 
 def log_in(number: int) -> bytes:
-    """Each as somebody else: of one user only some may be judged at a time."""
-    return f"USER slow{number}\r\nPASS {canary()}\r\n".encode()
+    """Each as somebody else: of one user only some may be judged at a time. The benchmark's server gives b* 10 MB."""
+    return f"USER big{number}\r\nPASS {canary()}\r\n".encode()
 
 
 KINDS: dict[str, tuple[str, Callable[[int], bytes], Callable[[_Slow], Awaitable[None]]]] = {
@@ -95,6 +95,8 @@ KINDS: dict[str, tuple[str, Callable[[int], bytes], Callable[[_Slow], Awaitable[
     "reads no message": ("pop3", lambda number: log_in(number) + b"RETR 1\r\n", nothing),
 }
 """By name: which listener, what is said first, and what goes on then."""
+FED = ("reads no message",)
+"""Kinds that need a server with more breath than one in Python has."""
 
 
 async def crowd(proxy: Proxy, door: Door, kind: str, clients: int, seconds: float) -> Found:
