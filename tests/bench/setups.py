@@ -22,6 +22,8 @@ SPLICE = "splice"
 """Bodies of messages are moved inside the kernel."""
 SHARED = "shared"
 """State is shared with other replicas, in a Redis at redis.sock in the proxy's directory."""
+WORKERS = "workers"
+"""Two worker processes."""
 ARGON2ID = "argon2id"
 APOP = "apop"
 
@@ -85,6 +87,7 @@ SETUPS: Mapping[str, Setup] = {
         },
         _shared_key,
     ),
+    WORKERS: Setup({**_PASS_THROUGH, "sections": "workers: 2"}),
     ARGON2ID: Setup(
         {**_PASS_THROUGH, "authenticate": "users", "sections": 'users: {file: "@dir@/users"}'}, _users_file
     ),
