@@ -10,13 +10,14 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.bench.tools import Tools, tools
 from tests.endurance.watch import descriptors, memory
 from tests.faults.cases import Case, registry
 from tests.faults.play import Door, converse, leave
 from tests.faults.server import Fault, Server
-from tests.peers.process import Process, accepts, free_port, public_directory
+from tests.peers.process import Process, accepts, free_port, public_directory, wait_until
 from tests.peers.proxy import Proxy, proxies, settings
 
 SHARE = 0.7
@@ -129,14 +130,13 @@ async def _run(
         server.seen.clear()
         await asyncio.sleep(max(0.0, 1 - (time.monotonic() - began - now)))
     await asyncio.gather(*tasks)
-    await asyncio.to_thread(proxy.settled)
-    ends = [record["session.id"] for record in await asyncio.to_thread(proxy.audit, "session_end")]
+    ends = await asyncio.to_thread(_ends, Path(proxy.configuration["audit"]["file"]))
     metrics = await asyncio.to_thread(proxy.metrics)
     counted = sum(value for name, value in metrics.items() if name.startswith("popproxy_connections_total"))
     ended = sum(value for name, value in metrics.items() if name.startswith("popproxy_sessions_ended_total"))
     unmatched = {
-        "twice on record": sum(count > 1 for count in Counter(ends).values()),
-        "metric ended": int(ended) - len(ends),
+        "twice on record": sum(count > 1 for count in ends.values()),
+        "metric ended": int(ended) - ends.total(),
     }
     steady = samples[max(1, len(samples) // 10) :]
     return Found(
@@ -144,11 +144,39 @@ async def _run(
         capacity,
         played,
         lost,
-        (sent + played, len(ends), int(counted)),
+        (sent + played, ends.total(), int(counted)),
         _slope(steady) * 600,
         samples,
         unmatched,
     )
+
+
+def _ends(log: Path) -> Counter[str]:
+    """How often each session has ended, once all have. Half an hour's log is too large to be held."""
+    found: Counter[str] = Counter()
+    begun: set[str] = set()
+
+    with log.open("rb") as lines:
+        half = b""
+
+        def all_ended() -> bool:
+            nonlocal half
+            for line in lines:
+                half += line
+                if not half.endswith(b"\n"):
+                    continue
+                record = json.loads(half)
+                half = b""
+                session = record.get("session.id")
+                if record["event.action"] == "session_end":
+                    found[session] += 1
+                    begun.discard(session)
+                elif session is not None and session not in found:
+                    begun.add(session)
+            return not begun
+
+        wait_until(all_ended, "the session_end record of every session", 60)
+    return found
 
 
 async def _load(programs: Tools, port: int, *options: str) -> dict[str, int]:
