@@ -455,7 +455,8 @@ async def test_exception_before_the_login_ends_that_session_alone(tmp_path: Path
         rig.expected_errors.append("a connection's handler failed")
         client = await rig.greeted()
         (session,) = rig.service.sessions
-        core: Any = session._core
+        assert session._authorization is not None
+        core: Any = session._authorization._dialogue.core
         core._lines = None
         await client.send("NOOP\r\n")
         assert await client.rest() == b""
