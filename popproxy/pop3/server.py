@@ -8,32 +8,23 @@ credential becomes a `CredentialOffered`, and the core then waits, keeping what 
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 
 from popproxy.errors import LocalProtocolError
 from popproxy.pop3 import capabilities, replies
 from popproxy.pop3.commands import COMMAND_LIMIT, BadCommand, Command, keyword_of, parse
 from popproxy.pop3.lines import LineSplitter, LineTooLong
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server_events import CredentialOffered, Event, Finished, FrontSpoke, TlsRequested
+from popproxy.pop3.server_sasl import Auth, Next, challenge
 from popproxy.pop3.states import IN_AUTHORIZATION, NEXT, State
 from popproxy.sasl import apop
 from popproxy.sasl.credentials import Credential, PasswordCredential, RpopCredential
-from popproxy.sasl.gssapi import GssapiExchange, GssContext
-from popproxy.sasl.mechanism import (
-    Challenge,
-    NeedStep,
-    NeedVerifier,
-    SaslError,
-    SaslMechanism,
-    Step,
-    decode_name,
-)
-from popproxy.sasl.scram import ScramExchange
+from popproxy.sasl.gssapi import GssContext
+from popproxy.sasl.mechanism import SaslError, decode_name
 from popproxy.sasl.scram_verifier import ScramVerifier
-from popproxy.types import Address, CloseReason, Mechanism, Secret
+from popproxy.types import CloseReason, Mechanism, Secret
 from popproxy.wire.xclient import GREETING as XCLIENT_GREETING
 
 SASL_LINE_LIMIT = 12 * 1024
@@ -45,105 +36,10 @@ INPUT_LIMIT = 192 * 1024
 BACKLOG_LIMIT = 32 * 1024
 """Octets a client may pipeline behind a login under way before we stop reading."""
 _OTHER_PROTOCOLS = (
-    b"GET ",
-    b"POST ",
-    b"PUT ",
-    b"HEAD ",
-    b"OPTIONS ",
-    b"DELETE ",
-    b"CONNECT ",
-    b"PATCH ",
-    b"HELO",
-    b"EHLO",
-    b"LHLO",
+    b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ", b"CONNECT ", b"PATCH ", b"HELO", b"EHLO", b"LHLO",
     b"PROXY ",
-)
+)  # fmt: skip
 """Beginnings of other protocols: browsers and mail servers led here, and PROXY headers from peers nobody trusts."""
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialOffered:
-    """Somebody to be judged. The core waits for `login_accepted` or `login_failed`."""
-
-    credential: Credential
-
-
-@dataclass(frozen=True, slots=True)
-class GssStepNeeded:
-    """A GSS context must take `token`. The core waits for `sasl_step_done` or `login_failed`."""
-
-    token: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VerifierNeeded:
-    """SCRAM needs what is stored for `authcid`. The core waits for `verifier_found` or `login_failed`."""
-
-    mechanism: Mechanism
-    authcid: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeBroken:
-    """The client has sent what SASL GSSAPI does not allow, and been told.
-
-    `principal` is who it has proved to be, "" before that.
-    """
-
-    principal: str
-
-
-@dataclass(frozen=True, slots=True)
-class TlsRequested:
-    """STLS was answered +OK and nothing was pipelined behind it: start TLS, then call `upgrade_to_tls`."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrontSpoke:
-    """A trusted front says by XCLIENT for whom it has come. The core waits for `introduced` or `not_introduced`."""
-
-    arguments: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The last reply is in `data_to_send`; send it and close."""
-
-    reason: CloseReason
-
-
-Event = CredentialOffered | GssStepNeeded | VerifierNeeded | ExchangeBroken | TlsRequested | FrontSpoke | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What this connection may do now; it changes once, when TLS starts.
-
-    `passwords`: USER/PASS are taken. `mechanisms`: SASL name → factory. `timestamp`: APOP's, None where APOP is off.
-    `rpop`: where the client is, None where RPOP is off or not for this client; it has no capability. `xclient`: the
-    peer is a front that may say for whom it has come; the greeting tells it so.
-    """
-
-    passwords: bool
-    mechanisms: Mapping[str, Callable[[], SaslMechanism]] = field(default_factory=dict)
-    timestamp: bytes | None = None
-    rpop: Address | None = None
-    stls: bool = False
-    xclient: bool = False
-    backend: capabilities.Capabilities = field(default_factory=dict)
-    implementation: str = "popproxy"
-
-    def capabilities(self) -> dict[str, tuple[str, ...]]:
-        """The CAPA list of this moment (RFC 2449): nothing that would be refused."""
-        found: dict[str, tuple[str, ...]] = dict(self.backend)
-        if self.passwords:
-            found["USER"] = ()
-        if self.mechanisms:
-            found["SASL"] = tuple(self.mechanisms)
-        if self.stls:
-            found["STLS"] = ()
-        found |= {"RESP-CODES": (), "AUTH-RESP-CODE": (), "PIPELINING": (), "IMPLEMENTATION": (self.implementation,)}
-        return found
 
 
 class ServerConnection:
@@ -158,9 +54,8 @@ class ServerConnection:
         self._events: list[Event] = []
         self._capa = b""  # the answer to CAPA, made once: a client may ask thousands of times
         self._user: bytes | None = None  # of a USER that PASS may follow
-        self._sasl: SaslMechanism | None = None  # an AUTH under way
-        self._refusal: bytes | None = None  # what the mechanism says before -ERR if its credential is refused
-        self._farewell: Callable[[], None] | None = None  # -ERR, once the client has answered such a refusal
+        self._auth: Auth | None = None  # under way, or waiting for its verdict
+        self._farewell: Callable[[], None] | None = None  # -ERR, once the client has answered a mechanism's refusal
         self._waiting = False  # for the verdict on a credential, a step of GSSAPI, or TLS
         self._bad_left = bad_commands
         self._eof = False
@@ -208,7 +103,7 @@ class ServerConnection:
             raise LocalProtocolError("plain text is buffered behind STLS")
         self.offer = offer
         self._capa = b""
-        self._user = self._sasl = self._farewell = None
+        self._user = self._auth = self._farewell = None
         self._waiting = False
 
     def introduced(self, offer: Offer) -> None:
@@ -233,28 +128,26 @@ class ServerConnection:
 
     def sasl_step_done(self, context: GssContext, answer: bytes | None) -> None:
         """The step that `GssStepNeeded` asked for has been taken, and gave `answer`."""
-        if not isinstance(self._sasl, GssapiExchange):
-            raise LocalProtocolError("no step of GSSAPI was asked for")
-        self._waiting = False
+        if self._auth is None:
+            raise LocalProtocolError("no AUTH is under way")
         try:
-            self._sasl_took(self._sasl.step_done(context, answer))
+            self._auth_goes_on(self._auth.step_done(context, answer))
         except SaslError as error:
-            self._sasl_failed(error)
+            self._auth_failed(self._auth, error)
         self._advance()
 
     def verifier_found(self, verifier: ScramVerifier) -> None:
         """What `VerifierNeeded` asked for, or a made-up one."""
-        if not isinstance(self._sasl, ScramExchange):
-            raise LocalProtocolError("no verifier was asked for")
-        self._waiting = False
-        self._sasl_took(self._sasl.verifier_found(verifier))
+        if self._auth is None:
+            raise LocalProtocolError("no AUTH is under way")
+        self._auth_goes_on(self._auth.verifier_found(verifier))
         self._advance()
 
     def login_failed(self, text: str, code: str | None, final: CloseReason | None = None) -> None:
         """The credential is not good, or cannot be judged now. `final`: say so and end the connection."""
         self._waiting = False
-        self._sasl = None
-        refusal, self._refusal = self._refusal, None
+        auth, self._auth = self._auth, None
+        refusal = None if auth is None else auth.refusal
 
         def say() -> None:
             self._out.append(replies.err(text, code))
@@ -278,15 +171,16 @@ class ServerConnection:
             try:
                 line = self._lines.next_line()
             except LineTooLong:
-                self._note_broken_exchange()
-                self._sasl = self._user = self._farewell = None
+                if self._auth is not None:
+                    self._note_broken(self._auth)
+                self._auth = self._user = self._farewell = None
                 self._bad("line too long")
                 self._limit_input()
                 continue
             if self._limit_input() or line is None:
                 break
-            if self._sasl is not None:
-                self._sasl_response(line)
+            if self._auth is not None:
+                self._auth_response(self._auth, line)
             elif self._farewell is not None:
                 farewell, self._farewell = self._farewell, None
                 farewell()
@@ -303,10 +197,8 @@ class ServerConnection:
         return True
 
     def _command(self, line: bytes) -> None:
-        if line[:8].upper().startswith(_OTHER_PROTOCOLS):
-            self._refuse_and_finish(
-                "this is a POP3 server", CloseReason.PROTOCOL
-            )  # ALPACA: nothing echoed, no second try
+        if line[:8].upper().startswith(_OTHER_PROTOCOLS):  # ALPACA: nothing echoed, no second try
+            self._refuse_and_finish("this is a POP3 server", CloseReason.PROTOCOL)
             return
         user, self._user = self._user, None
         try:
@@ -342,7 +234,7 @@ class ServerConnection:
                     raise BadCommand("send USER first")
                 self._offer(RpopCredential(decode_name(user), Secret(command.text.strip(b" ")), self.offer.rpop))
             case "AUTH":
-                self._auth(command.text)
+                self._begin_auth(command.text)
             case "STLS":
                 self._stls()
             case "XCLIENT":
@@ -380,7 +272,7 @@ class ServerConnection:
         self._waiting = True
         self._events.append(TlsRequested())
 
-    def _auth(self, text: bytes) -> None:
+    def _begin_auth(self, text: bytes) -> None:
         name, _, initial = text.strip(b" ").partition(b" ")
         if not name:
             listing = "".join(f"{mechanism}\r\n" for mechanism in self.offer.mechanisms)
@@ -391,44 +283,32 @@ class ServerConnection:
             if name.upper() in (b"PLAIN", b"LOGIN"):
                 self._require_passwords()
             raise BadCommand("this mechanism is not offered here")
-        self._sasl = factory()
+        auth = self._auth = Auth(factory())
         try:
-            self._sasl_step(None if not initial else b"" if initial == b"=" else _decode(initial))
+            self._auth_goes_on(auth.start(initial))
         except SaslError as error:
-            self._sasl_failed(error)
+            self._auth_failed(auth, error)
 
-    def _sasl_response(self, line: bytes) -> None:
+    def _auth_response(self, auth: Auth, line: bytes) -> None:
         if line == b"*":
-            self._sasl = None
+            self._auth = None
             self._bad("authentication cancelled", "AUTH")
             return
         try:
-            self._sasl_step(_decode(line))
+            self._auth_goes_on(auth.response(line))
         except SaslError as error:
-            self._sasl_failed(error)
+            self._auth_failed(auth, error)
 
-    def _sasl_step(self, response: bytes | None) -> None:
-        assert self._sasl is not None
-        self._sasl_took(self._sasl.step(response))
+    def _auth_goes_on(self, found: Next) -> None:
+        self._waiting = not isinstance(found, bytes)
+        if isinstance(found, bytes):
+            self._out.append(found)
+        else:
+            self._events.append(found)
 
-    def _sasl_took(self, step: Step) -> None:
-        match step:
-            case Challenge(data):
-                self._out.append(b"+ " + base64.b64encode(data) + b"\r\n")
-            case NeedStep(token):
-                self._waiting = True
-                self._events.append(GssStepNeeded(token))
-            case NeedVerifier(mechanism, authcid):
-                self._waiting = True
-                self._events.append(VerifierNeeded(mechanism, authcid))
-            case _:
-                self._sasl = None
-                self._refusal = step.refusal
-                self._offer(step.credential)
-
-    def _sasl_failed(self, error: SaslError) -> None:
-        self._note_broken_exchange()
-        self._sasl = None
+    def _auth_failed(self, auth: Auth, error: SaslError) -> None:
+        self._auth, self._waiting = None, False
+        self._note_broken(auth)
         if error.refusal is None:
             self._bad(str(error), "AUTH")
         else:
@@ -436,12 +316,13 @@ class ServerConnection:
 
     def _refuse_in_words_of_the_mechanism(self, refusal: bytes, farewell: Callable[[], None]) -> None:
         """One more challenge; whatever the client answers to it, `farewell` follows (RFC 7628 section 3.2.3)."""
-        self._out.append(b"+ " + base64.b64encode(refusal) + b"\r\n")
+        self._out.append(challenge(refusal))
         self._farewell = farewell
 
-    def _note_broken_exchange(self) -> None:
-        if isinstance(self._sasl, GssapiExchange):
-            self._events.append(ExchangeBroken(self._sasl.initiator))
+    def _note_broken(self, auth: Auth) -> None:
+        broken = auth.broken()
+        if broken is not None:
+            self._events.append(broken)
 
     # ---- small change ----
 
@@ -473,11 +354,3 @@ class ServerConnection:
         if state not in NEXT[self.state]:
             raise LocalProtocolError(f"no way from {self.state.name} to {state.name}")
         self.state = state
-
-
-def _decode(text: bytes) -> bytes:
-    """Base64, strictly. Raises SaslError."""
-    try:
-        return base64.b64decode(text.strip(b" "), validate=True)
-    except (binascii.Error, ValueError):
-        raise SaslError("this is not base64") from None

@@ -14,13 +14,13 @@ from popproxy.net.channel import Channel
 from popproxy.observe.logs import get_logger
 from popproxy.pop3 import replies
 from popproxy.pop3.capabilities import Capabilities
-from popproxy.pop3.server import (
+from popproxy.pop3.server import ServerConnection
+from popproxy.pop3.server_events import (
     CredentialOffered,
     ExchangeBroken,
     Finished,
     FrontSpoke,
     GssStepNeeded,
-    ServerConnection,
     TlsRequested,
     VerifierNeeded,
 )

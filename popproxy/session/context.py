@@ -29,7 +29,7 @@ from popproxy.net.reactor import Reactor
 from popproxy.net.relay import RelayContext
 from popproxy.net.tls import ServerTls
 from popproxy.pop3.capabilities import Capabilities
-from popproxy.pop3.server import Offer
+from popproxy.pop3.offer import Offer
 from popproxy.routing.places import Places
 from popproxy.routing.router import Router
 from popproxy.sasl import apop

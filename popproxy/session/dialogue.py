@@ -14,7 +14,8 @@ from popproxy.errors import LocalProtocolError, RemoteProtocolError
 from popproxy.net.channel import Channel
 from popproxy.observe.logs import get_logger
 from popproxy.pop3 import replies
-from popproxy.pop3.server import Event, ServerConnection
+from popproxy.pop3.server import ServerConnection
+from popproxy.pop3.server_events import Event
 from popproxy.session.caller import Caller
 from popproxy.session.context import ListenerContext
 from popproxy.types import CloseReason

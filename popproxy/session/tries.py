@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from popproxy.auth.throttle import Guess
 from popproxy.net.channel import Channel
-from popproxy.pop3.server import GssStepNeeded, ServerConnection, VerifierNeeded
+from popproxy.pop3.server import ServerConnection
+from popproxy.pop3.server_events import GssStepNeeded, VerifierNeeded
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, ScramCredential
 from popproxy.session.caller import Caller
 from popproxy.session.context import ListenerContext

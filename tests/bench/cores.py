@@ -97,7 +97,8 @@ def exchange_body() -> Operation:
 
 
 def server_login() -> Operation:
-    from popproxy.pop3.server import Offer, ServerConnection
+    from popproxy.pop3.offer import Offer
+    from popproxy.pop3.server import ServerConnection
     from popproxy.sasl.plain import Plain
 
     offer = Offer(passwords=True, mechanisms={"PLAIN": Plain})

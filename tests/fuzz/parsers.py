@@ -16,12 +16,13 @@ from pathlib import Path
 
 from popproxy.config.loader import load_bytes
 from popproxy.errors import BackendError, ConfigError, LocalProtocolError, RemoteProtocolError
-from popproxy.pop3 import client_events, server
+from popproxy.pop3 import client_events, server_events
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.exchange import Exchange
 from popproxy.pop3.logins import Apop, Bearer, Gssapi, Login, Plain, UserPass
 from popproxy.pop3.logins import External as ExternalLogin
-from popproxy.pop3.server import Offer, ServerConnection
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import ServerConnection
 from popproxy.pop3.states import State
 from popproxy.sasl.cram_md5 import CramMd5
 from popproxy.sasl.credentials import Layer
@@ -93,18 +94,18 @@ def dialogue(offer: Offer, verdicts: list[int], pieces: list[bytes]) -> tuple[by
                 seen.append(type(event).__name__)
                 verdict = verdicts[turn % len(verdicts)] if verdicts else 0
                 match event:
-                    case server.CredentialOffered(credential):
+                    case server_events.CredentialOffered(credential):
                         seen.append(f"{credential.mechanism} {credential.authcid!a} {credential.authzid!a}")
                         turn += 1
                         judge(core, verdict)
-                    case server.GssStepNeeded(token):
+                    case server_events.GssStepNeeded(token):
                         seen.append(repr(token))
                         turn += 1
                         if verdict % 2:
                             core.sasl_step_done(TransparentContext(), b"" if verdict & 2 else None)
                         else:
                             core.login_failed("no", "AUTH")
-                    case server.VerifierNeeded(_, authcid):
+                    case server_events.VerifierNeeded(_, authcid):
                         seen.append(repr(authcid))
                         core.verifier_found(VERIFIER)
         out = core.data_to_send()
@@ -144,13 +145,13 @@ def stls_line(data: bytes) -> None:
         core.receive_data(piece)
         for event in core.events_received():
             match event:
-                case server.TlsRequested():
+                case server_events.TlsRequested():
                     try:
                         core.upgrade_to_tls(OFFERS[1])
                     except LocalProtocolError:
                         return
                     inside = True
-                case server.CredentialOffered(_):
+                case server_events.CredentialOffered(_):
                     assert inside, "a password was taken in clear"
                     core.login_failed("no", "AUTH")
         whole_lines(core.data_to_send())

@@ -13,11 +13,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
 from popproxy.errors import BackendError
-from popproxy.pop3 import client_events, server
+from popproxy.pop3 import client_events, server_events
 from popproxy.pop3.capabilities import Capabilities
 from popproxy.pop3.client import ClientConnection
 from popproxy.pop3.logins import Login
-from popproxy.pop3.server import Offer, ServerConnection
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import ServerConnection
 from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.login import Login as LoginMechanism
 from popproxy.sasl.plain import Plain
@@ -70,26 +71,26 @@ def shown(prefix: str, octets: bytes) -> list[str]:
     return [f"{prefix}: {escape(line)}".rstrip() for line in lines[:-1]] + ragged
 
 
-def server_event(event: server.Event) -> str:
+def server_event(event: server_events.Event) -> str:
     match event:
-        case server.CredentialOffered(credential):
+        case server_events.CredentialOffered(credential):
             names = f"{credential.mechanism} {credential.authcid!a} authzid={credential.authzid!a}"
             if isinstance(credential, ApopCredential):
                 return f"credential {names} {credential.digest.reveal()!r}"
             if isinstance(credential, PasswordCredential):
                 return f"credential {names} {credential.password.reveal()!r}"
             return f"credential {names}"
-        case server.GssStepNeeded(token):
+        case server_events.GssStepNeeded(token):
             return f"step {token!r}"
-        case server.VerifierNeeded(mechanism, authcid):
+        case server_events.VerifierNeeded(mechanism, authcid):
             return f"verifier {mechanism} {authcid!a}"
-        case server.ExchangeBroken(principal):
+        case server_events.ExchangeBroken(principal):
             return f"broken {principal}"
-        case server.TlsRequested():
+        case server_events.TlsRequested():
             return "tls"
-        case server.FrontSpoke(arguments):
+        case server_events.FrontSpoke(arguments):
             return f"front {escape(arguments)}"
-        case server.Finished(reason):
+        case server_events.Finished(reason):
             return f"finished {reason}"
 
 

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 
 from popproxy.errors import LocalProtocolError
 from popproxy.pop3.commands import COMMANDS
-from popproxy.pop3.server import (
-    BACKLOG_LIMIT,
-    INPUT_LIMIT,
-    SASL_LINE_LIMIT,
-    CredentialOffered,
-    Event,
-    Finished,
-    Offer,
-    ServerConnection,
-)
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import BACKLOG_LIMIT, INPUT_LIMIT, SASL_LINE_LIMIT, ServerConnection
+from popproxy.pop3.server_events import CredentialOffered, Event, Finished
 from popproxy.pop3.states import IN_AUTHORIZATION, State
 from popproxy.sasl.credentials import PasswordCredential
 from popproxy.types import CloseReason

@@ -7,15 +7,9 @@ import base64
 import pytest
 
 from popproxy.errors import LocalProtocolError
-from popproxy.pop3.server import (
-    GSSAPI_LINE_LIMIT,
-    SASL_LINE_LIMIT,
-    CredentialOffered,
-    ExchangeBroken,
-    GssStepNeeded,
-    Offer,
-    ServerConnection,
-)
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import GSSAPI_LINE_LIMIT, SASL_LINE_LIMIT, ServerConnection
+from popproxy.pop3.server_events import CredentialOffered, ExchangeBroken, GssStepNeeded
 from popproxy.sasl.credentials import GssapiCredential, Layer
 from popproxy.sasl.gssapi import MAX_TOKEN, GssapiExchange, LayerOffer
 from tests.peers.gss_double import TransparentContext

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from popproxy.errors import LocalProtocolError
-from popproxy.pop3.server import Offer, ServerConnection
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import ServerConnection
 from popproxy.sasl.cram_md5 import CramMd5
 from popproxy.sasl.external import External
 from popproxy.sasl.oauth import OAuthBearer, OAuthRefusals, XOAuth2

@@ -15,7 +15,9 @@ from popproxy.pop3.client_events import LoggedIn
 from popproxy.pop3.exchange import Exchange
 from popproxy.pop3.exchanged import Exchanged
 from popproxy.pop3.logins import UserPass
-from popproxy.pop3.server import CredentialOffered, Offer, ServerConnection
+from popproxy.pop3.offer import Offer
+from popproxy.pop3.server import ServerConnection
+from popproxy.pop3.server_events import CredentialOffered
 from popproxy.pop3.states import State
 from popproxy.sasl.credentials import PasswordCredential
 from tests.pop3.helpers import chunks
