@@ -8,17 +8,19 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
-from popproxy.admin.frames import CommandFailed, encode
+from popproxy.admin.frames import CommandFailed
+from popproxy.app.forking import Nursery
 from popproxy.app.link import Handler, Link, UnderWay
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metric_merge import Snapshot, is_snapshot
+from popproxy.session.admission import CROWDS
 from popproxy.types import Outcome
 
 HUNG = 30.0
@@ -54,61 +56,6 @@ class StartFailed(Exception):
         self.status = status
 
 
-class Nursery:
-    """The process that workers are forked from; started again if it has ended."""
-
-    def __init__(self) -> None:
-        self.pid = 0
-        self._sock: socket.socket | None = None
-
-    def fork(self, theirs: socket.socket, name: str) -> None:
-        """Have a worker made that has this end of its socket pair. If that fails, the end is closed.
-
-        Raises OSError if there is nobody to make it.
-        """
-        if self._sock is None:
-            self._start()
-        assert self._sock is not None
-        try:
-            socket.send_fds(self._sock, [encode({"tell": "fork", "with": {"name": name}})], [theirs.fileno()])
-        except OSError as error:
-            log.error("no worker can be made", why=error.strerror)
-            self.forget()
-
-    def forget(self) -> None:
-        """It has ended, or is to end; the next worker needs another one."""
-        if self._sock is not None:
-            self._sock.close()
-        self._sock, self.pid = None, 0
-
-    def end(self) -> None:
-        """End it by force, and what it was to make."""
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        self.forget()
-
-    def _start(self) -> None:
-        self._sock, theirs = socket.socketpair()
-        with theirs:
-            theirs.set_inheritable(True)
-            command = [sys.executable, "-P", "-m", "popproxy.app.nursery", str(theirs.fileno())]
-            try:
-                self.pid = os.posix_spawn(sys.executable, command, os.environ, setsigmask=[])
-            except OSError:
-                self.forget()
-                raise
-
-    def hand_over(self, keep: Callable[[socket.socket], int]) -> dict[str, Any]:
-        """What `take_over` needs to go on with the process in another program."""
-        return {"pid": self.pid, "sock": None if self._sock is None else keep(self._sock)}
-
-    def take_over(self, told: Mapping[str, Any], adopt: Callable[[int], socket.socket]) -> None:
-        """Go on with that process, if there is one."""
-        if told["sock"] is not None:
-            self.pid, self._sock = told["pid"], adopt(told["sock"])
-
-
 class Child:
     """A worker. `ended` is called once, when it is gone; `questions_of` it are those that it may ask.
 
@@ -125,6 +72,10 @@ class Child:
         self.sessions = 0
         self.reasons: list[str] = []
         self.counts: Snapshot = {}
+        self.crowds: dict[str, int] = {}
+        """Its connections by address, of those who have many."""
+        self.elsewhere: dict[str, int] | None = None
+        """What it was told of those of the others."""
         self.routes: dict[str, Any] = {}
         self.changes: list[dict[str, Any]] | None = None
         """What it says that has changed since the configuration before; None if nobody knows."""
@@ -264,6 +215,14 @@ class Child:
         with contextlib.suppress(OSError):
             self.link.sock.shutdown(socket.SHUT_WR)
 
+    def tell_crowds(self, everywhere: Mapping[str, int]) -> None:
+        """How many connections other workers have from one address; `everywhere` are all, its own included."""
+        elsewhere = {key: count - self.crowds.get(key, 0) for key, count in everywhere.items()}
+        elsewhere = {key: count for key, count in elsewhere.items() if count > 0}
+        if elsewhere != self.elsewhere:
+            self.elsewhere = elsewhere
+            self.link.tell("crowds", elsewhere=elsewhere)
+
     def record(self, action: str, outcome: Outcome, fields: Mapping[str, object]) -> None:
         """Have it write an audit record."""
         self.link.tell("record", action=action, outcome=outcome.value, fields=dict(fields))
@@ -348,8 +307,12 @@ class Child:
     def _failed(self, *, problems: list[str], **_: object) -> None:
         self._problems = problems
 
-    def _told_status(self, *, sessions: int, reasons: list[str], counts: object = None, **_: object) -> None:
+    def _told_status(
+        self, *, sessions: int, reasons: list[str], counts: object = None, crowds: dict[str, int] | None = None,
+        **_: object,
+    ) -> None:  # fmt: skip
         self._last_sign = self._loop.time()
+        self.crowds = {str(key): int(count) for key, count in islice((crowds or {}).items(), CROWDS)}
         self.sessions, self.reasons = int(sessions), [str(reason) for reason in reasons]
         if counts is not None:
             self._take_counts(counts)

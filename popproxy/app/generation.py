@@ -9,7 +9,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from popproxy.app.child import Child, Nursery, Stage, StartFailed, how_ended
+from popproxy.app.child import Child, Stage, StartFailed, how_ended
+from popproxy.app.forking import Nursery
 from popproxy.app.link import Handler
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets

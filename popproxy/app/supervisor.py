@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +27,8 @@ from popproxy.admin.desk import Desk
 from popproxy.admin.routing import Router
 from popproxy.admin.top import add_top
 from popproxy.admin.trace import add_trace
-from popproxy.app.child import Child, Nursery, Stage, StartFailed, how_ended
+from popproxy.app.child import Child, Stage, StartFailed, how_ended
+from popproxy.app.forking import Nursery
 from popproxy.app.generation import Generation
 from popproxy.app.link import Handler
 from popproxy.app.nursery import adopt_orphans
@@ -324,8 +325,18 @@ class Supervisor:
         self._checked = now
         for child in self.children():
             child.check(late)
+        self._spread_crowds()
         self.records.pass_on()
         self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+    def _spread_crowds(self) -> None:
+        """Each worker refuses by itself who has too many connections: so it must know of the others'."""
+        everywhere: Counter[str] = Counter()
+        for child in self.children():
+            everywhere.update(child.crowds)
+        for child in self.children():
+            if child.stage is Stage.SERVING:
+                child.tell_crowds(everywhere)
 
     def _reopen(self) -> None:
         for child in self.workers():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from popproxy import __version__
 from popproxy.admin.frames import CommandFailed, Reason
-from popproxy.app.child import Nursery
+from popproxy.app.forking import Nursery
 from popproxy.app.succession import living, told_by, written
 from popproxy.observe.logs import get_logger
 from popproxy.types import Outcome

@@ -120,6 +120,7 @@ class Worker:
         self._service = Service(loaded, sockets, self, shared)
         self._told: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
         self._ticks = 0
+        self._workers = how_many(loaded.config)
         self._serving = False
         self._early: list[tuple[str, str, dict[str, object]]] = []  # records that may not come before audit_start
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,8 +134,9 @@ class Worker:
                 "end": lambda: self._told.put_nowait(("end", 0.0)),
                 "reopen": self._service.reopen,
                 "record": self._record,
+                "crowds": self._crowded,
             },
-            lost=lambda: self._told.put_nowait(("lost", loaded.config.timeouts.drain)),
+            lost=self._lost,
         )
 
     async def run(self) -> int:
@@ -207,10 +209,18 @@ class Worker:
         """A sign of life of the running loop; what has been counted goes with some."""
         counts = snapshot(self._service.parts.metrics) if self._ticks % COUNTS_EVERY == 0 else None
         self._ticks += 1
+        crowds = self._service.parts.admission.crowds(self._workers)
         self._link.tell(
-            "status", sessions=len(self._service.sessions), reasons=self._service.reasons(), counts=counts
+            "status", sessions=len(self._service.sessions), reasons=self._service.reasons(), counts=counts,
+            crowds=crowds,
         )  # fmt: skip
         self._loop.call_later(STATUS_INTERVAL, self._sign)
+
+    def _crowded(self, elsewhere: dict[str, int]) -> None:
+        self._service.parts.admission.elsewhere = elsewhere
+
+    def _lost(self) -> None:
+        self._told.put_nowait(("lost", self._loaded.config.timeouts.drain))
 
     async def _command(self, name: str, arguments: Mapping[str, object]) -> object:
         try:

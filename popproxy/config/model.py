@@ -75,7 +75,8 @@ class Limits(Model):
     """Connections in all, to each worker. If there are more, those who have waited longest without logging in make
     room."""
     connections_per_address: int = Field(default=100, ge=1)
-    """Connections from one address (IPv6: from one /64), to each worker."""
+    """Connections from one address (IPv6: from one /64), to all workers together. They tell each other once a second:
+    in that time, and by a quarter for good, it may be more."""
     sessions_per_user: int = Field(default=20, ge=1)
     """Open maildrops of one user; more are answered [IN-USE]."""
     sessions_per_user_and_address: int = Field(default=10, ge=1)

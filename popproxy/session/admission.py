@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
+from collections.abc import Mapping
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -11,6 +13,8 @@ from popproxy.config.model import Limits
 Refusal = Literal["limit", "address_limit"]
 
 
+CROWDS = 1000
+"""As many addresses are told to the other workers, those with most connections."""
 LOOKED_AT = 64
 """Of so many who have waited longest one is chosen to make room."""
 
@@ -33,12 +37,15 @@ class Admission:
 
     Where there is no room in all, those who have not logged in make room for those who come, the first of them first:
     else whoever opens enough connections and says nothing would keep everybody out. `waiting` has them in their order.
+
+    `elsewhere` are those of an address that other workers have, as far as anybody has told (see `crowds`).
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._by_address: dict[str, int] = {}
         self.connections = 0
+        self.elsewhere: Mapping[str, int] = {}
         self.waiting: dict[Waiting, None] = {}
 
     def evict(self, count: int = 1) -> bool:
@@ -61,7 +68,8 @@ class Admission:
         "" stands for a front that has yet to say for whom it has come: only the total limits those.
         """
         key = _key(host)
-        if key and self._by_address.get(key, 0) >= self._limits.connections_per_address:
+        here = self._by_address.get(key, 0)
+        if key and here + self.elsewhere.get(key, 0) >= self._limits.connections_per_address:
             return "address_limit"
         if self.connections >= self._limits.connections and not self.evict():
             return "limit"
@@ -69,6 +77,17 @@ class Admission:
         self.connections += 1
         self._by_address[key] = count + 1
         return None
+
+    def crowds(self, workers: int) -> dict[str, int]:
+        """Connections by address, of those who have so many that it matters to the other ones of so many `workers`.
+
+        What is left out is a quarter of the limit for all of them together: nobody gets in more than that beyond it.
+        """
+        least = max(1, self._limits.connections_per_address // (4 * workers))
+        found = {key: count for key, count in self._by_address.items() if count >= least and key}
+        if len(found) <= CROWDS:
+            return found
+        return dict(heapq.nlargest(CROWDS, found.items(), lambda one: one[1]))
 
     def leave(self, host: str) -> None:
         """The connection has ended."""

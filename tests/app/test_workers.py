@@ -143,6 +143,30 @@ def test_a_worker_comes_back_when_there_is_room_for_it_again(start_proxy: StartP
     assert logged_in(proxy).command("QUIT").startswith(b"+OK")
 
 
+def test_one_address_has_so_many_connections_to_all_workers_together(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2, limits={"connections_per_address": 8}))
+    clients: list[socket.socket] = []
+    for other in proxy.workers:
+        os.kill(other, signal.SIGSTOP)  # so that four are this one's, and four the other one's
+        wait_until(lambda other=other: state_of(other) == "T", "it to stand still")  # type: ignore[misc]
+        for _ in range(4):
+            clients.append(socket.create_connection(("127.0.0.1", proxy.port()), timeout=20))
+            assert clients[-1].recv(200).startswith(b"+OK")
+        os.kill(other, signal.SIGCONT)
+
+    def lets_in() -> bool:
+        return greeting(proxy).startswith("+OK")
+
+    wait_until(lambda: not any(lets_in() for _ in range(12)), "both workers to refuse one more", 60)
+    assert proxy.metrics()['popproxy_connections_refused_total{listener="pop3",reason="address_limit"}'] >= 12
+    clients.pop().close()
+    wait_until(lets_in, "room again", 30)
+    for client in clients:
+        client.close()
+
+
 def test_operators_see_and_end_the_sessions_of_all_workers(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
     proxy = start_proxy(settings(backend.address, workers=2))
     sessions = spread(proxy)
@@ -279,8 +303,12 @@ def refused(port: int) -> bool:
     return False
 
 
-def runs(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
+def state_of(pid: int) -> str:
+    """As ps has it; "" if there is no such process."""
     with contextlib.suppress(OSError):
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def runs(pid: int) -> bool:
+    return state_of(pid) not in ("", "Z")

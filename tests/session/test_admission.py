@@ -37,6 +37,23 @@ async def test_limit_for_one_address(tmp_path: Path) -> None:
         assert rig.metrics.connections_refused[("pop3", "address_limit")] == 1
 
 
+def test_what_other_workers_have_from_an_address_counts_too() -> None:
+    one, other = (Admission(Limits(connections_per_address=16)) for _ in range(2))
+    for number in range(40):
+        (one, other)[number % 2].enter("192.0.2.7")
+        one.enter("192.0.2.8") if number < 1 else None
+    for admission, rest in ((one, other), (other, one)):
+        assert rest.crowds(2)["192.0.2.7"] == 16, "nobody has told anything yet"
+        admission.elsewhere = rest.crowds(2)
+    assert one.crowds(2) == {"192.0.2.7": 16}, "one connection does not matter"
+    assert other.enter("192.0.2.8") is None
+    for admission in (one, other):
+        admission.leave("192.0.2.7")
+        assert admission.enter("192.0.2.7") == "address_limit"
+    other.elsewhere = {}
+    assert other.enter("192.0.2.7") is None
+
+
 async def test_limit_in_total(tmp_path: Path) -> None:
     async with running(tmp_path, limits={"connections": 2, "connections_per_address": 2}) as rig:
         await rig.logged_in()
