@@ -1,7 +1,9 @@
 """Reloads and deaths of workers under load: ``python -m tests.endurance.restarts [RELOADS [KILLS]]``.
 
 Clients log in, read a message and leave, again and again, while the configuration is reloaded and workers are killed.
-No connection may be refused; no session may be lost but those of a killed worker; the dead are replaced at once.
+No connection may be refused; no session may be lost but those of a killed worker; the dead are replaced at once. Each
+worker that the audit log says was lost must be one that was killed here, and each session that a client has lost after
+its login must be one of such a worker's.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from popproxy.observe.audit_lost import LostSessions
 from tests.peers.canaries import canary
 from tests.peers.process import wait_until
 from tests.peers.proxy import Proxy, proxies, settings
@@ -31,6 +34,9 @@ class Tally:
     sessions: int = 0
     refused: int = 0
     lost: list[str] = field(default_factory=list)
+    lost_after_login: list[int] = field(default_factory=list)
+    """The ports of clients who have lost a session with its login on record, and its end not."""
+    victims: list[int] = field(default_factory=list)
     reloads: int = 0
     missing: list[float] = field(default_factory=list)
     slowest: float = 0.0
@@ -48,7 +54,7 @@ def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Even
             with lock:
                 tally.refused += 1
             continue
-        said = ""
+        said, line, port_of_client = "", "", sock.getsockname()[1]
         try:
             with sock, sock.makefile("rwb") as stream:
                 said = stream.readline().decode()
@@ -61,7 +67,9 @@ def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Even
                         raise ConnectionError(said)
         except OSError as error:
             with lock:
-                tally.lost.append(f"{error!r} after {said!r}")
+                tally.lost.append(f"{error!r} at {line!r} after {said!r}")
+                if line == "STAT":
+                    tally.lost_after_login.append(port_of_client)
         else:
             with lock:
                 tally.sessions += 1
@@ -87,6 +95,7 @@ def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
                 continue
             restarts = _restarts(proxy)
             victim = _kill(proxy)
+            tally.victims.append(victim)
             began = time.monotonic()
             wait_until(lambda victim=victim: victim not in proxy.workers, "its end")  # type: ignore[misc]
             wait_until(lambda: len(proxy.workers) >= 2, "another one")
@@ -110,6 +119,16 @@ def _kill(proxy: Proxy) -> int:
             return victim
 
 
+def _settle(proxy: Proxy, tally: Tally) -> None:
+    """Each loss is a killed worker's. Raises AssertionError."""
+    sessions = LostSessions()
+    lost = [one for record in proxy.audit() for one in sessions.take(record)]
+    gone = {record["process.pid"] for record in proxy.audit("worker_lost")}
+    assert gone <= set(tally.victims), (gone, tally.victims)
+    assert {one.pid for one in lost} <= gone
+    assert set(tally.lost_after_login) <= {one.port for one in lost}, (tally, lost)
+
+
 def _restarts(proxy: Proxy) -> float:
     return proxy.metrics()["popproxy_worker_restarts_total"]
 
@@ -119,6 +138,7 @@ def run(reloads: int, kills: int) -> Tally:
     with in_thread(ScriptedBackend([b"Subject: hello\r\n\r\nhello\r\n"])) as backend, proxies() as start:
         proxy = start(settings(backend.address, workers=2, logging={"level": "info", "format": "json"}))
         tally = play(proxy, reloads, kills)
+        _settle(proxy, tally)
     assert tally.refused == 0, tally
     assert len(tally.lost) <= CLIENTS * kills, tally
     assert kills or not tally.lost, tally
