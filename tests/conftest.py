@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ import pytest
 import structlog
 import uvloop
 
+from popproxy.auth import hashes
 from tests.peers import profiles
 from tests.peers.canaries import WATCH
 from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.hashes import ssha512
 from tests.peers.process import LOGS, REPOSITORY, public_directory
 from tests.peers.proxy import StartProxy, proxies
 
@@ -34,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("every_loop") and "asyncio" in item.name.partition("[")[2].rstrip("]").split("-"):
             item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and what they import stay to the end: nobody need look there for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup() -> None:
@@ -78,6 +87,13 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def quick_dummy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown users cost no more than a hash of this kind; what they must cost is for `auth/test_hashes.py` to say."""
+    stored = ssha512("nobody has this password")
+    monkeypatch.setattr(hashes, "_dummy_hash", lambda: stored)
 
 
 @pytest.fixture(scope="session")

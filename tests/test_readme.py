@@ -6,14 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from popproxy.cli.main import make_app
 from popproxy.config.loader import load_file
-from tests.cli.helpers import popproxy
+from tests.cli.helpers import command_line, popproxy
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")] + [
@@ -44,7 +41,7 @@ def commands(text: str) -> list[str]:
 
 def check(line: str) -> None:
     """Fails unless `line` names a command of popproxy and options of that command."""
-    command: Any = typer.main.get_command(make_app())
+    command = command_line()
     words = shlex.split(line)
     while words and (inner := getattr(command, "commands", {})):
         assert words[0] in inner, f"popproxy {line}: there is no command {words[0]}"

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popproxy.auth.hashes import hash_password
 from popproxy.auth.names import vet_name
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.auth.rpop import RpopHostsAuthenticator, RpopIdAuthenticator, TrustedHosts, parse_hosts
@@ -19,6 +18,9 @@ from popproxy.types import Address, Identity, Mechanism, Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.record import Record
 from popproxy.vault.store import Vault
+from tests.peers.hashes import ssha512
+
+pytestmark = pytest.mark.usefixtures("quick_dummy")
 
 HOSTS = """
 # maildrop  machine         user there
@@ -46,7 +48,7 @@ def hosts(tmp_path: Path) -> TrustedHosts:
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
     vault = Vault.create(tmp_path / "vault", Secret(generate_key()), recheck=0)
-    vault.change({"alice": lambda record: record.with_rpop(Secret(hash_password(b"an id")))})
+    vault.change({"alice": lambda record: record.with_rpop(Secret(ssha512("an id")))})
     vault.set("bob", Secret("a password"))
     return vault
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popproxy.auth.hashes import hash_password
 from popproxy.auth.names import canonical
 from popproxy.auth.result import Accepted, CannotTell, Declined, Rejected
 from popproxy.auth.users_file import DISABLED, UsersFile, UsersFileAuthenticator
@@ -22,6 +21,9 @@ from popproxy.sasl.credentials import ApopCredential, PasswordCredential
 from popproxy.sasl.scram_verifier import make_verifier
 from popproxy.state.executors import BoundedExecutor
 from popproxy.types import AuthFailure, Identity, Mechanism, Secret
+from tests.peers.hashes import ssha512
+
+pytestmark = pytest.mark.usefixtures("quick_dummy")
 
 ALICE = "CCX.K.MFy4Ois"  # U*U***U
 BOB = "{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00="  # hello
@@ -244,7 +246,7 @@ def test_decoys_are_real_hashes_steady_by_name_and_drawn_from_all(path: Path) ->
 
 async def test_known_user_is_decided_here(path: Path, executor: BoundedExecutor) -> None:
     disabled = Rejected(AuthFailure.DISABLED)
-    users = load(path, f"alice:{ALICE}\nbob:{hash_password(b'pw')}\ndave:!\n")
+    users = load(path, f"alice:{ALICE}\nbob:{ssha512('pw')}\ndave:!\n")
     for decisive in (True, False):
         authenticator = UsersFileAuthenticator(users, executor, decisive=decisive)
         user = "alice@example.com"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -11,8 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from popproxy.cli import main
+import typer.main
+
+from popproxy.cli.main import main, make_app
 from popproxy.demo.certificates import Issued, issue, make_authority
 
 PROGRAM = [sys.executable, "-m", "popproxy"]
@@ -28,13 +32,20 @@ class Run:
     stderr: bytes
 
 
+@functools.cache
+def command_line() -> Any:
+    """The whole command line as click has it, made once: it takes as long as most of the commands."""
+    return typer.main.get_command(make_app())
+
+
 def popproxy(*arguments: str, stdin: bytes = b"") -> Run:
     """Run the command line in this process, its three streams being pipes."""
     streams = [io.TextIOWrapper(io.BytesIO(octets), "utf-8", write_through=True) for octets in (stdin, b"", b"")]
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin, sys.stdout, sys.stderr = streams
     try:
-        code = main(list(arguments))
+        with mock.patch.object(sys.modules[main.__module__], "make_app", command_line):
+            code = main(list(arguments))
     finally:
         sys.stdin, sys.stdout, sys.stderr = before
     output, errors = (stream.buffer.getvalue() for stream in streams[1:])

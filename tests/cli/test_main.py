@@ -8,18 +8,15 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 import yaml
-from typer.testing import CliRunner
 
 from popproxy import __version__
 from popproxy.cli.exits import CommandError, ExitCode, explain
-from popproxy.cli.main import main, make_app
+from popproxy.cli.main import main
 from popproxy.errors import AuditError, BackendError, ConfigError, Problem, Unavailable, VaultError
-from tests.cli.helpers import CANARY, PROGRAM, popproxy, process, type_at, write_config
+from tests.cli.helpers import CANARY, PROGRAM, command_line, popproxy, process, type_at, write_config
 
 COMMANDS = [
     "serve",
@@ -37,7 +34,7 @@ COMMANDS = [
 def test_version() -> None:
     run = process("version")
     assert (run.returncode, run.stdout, run.stderr) == (0, f"popproxy {__version__}\n".encode(), b"")
-    assert process("--version").stdout == run.stdout
+    assert popproxy("--version").stdout == run.stdout
     assert json.loads(popproxy("version", "--json").stdout)["popproxy"] == __version__
 
 
@@ -49,14 +46,14 @@ def test_version_loads_no_heavy_module() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    result = CliRunner().invoke(make_app(), [*command.split(), "--help"])
-    assert result.exit_code == 0
-    assert f"popproxy {command}" in result.output.partition("For example")[2]
+    run = popproxy(*command.split(), "--help")
+    assert run.returncode == 0
+    assert f"popproxy {command}" in run.stdout.decode().partition("For example")[2]
 
 
 def examples(command: str) -> list[str]:
     """The lines below "For example" in the source of the command's help."""
-    found: Any = typer.main.get_command(make_app())
+    found = command_line()
     for word in command.split():
         found = found.commands[word]
     text = inspect.cleandoc(found.callback.__doc__).partition("For example:\n")[2]
@@ -111,8 +108,9 @@ def test_missing_configuration_is_78() -> None:
     assert b"/nonexistent/popproxy.yaml" in run.stderr
 
 
-def test_configuration_named_by_the_environment(tmp_path: Path) -> None:
-    run = process("config", "show", env={"POPPROXY_CONFIG": str(write_config(tmp_path))})
+def test_configuration_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POPPROXY_CONFIG", str(write_config(tmp_path)))
+    run = popproxy("config", "show")
     assert run.returncode == 0, run.stderr
 
 

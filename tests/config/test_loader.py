@@ -422,7 +422,7 @@ def never_anything_but_config_error(raw: bytes) -> None:
         assert problem.cure
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.binary(max_size=300))
 @example(b"[" * 5000)
 @example(b"{" * 5000)
@@ -433,19 +433,19 @@ def test_no_octets_raise_anything_but_config_error(raw: bytes) -> None:
     never_anything_but_config_error(raw)
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.text(alphabet="abl:-[]{}&*!|>'\"%@`#,? \n\t~<1.0", max_size=120))
 def test_no_yaml_punctuation_raises_anything_but_config_error(text: str) -> None:
     never_anything_but_config_error(text.encode())
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(TREES)
 def test_no_tree_of_values_raises_anything_but_config_error(tree: object) -> None:
     never_anything_but_config_error(yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_no_damaged_configuration_raises_anything_but_config_error(data: st.DataObject) -> None:
     lines = MANY.decode().splitlines()

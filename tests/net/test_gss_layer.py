@@ -175,10 +175,11 @@ class Ends:
             ours, _ = listener.accept()
         ours.setblocking(False)
         theirs.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self.loop = reactor.loop
         self.ear = Ear()
         self.channel = Channel(reactor, ours, self.ear)
-        self.socket = theirs
+        self.ours, self.socket = ours, theirs
         self.client = TransparentContext()
 
     async def say(self, message: bytes) -> None:
@@ -282,7 +283,8 @@ async def test_an_expired_context_ends_the_connection(ends: Ends) -> None:
 
 async def test_a_large_message_keeps_back_pressure(ends: Ends) -> None:
     ends.channel.start_gss(layer(client_max=1024))
-    body = bytes(range(256)) * 64 * 1024  # 16 MiB: more than the buffers of the sockets hold
+    ends.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    body = bytes(range(256)) * 8 * 1024  # 2 MiB: more than the buffers of the sockets hold
     assert not ends.channel.write(body)
     assert ends.channel.pending > 0
     received = bytearray()

@@ -74,13 +74,14 @@ def use_everything(metrics: Metrics) -> None:
 def test_every_label_set_is_there_at_zero(metrics: Metrics) -> None:
     exceptions = {"popproxy_audit_healthy", "popproxy_build_info"}
     exceptions |= {"popproxy_shared_state_up", "popproxy_shared_state_members"}
-    present = [s for s in samples(metrics) if s.name.startswith("popproxy_") and s.name not in exceptions]
+    every = list(samples(metrics))
+    present = [s for s in every if s.name.startswith("popproxy_") and s.name not in exceptions]
     assert {s.value for s in present} == {0.0}
     for family in families(LISTENERS, BACKENDS):
         if family.sparse or family.attribute.startswith("executor."):
             continue
         name = "popproxy_" + family.name + {"counter": "_total", "gauge": "", "histogram": "_count"}[family.kind]
-        found = [s.labels for s in samples(metrics) if s.name == name]
+        found = [s.labels for s in every if s.name == name]
         expected = 1
         for values in family.labels.values():
             expected *= len(values)
@@ -197,11 +198,13 @@ def test_a_scrape_in_another_thread_loses_no_count(metrics: Metrics) -> None:
 
     thread = threading.Thread(target=scrape)
     thread.start()
-    for number in range(100_000):
+    counted = 0
+    while counted < 20_000 or len(scraped) < 5:
+        counted += 1
         metrics.messages["RETR"] += 1
-        metrics.commands[(str(number), "ok")] += 1
+        metrics.commands[(str(counted), "ok")] += 1
     done.set()
     thread.join()
     assert scraped == sorted(scraped)
-    assert value(metrics, "messages_total", verb="RETR") == 100_000
-    assert value(metrics, "commands_total", verb="OTHER", outcome="ok") == 100_000
+    assert value(metrics, "messages_total", verb="RETR") == counted
+    assert value(metrics, "commands_total", verb="OTHER", outcome="ok") == counted

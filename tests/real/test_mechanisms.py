@@ -22,6 +22,7 @@ from tests.peers.canaries import canary
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.clients import Account, Auth, Client, Curl, Fetchmail, Mpop, Poplib
 from tests.peers.dovecot import Dovecot, dovecot
+from tests.peers.hashes import ssha512
 from tests.peers.issuer import Issuer, issuing
 from tests.peers.line_client import LineClient
 from tests.peers.messages import SAMPLES, unstuffed, wire
@@ -29,7 +30,6 @@ from tests.peers.process import public_directory
 from tests.peers.proxy import Proxy, Record, proxies, settings
 from tests.peers.token_endpoint import CLIENT, TokenEndpoint, token_endpoint
 from tests.real.kerberos_rig import MASTER, POP3TEST, ROOT, give_to_service
-from tests.session.rig import ssha512
 
 SASL = [
     "EXTERNAL", "OAUTHBEARER", "XOAUTH2", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1",

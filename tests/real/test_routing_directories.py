@@ -19,13 +19,13 @@ import pytest
 from tests.peers.auth_http import Account, Responder, responder
 from tests.peers.canaries import canary
 from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.hashes import ssha512
 from tests.peers.postgresql import Postgresql, postgresql
 from tests.peers.process import public_directory, wait_until
 from tests.peers.proxy import Proxy, proxies, settings
 from tests.peers.scripted import ScriptedBackend, in_thread
 from tests.peers.slapd import PEOPLE, SERVICE, Person, slapd
 from tests.real.directory_rig import LATER, attempt
-from tests.session.rig import ssha512
 
 pytestmark = pytest.mark.real
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from popproxy.auth.hashes import hash_password
 from popproxy.types import Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
+from tests.peers.hashes import ssha512
 from tests.session.rig import Peer, Rig, answer_login, running
 from tests.session.sasl_client import capabilities
+
+pytestmark = pytest.mark.usefixtures("quick_dummy")
 
 WRONG = b"-ERR [AUTH] authentication failed"
 NOT_HERE = b"-ERR RPOP is not offered here"
@@ -27,7 +29,7 @@ def sections(directory: Path, meaning: str, **rpop: Any) -> dict[str, Any]:
         (directory / name).write_text(text)
         (directory / name).chmod(0o600)
     vault = Vault.create(directory / "vault", Secret((directory / "vault.key").read_text()))
-    vault.change({"alice": lambda record: record.with_rpop(Secret(hash_password(ID.encode())))})
+    vault.change({"alice": lambda record: record.with_rpop(Secret(ssha512(ID)))})
     (directory / "hosts").write_text("alice 127.0.0.1 ajones\n")
     master = {"user": "m", "password": {"file": str(directory / "master")}}
     table = {"hosts": str(directory / "hosts")} if meaning == "rfc" else {}

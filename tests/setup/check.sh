@@ -4,12 +4,12 @@ set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
 
-ruff check -q .
-ruff format -q --check .
-lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
-mypy --no-error-summary &
-types=$!
+# Beside the tests, which wait now and then; what there is to say about it comes behind theirs.
+{
+    ruff check -q . && ruff format -q --check . && lint-imports --no-cache && mypy --no-error-summary
+} >.venv/static.log 2>&1 &
+static=$!
 status=0
 pytest -q -n 2 --reruns 1 -rR --ignore=tests/real --ignore=tests/fuzz -m "not real and not long" || status=$?
-wait "$types" || status=$?
+wait "$static" || { status=$?; cat .venv/static.log; }
 exit "$status"
