@@ -135,13 +135,25 @@ async def test_a_client_that_leaves_while_two_servers_are_asked(tmp_path: Path) 
         assert [member(rig, server).connections for server in servers] == [0, 0]
 
 
+@contextlib.asynccontextmanager
+async def beside_a_silent_one() -> AsyncIterator[int]:
+    """The port of a server on 127.0.0.1, at which 127.0.0.2 lets clients connect and says nothing."""
+    while True:
+        async with ScriptedBackend() as well:
+            try:
+                silent = socket.create_server(("127.0.0.2", well.port))
+            except OSError:  # somebody else has it: another one, then
+                continue
+            with silent:
+                yield well.port
+                return
+
+
 async def test_one_address_of_a_name_is_silent(tmp_path: Path) -> None:
     """A server by a name with two addresses need not be one of several to be reached at the other."""
-    with socket.create_server(("127.0.0.2", 0)) as silent:
-        port = silent.getsockname()[1]
-        only = ScriptedBackend(port=port)
+    async with beside_a_silent_one() as port:
         pool = {"servers": [f"mail.example.com:{port}"], "shared": False}
-        async with site(tmp_path, only, pool=pool, balance={"next_after": "50ms"}) as rig:
+        async with site(tmp_path, pool=pool, balance={"next_after": "50ms"}) as rig:
             addresses = [Address("127.0.0.2", port), Address("127.0.0.1", port)]
             rig.parts.resolver._known[Address("mail.example.com", port)] = (float("inf"), addresses)
             assert [await log_in(rig) for _ in range(2)] == [WELCOME] * 2

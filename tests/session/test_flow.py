@@ -151,12 +151,11 @@ async def test_client_that_reads_no_answers_is_read_no_more(tmp_path: Path) -> N
         (session,) = rig.service.sessions
         relay: Any = session._relay
         sending = asyncio.create_task(feed(client, b"x\r\n" * (10 * MEBI)))
-        await until(lambda: relay._client.pending, "back-pressure")
-        await asyncio.sleep(0.3)
+        await until(lambda: relay._client.pending and not relay._client.reading, "back-pressure")
+        await settled(rig)
         assert not sending.done()
         assert relay._client.pending < 2 * MEBI
-        assert len(relay._exchange._lines) < MEBI
-        await settled(rig)
+        assert len(relay._exchange._lines or b"") < MEBI
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
 
@@ -238,11 +237,11 @@ async def test_backend_is_paused_for_a_slow_client_and_nothing_is_lost(
         # the other way: more commands than the backend reads
         commands = b"".join(b"DELE %d\r\n" % number for number in range(1, 900_001))
         sending = asyncio.create_task(feed(client, commands))
-        await asyncio.sleep(0.3)
+        await until(lambda: not relay._client.reading, "back-pressure")
+        await settled(rig)
         assert not sending.done()
         assert relay._backend.pending < MEBI
         assert len(relay._exchange._lines or b"") < MEBI
-        await settled(rig)
         for number in range(1, 2001):
             await backend.expect(f"DELE {number}")
             await backend.send("+OK\r\n")
