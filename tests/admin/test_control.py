@@ -159,7 +159,7 @@ async def test_what_is_no_request_ends_the_connection_and_nothing_else(path: Pat
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(octets)
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""
     writer.close()
     assert await ask(path, "echo", text="a") == {"said": "a"}
@@ -182,7 +182,7 @@ async def test_what_is_nested_too_deep_for_a_record_is_on_record_all_the_same(
     reader, writer = await asyncio.open_unix_connection(path)
     octets = b'{"command":"echo","arguments":{"text":' + b"[" * 900 + b"]" * 900 + b"}}"
     writer.write(len(octets).to_bytes(4, "big") + octets)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         size = int.from_bytes(await reader.readexactly(4), "big")
         assert json.loads(await reader.readexactly(size))["error"]["reason"] == "bad_arguments"
     writer.close()
@@ -196,7 +196,7 @@ async def test_connections_are_limited_and_those_there_go_on(path: Path) -> None
         await ask(path, "echo", text="a")
     for _, writer in held:
         writer.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 assert await ask(path, "echo", text="a") == {"said": "a"}

@@ -22,7 +22,7 @@ from tests.cli.helpers import process, write_config
 from tests.peers.canaries import canary
 from tests.peers.certs import CertificateFiles
 from tests.peers.line_client import LineClient
-from tests.peers.process import REPOSITORY, Process, accepts, free_port, public_directory, require, wait_until
+from tests.peers.process import PATIENCE, REPOSITORY, Process, accepts, free_port, public_directory, require, wait_until
 from tests.peers.proxy import POPPROXY, StartProxy, settings
 from tests.peers.scripted import ScriptedBackend, in_thread
 
@@ -43,7 +43,7 @@ class Manager:
         self.address = address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._sock.settimeout(20)
+        self._sock.settimeout(PATIENCE)
         if not address.startswith("@"):
             os.chmod(address, 0o777)
 

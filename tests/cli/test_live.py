@@ -41,7 +41,7 @@ class Stream:
         return cls(reader, writer)
 
     async def answer(self) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             size = int.from_bytes(await self.reader.readexactly(4), "big")
             return json.loads(await self.reader.readexactly(size))
 

@@ -160,7 +160,7 @@ class Ear:
 
     async def until(self, condition: str) -> None:
         """Waits until `condition`, an expression about self, holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not eval(condition, {}, {"self": self}):
                 self.changed.clear()
                 await self.changed.wait()
@@ -186,12 +186,12 @@ class Ends:
         await self.send(framed(self.client.wrap(message, confidential=True)))
 
     async def send(self, octets: bytes) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self.loop.sock_sendall(self.socket, octets)
 
     async def receive(self, count: int) -> bytes:
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(received) < count:
                 piece = await self.loop.sock_recv(self.socket, count - len(received))
                 if not piece:

@@ -7,12 +7,14 @@ import socket
 import ssl
 from typing import Self
 
+from tests.peers.process import PATIENCE
+
 
 class LineClient:
     """One connection, a context manager. Nothing is read or sent unasked, not even the greeting."""
 
     def __init__(
-        self, port: int, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", seconds: float = 20
+        self, port: int, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", seconds: float = PATIENCE
     ) -> None:
         self.socket = socket.create_connection((host, port), timeout=seconds)
         self._seconds = seconds

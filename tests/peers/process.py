@@ -16,6 +16,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOGS: dict[str, Path] = {}
 """Logs of the peers that run at present, by title: shown with a failing test."""
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting for a program: the machine may have ten times as much to do as it can."""
 
 
 class PeerMissingError(Exception):
@@ -50,7 +52,7 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Polls until `condition` holds; AssertionError naming `what` when it never does."""
     end = time.monotonic() + seconds
     while not condition():
@@ -115,7 +117,7 @@ class Process:
         """None while it runs; negative: the signal that ended it."""
         return self._process.poll()
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Like `wait_until`, but fails at once when the process has ended. A failure stops it and shows its log."""
 
         def met() -> bool:
@@ -134,7 +136,7 @@ class Process:
         if self._process.poll() is None:
             self._process.send_signal(number)
 
-    def stop(self, seconds: float = 10.0) -> int:
+    def stop(self, seconds: float = 30.0) -> int:
         """Asks it to end, insists after `seconds`. Returns the exit status."""
         if self._process.poll() is None:
             self._process.terminate()

@@ -145,7 +145,7 @@ class Proxy:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of an HTTP request."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._http}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._http}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.peers.certs import CertificateFiles
+from tests.peers.process import PATIENCE
 
 
 class RawClient:
@@ -19,7 +20,7 @@ class RawClient:
         *,
         ca: Path | None = None,
         host: str = "127.0.0.1",
-        seconds: float = 20,
+        seconds: float = PATIENCE,
         certificate: CertificateFiles | None = None,
     ) -> None:
         self._host = host

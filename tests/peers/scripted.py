@@ -127,7 +127,7 @@ class ScriptedBackend:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def ended(self, index: int = -1, seconds: float = 10) -> BackendSession:
+    async def ended(self, index: int = -1, seconds: float = 30) -> BackendSession:
         """Waits until a session is over, the last one if none is named."""
         async with asyncio.timeout(seconds):
             while not self.sessions or not self.sessions[index].ended:

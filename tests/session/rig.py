@@ -25,7 +25,7 @@ from popproxy.config.loader import Loaded, load_bytes
 from popproxy.observe import logs
 from tests.peers.hashes import ssha512
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until a test gives up waiting for something that should be there at once."""
 Record = dict[str, Any]
 
@@ -453,7 +453,7 @@ async def running(directory: Path, **sections: Any) -> AsyncIterator[Rig]:
     rig.balanced()
     await until(lambda: asyncio.all_tasks() <= tasks, "the end of all tasks")
     # what lingers for a peer's last octets is given two seconds
-    await until(lambda: _opened(before) == set(), f"the end of all descriptors: {_opened(before)}", 4)
+    await until(lambda: _opened(before) == set(), f"the end of all descriptors: {_opened(before)}")
     errors = [line for line in log.getvalue().splitlines() if '"level": "error"' in line or '"exception"' in line]
     unexpected = [line for line in errors if not any(re.search(word, line) for word in rig.expected_errors)]
     assert not unexpected, "\n".join(unexpected)
