@@ -22,7 +22,7 @@ from tests.cli.helpers import write_config
 from tests.endurance.restarts import Tally, client
 from tests.peers.line_client import LineClient
 from tests.peers.process import REPOSITORY, Process, free_port, public_directory, require, wait_until
-from tests.peers.proxy import POPPROXY, Proxy, StartProxy, settings, workers_of
+from tests.peers.proxy import POPPROXY, Proxy, StartProxy, fallen, settings, workers_of
 from tests.peers.scripted import ScriptedBackend, in_thread
 
 pytestmark = pytest.mark.long
@@ -141,12 +141,7 @@ def test_an_upgrade_under_load_refuses_nobody_and_touches_no_session(
     assert (tally.refused, tally.lost) == (0, [])
     assert version_of(proxy) == "3.0.third"
     after = proxy.metrics()
-    fallen = {
-        name: (value, after.get(name)) for name, value in before.items()
-        if name.endswith(("_total", "_count", "_sum")) or "_bucket{" in name
-        if after.get(name, -1) < value
-    }  # fmt: skip
-    assert not fallen
+    assert not fallen(before, after)
     assert after["process_start_time_seconds"] == before["process_start_time_seconds"]
     wait_until(lambda: len(proxy.workers) == 3, "the workers without sessions to end", 30)
     assert "patient" in proxy.command("who").stdout

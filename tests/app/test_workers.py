@@ -17,7 +17,7 @@ import yaml
 from tests.peers.canaries import canary
 from tests.peers.line_client import LineClient
 from tests.peers.process import wait_until
-from tests.peers.proxy import Proxy, StartProxy, settings
+from tests.peers.proxy import Proxy, StartProxy, fallen, settings
 from tests.peers.scripted import ScriptedBackend, in_thread
 
 pytestmark = pytest.mark.long
@@ -90,12 +90,7 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     after = proxy.metrics()
     assert after["popproxy_worker_restarts_total"] == 1
     assert after['popproxy_connections_total{listener="pop3"}'] == opened + 1
-    fallen = {
-        name: (value, after.get(name)) for name, value in before.items()
-        if name.endswith(("_total", "_count", "_sum")) or "_bucket{" in name
-        if after.get(name, -1) < value
-    }  # fmt: skip
-    assert not fallen
+    assert not fallen(before, after)
     wait_until(lambda: "a worker has died and is started again" in proxy.log(), "a line in the log")
     wait_until(lambda: bool(proxy.audit("worker_lost")), "the record of its death")
     (record,) = proxy.audit("worker_lost")

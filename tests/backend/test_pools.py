@@ -16,7 +16,7 @@ from popproxy.backend.balancer import State
 from popproxy.types import Address
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.scripted import Cut, Hang, Reaction, ScriptedBackend, Slow
-from tests.session.rig import Backend, Rig, running, until
+from tests.session.rig import Backend, Rig, log_in, running, until
 
 pytestmark = pytest.mark.long
 
@@ -35,14 +35,6 @@ async def site(tmp_path: Path, *servers: ScriptedBackend, **sections: Any) -> As
         pool = {"servers": [server.address for server in servers], "shared": True, "balance": balance}
         pool |= sections.pop("pool", {})
         yield await stack.enter_async_context(running(tmp_path, backend=Backend(), pool=pool, **sections))
-
-
-async def log_in(rig: Rig, user: str = "alice") -> bytes:
-    client = await rig.greeted()
-    await client.command(f"USER {user}")
-    answer = await client.command("PASS canary-pw-right")
-    client.close()
-    return answer
 
 
 def state(rig: Rig, server: ScriptedBackend) -> State:

@@ -15,6 +15,17 @@ from tests.peers.canaries import canary
 from tests.peers.certs import CertificateFiles
 from tests.peers.process import Process, accepts, free_port, public_directory, require, signal_all
 
+INTROSPECTION = """\
+introspection_mode = post
+introspection_url = {url}/introspect
+tls_ca_cert_file = {ca}
+username_attribute = username
+username_format = %u
+active_attribute = active
+active_value = true
+"""
+"""How it asks an issuer whose a token is."""
+
 _CONFIGURATION = """\
 base_dir = {directory}/run
 state_dir = {directory}/state

@@ -250,3 +250,12 @@ def proxies() -> Iterator[StartProxy]:
             return proxy
 
         yield start
+
+
+def fallen(before: dict[str, float], after: dict[str, float]) -> dict[str, tuple[float, float | None]]:
+    """The counts among the samples of `Proxy.metrics` that have become less, or are gone."""
+    return {
+        name: (value, after.get(name)) for name, value in before.items()
+        if name.endswith(("_total", "_count", "_sum")) or "_bucket{" in name
+        if after.get(name, -1) < value
+    }  # fmt: skip

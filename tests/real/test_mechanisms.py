@@ -21,7 +21,7 @@ from scramp import ScramClient
 from tests.peers.canaries import canary
 from tests.peers.certs import Authority, CertificateFiles
 from tests.peers.clients import Account, Auth, Client, Curl, Fetchmail, Mpop, Poplib
-from tests.peers.dovecot import Dovecot, dovecot
+from tests.peers.dovecot import INTROSPECTION, Dovecot, dovecot
 from tests.peers.hashes import ssha512
 from tests.peers.issuer import Issuer, issuing
 from tests.peers.line_client import LineClient
@@ -64,16 +64,6 @@ ssl_require_crl = no
 auth_ssl_username_from_cert = yes
 ssl_cert_username_field = commonName
 """
-_OAUTH2 = """\
-introspection_mode = post
-introspection_url = {url}/introspect
-tls_ca_cert_file = {ca}
-username_attribute = username
-username_format = %u
-active_attribute = active
-active_value = true
-"""
-"""How Dovecot asks whose a token is."""
 WAYS: list[tuple[Client, Auth]] = [
     *((Curl(), auth) for auth in ("plain", "login", "cram-md5", "oauthbearer", "xoauth2", "external")),
     *((Mpop(), auth) for auth in ("scram-sha-1", "scram-sha-256", "external", "apop", "oauthbearer", "xoauth2")),
@@ -134,7 +124,7 @@ def stage(authority: Authority, server_certificate: CertificateFiles) -> Iterato
             (directory / name).chmod(0o600)
             give_to_service(directory / name)
         (directory / "masters").write_text(f"{MASTER}:{{PLAIN}}{master}\ncertified:{{PLAIN}}::::::nopassword=y\n")
-        (directory / "oauth2").write_text(_OAUTH2.format(url=endpoint.url, ca=authority.ca))
+        (directory / "oauth2").write_text(INTROSPECTION.format(url=endpoint.url, ca=authority.ca))
         backend = stack.enter_context(
             dovecot(
                 server_certificate, mechanisms="plain login apop external xoauth2",

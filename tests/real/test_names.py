@@ -17,7 +17,7 @@ from popproxy.types import Address
 from tests.cli.helpers import popproxy
 from tests.peers.nsd import NameServer, name_server
 from tests.peers.scripted import ScriptedBackend
-from tests.session.rig import Backend, Rig, running, until
+from tests.session.rig import Backend, Rig, log_in, running, until
 
 pytestmark = pytest.mark.real
 
@@ -36,14 +36,6 @@ async def site(tmp_path: Path, names: NameServer, **pool: Any) -> AsyncIterator[
     sections: dict[str, Any] = {"names": {"servers": [names.address]}, "timeouts": {"connect": "1s"}}
     async with running(tmp_path, backend=Backend(), pool=pool, **sections) as rig:
         yield rig
-
-
-async def log_in(rig: Rig, user: str = "alice") -> bytes:
-    client = await rig.greeted()
-    await client.command(f"USER {user}")
-    answer = await client.command("PASS canary-pw-right")
-    client.close()
-    return answer
 
 
 def labels(rig: Rig) -> set[str]:

@@ -19,7 +19,7 @@ from popproxy.vault.keys import vault_key
 from popproxy.vault.store import Vault
 from tests.peers.canaries import canary
 from tests.peers.certs import Authority, CertificateFiles
-from tests.peers.dovecot import Dovecot, dovecot
+from tests.peers.dovecot import INTROSPECTION, Dovecot, dovecot
 from tests.peers.process import public_directory, wait_until
 from tests.peers.proxy import Proxy, Record, StartProxy, settings
 from tests.peers.token_endpoint import CLIENT, Said, TokenEndpoint, token_endpoint
@@ -51,15 +51,6 @@ passdb {{
   mechanisms = xoauth2 oauthbearer
   args = {file}
 }}
-"""
-_INTROSPECTION = """\
-introspection_mode = post
-introspection_url = {url}/introspect
-tls_ca_cert_file = {ca}
-username_attribute = username
-username_format = %u
-active_attribute = active
-active_value = true
 """
 
 
@@ -227,7 +218,7 @@ def in_the_cloud(site: Site, endpoint: TokenEndpoint) -> Iterator[Cloud]:
     """A token opens its user's maildrop."""
     with public_directory("cloud") as directory:
         file = directory / "oauth2"
-        file.write_text(_INTROSPECTION.format(url=endpoint.url, ca=endpoint.ca))
+        file.write_text(INTROSPECTION.format(url=endpoint.url, ca=endpoint.ca))
         file.chmod(0o644)
         os.chmod(site.authority.ca, 0o644)
         extra = _OAUTH2.format(file=file)

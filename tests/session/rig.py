@@ -368,6 +368,15 @@ class Rig:
         assert {family.name: lost for family in counted if (lost := metrics.values_of(family)[1])} == {}, "strays"
 
 
+async def log_in(rig: Rig, user: str = "alice") -> bytes:
+    """A session with a good password that ends without QUIT; the answer to PASS."""
+    client = await rig.greeted()
+    await client.command(f"USER {user}")
+    answer = await client.command("PASS canary-pw-right")
+    client.close()
+    return answer
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> Record:
     names = [name for name, _ in pairs]
     assert len(names) == len(set(names)), f"a name stands twice in {pairs}"
