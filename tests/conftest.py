@@ -23,6 +23,7 @@ from tests.peers.proxy import StartProxy, proxies
 
 _LOG_TAIL = 6000
 
+pytest.register_assert_rewrite("tests.pop3.helpers")
 profiles.load()  # before any test module reads the defaults
 
 
