@@ -12,13 +12,19 @@ from typing import Any
 
 SEPARATOR = "\x1f"
 Snapshot = dict[str, dict[str, dict[str, Any]]]
+SERIES = 200_000
+"""Values in a snapshot; what has died is remembered for ever."""
+LARGEST = 1e18
+"""More than can be counted."""
 
 
 def is_snapshot(told: object) -> bool:
     """Can it be added up? Another process has said it, which strangers may have taken over."""
     if not isinstance(told, dict):
         return False
-    return all(_all(families, _are_lists if kind == "histogram" else _are_numbers) for kind, families in told.items())
+    fits = {"histogram": _are_lists, "counter": _are_counts}
+    good = all(_all(families, fits.get(kind, _are_numbers)) for kind, families in told.items())
+    return good and sum(len(values) for families in told.values() for values in families.values()) <= SERIES
 
 
 def _all(told: object, fits: Callable[[object], bool]) -> bool:
@@ -29,12 +35,21 @@ def _are_numbers(values: object) -> bool:
     return _all(values, _is_number)
 
 
+def _are_counts(values: object) -> bool:
+    return _all(values, _is_count)
+
+
 def _are_lists(values: object) -> bool:
-    return _all(values, lambda value: isinstance(value, list) and all(map(_is_number, value)))
+    return _all(values, lambda value: isinstance(value, list) and all(map(_is_count, value)))
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    """Neither infinite nor none."""
+    return isinstance(value, int | float) and -LARGEST <= value <= LARGEST
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
 def keyed(key: str | tuple[str, ...]) -> str:

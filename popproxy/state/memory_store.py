@@ -31,6 +31,10 @@ HISTORY: Final = 65_536
 """Changes that are kept for members to hear; who is further behind gets all counters anew."""
 AT_ONCE: Final = 2000
 """Changes that are heard in one exchange."""
+HELD: Final = 262_144
+"""Leases and notes that one member may have; it has a few for each session. More are neither counted nor kept."""
+BACKLOG: Final = 1 << 20
+"""Changes that a member may have to hear; who asks for them again and again gets all counters anew."""
 MARKS: Final = 262_144
 """Marks that are kept, of all kinds together."""
 
@@ -128,6 +132,8 @@ class Member:
     def _hold(self, key: str, count: int) -> None:
         leases = self._store.leases
         if count > 0:
+            if key not in self.held and len(self.held) >= HELD:
+                return
             leases.setdefault(key, {})[self] = count
             self.held.add(key)
         elif key in self.held:
@@ -174,7 +180,7 @@ class Member:
             store.edition += 1
             if text is None:
                 store.notes.get(kind, {}).pop(key, None)
-            else:
+            elif sum(map(len, store.notes.values())) < HELD:
                 store.notes.setdefault(kind, {})[key] = text
 
     def _listen(self, cursor: str) -> None:
@@ -182,7 +188,7 @@ class Member:
         store, now = self._store, self._store.clock()
         heard = int(cursor) if cursor.isdecimal() else -1
         missed = store.length - heard
-        if heard < 0 or missed < 0 or missed > len(store.history):
+        if heard < 0 or missed < 0 or missed > len(store.history) or len(self.backlog) > BACKLOG:
             self.backlog = [
                 (0.0, Known(kind, key, level.value, level.age))
                 for kind, counters in store.counters.items()

@@ -185,6 +185,11 @@ class _Worker(_Lines):
     def said(self, message: list[Any]) -> None:
         number, what, *rest = message
         store = self._server.store
+        assert self.transport is not None
+        if self.transport.get_write_buffer_size() > LONGEST:
+            log.error("a worker asks about shared state, and takes no answers")
+            self.transport.abort()
+            return
         if what == JOIN:
             if self._member is not None:
                 self._member.leave()

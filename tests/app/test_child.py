@@ -9,8 +9,11 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 
+import pytest
+
 from popproxy.app.child import Child, Stage
 from popproxy.app.link import Handler, send_now
+from popproxy.observe import metric_merge
 from tests.session.rig import until
 
 
@@ -54,16 +57,19 @@ async def test_a_worker_that_is_to_end_before_it_is_known_ends_then() -> None:
         assert await asyncio.to_thread(worker.wait, 30) == -signal.SIGKILL
 
 
-async def test_counts_that_cannot_be_added_up_are_not_taken() -> None:
+async def test_counts_that_cannot_be_added_up_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_merge, "SERIES", 100)
     good = {"counter": {"logins": {"": 3}}, "histogram": {"seconds": {"": [1, 2, 0.5]}}}
     with child() as (made, theirs):
         send_now(theirs, "status", sessions=1, reasons=[], counts=good)
         bad: list[object] = [
             7, {"counter": 7}, {"counter": {"logins": 7}}, {"counter": {"logins": {"": "3"}}},
+            {"counter": {"logins": {"": -1}}}, {"sum": {"x": {"": float("nan")}}}, {"counter": {"x": {"": 10**400}}},
+            {"counter": {"logins": {str(number): 1 for number in range(101)}}},
             {"histogram": {"seconds": {"": 3}}}, {"histogram": {"seconds": {"": [[]]}}}, {"sum": {"x": {"": [1]}}},
         ]  # fmt: skip
         for counts in bad:
-            send_now(theirs, "last", counts=counts)
+            await asyncio.to_thread(send_now, theirs, "last", counts=counts)
         send_now(theirs, "status", sessions=2, reasons=[])
         await until(lambda: made.sessions == 2, "all to be heard")
         assert made.counts == good

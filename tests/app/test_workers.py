@@ -270,6 +270,9 @@ def test_a_reload_that_fails_leaves_operators_where_they_are(start_proxy: StartP
     assert proxy.command("reload", "--socket", socket_before).returncode == 0
     assert proxy.command("who").returncode == 0
     assert not Path(socket_before).exists()
+    Path(f"{socket_before}2").unlink()
+    os.kill(proxy.pid, signal.SIGHUP)
+    wait_until(lambda: proxy.command("who").returncode == 0, "the socket to be back", 30)
 
 
 def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
