@@ -19,13 +19,16 @@ import asyncssh
 
 from popproxy.admin.commands import Role
 from popproxy.admin.console_session import ConsoleSession
-from popproxy.admin.desk import Desk, Operator
+from popproxy.admin.desk import Desk, Operator, Recorder
+from popproxy.admin.failed_logins import ACTION, FailedLogins
+from popproxy.admin.strangers import Strangers
 from popproxy.config.model_console import Console
 from popproxy.observe.logs import get_logger
-from popproxy.types import Secret
+from popproxy.types import Outcome, Secret
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 LOGIN_SECONDS = 30
+"""Until when a client must have proven who it is, as sshd's LoginGraceTime."""
 CHANNELS = 8
 """Commands that one operator may have running at a time."""
 FAREWELL = 2.0
@@ -69,11 +72,17 @@ def read_authorized_keys(path: os.PathLike[str]) -> asyncssh.SSHAuthorizedKeys:
 class ConsoleServer:
     """Listens for operators, in the running loop."""
 
-    def __init__(self, config: Console, host_key: HostKey, sockets: Sequence[socket.socket], desk: Desk) -> None:
+    def __init__(
+        self, config: Console, host_key: HostKey, sockets: Sequence[socket.socket], desk: Desk, recorder: Recorder
+    ) -> None:
         self._config = config
         self._host_key = host_key
         self._sockets = sockets
         self._desk = desk
+        self._recorder = recorder
+        self._failed = FailedLogins(recorder)
+        self._strangers = Strangers()
+        self._operators: set[_Connection] = set()
         self._connections: set[_Connection] = set()
         self._acceptors: list[asyncssh.SSHAcceptor] = []
         self._empty = asyncio.Event()
@@ -115,21 +124,36 @@ class ConsoleServer:
             for connection in tuple(self._connections):
                 connection.cut()
             await self._empty.wait()
+        self._failed.close()
         for sock in self._sockets:
             sock.close()
 
     # ---- from connections ----
 
-    def enter(self, connection: _Connection) -> bool:
-        """May one more come? Counted until `leave`."""
-        if len(self._connections) >= self._config.connections:
-            return False
+    def enter(self, connection: _Connection, address: str) -> None:
+        """One more has come, from `address`. Counted until `leave`."""
         self._connections.add(connection)
         self._empty.clear()
+        self._strangers.enter(connection, address)
+
+    def admit(self, connection: _Connection, operator: Operator) -> bool:
+        """It is an operator's. False if there are too many."""
+        self._strangers.leave(connection)
+        if len(self._operators) >= self._config.connections:
+            return False
+        self._operators.add(connection)
+        self._recorder.event(ACTION, Outcome.SUCCESS, **{"event.category": ["authentication"]}, **operator.record)
         return True
+
+    def refuse(self, name: str, address: str) -> None:
+        """Somebody who said to be `name` has gone without proof."""
+        log.warning("an operator could not log in", operator=name[:64], client=address)
+        self._failed.add(address, name if name in self._config.operators else None)
 
     def leave(self, connection: _Connection) -> None:
         """It has gone."""
+        self._strangers.leave(connection)
+        self._operators.discard(connection)
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
@@ -161,9 +185,8 @@ class _Connection(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        self._peer = conn.get_extra_info("peername")[:2]
-        if not self._server.enter(self):
-            self.send_away("too many operators")
+        self._peer = (conn.get_extra_info("peername") or ("", 0))[:2]  # none if the client has gone again
+        self._server.enter(self, self._peer[0])
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -172,9 +195,12 @@ class _Connection(asyncssh.SSHServer):
         if self._idle is not None:
             self._idle.cancel()
         if self._operator is None and self._name:
-            log.warning("an operator could not log in", operator=self._name[:64], client=self._peer[0])
+            self._server.refuse(self._name, self._peer[0])
 
     def begin_auth(self, username: str) -> bool:
+        if self._name:  # RFC 4252 section 5: nothing of what the first one has shown may count for another
+            self.send_away("another name")
+            return True
         self._name = username
         config = self._server.config.operators.get(username)
         if config is not None and config.authorized_keys is not None and self._connection is not None:
@@ -203,6 +229,9 @@ class _Connection(asyncssh.SSHServer):
             "popproxy.operator_by": self._by,
         }  # fmt: skip
         self._operator = Operator(self._name, Role(config.role), who)
+        if not self._server.admit(self, self._operator):
+            self.send_away("too many operators")
+            return
         log.info("an operator has logged in", operator=self._name, role=config.role, client=host, by=self._by)
 
     async def serve(self, process: asyncssh.SSHServerProcess[str], desk: Desk) -> None:

@@ -190,11 +190,12 @@ class Service:
 
     async def _answer_operators(self, desk: Desk, sockets: Sockets) -> None:
         """At the console and at the control socket, as far as there are any here."""
-        config = self._loaded.config
+        config, parts = self._loaded.config, self.parts
         if sockets.console and config.console is not None and self._secrets.host_key is not None:
             from popproxy.admin.console import ConsoleServer  # noqa: PLC0415 - an optional library
 
-            self._console = ConsoleServer(config.console, self._secrets.host_key, sockets.console, desk)
+            key = self._secrets.host_key
+            self._console = ConsoleServer(config.console, key, sockets.console, desk, parts.audit)
             await self._console.start()
         if self._bound_control is not None:
             plan = plan_of(self._loaded, __version__, 1, "")

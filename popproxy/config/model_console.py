@@ -40,7 +40,7 @@ class Console(Model):
     idle: Duration = 600.0
     """Who says nothing for so long is logged out."""
     connections: int = Field(default=8, ge=1, le=1000)
-    """Operators at a time, in each worker."""
+    """Operators at a time, in each worker. Whoever has not yet logged in does not count."""
 
     @field_validator("idle")
     @classmethod

@@ -20,6 +20,7 @@ ECS_VERSION, OCSF_VERSION = "8.17.0", "1.6.0"
 
 _CATEGORIES = {
     "auth": (["authentication"], ["start"]), "login": (["authentication"], ["start"]),
+    "operator_login": (["authentication"], ["start"]),
     "session_end": (["session"], ["end"]), "admin": (["configuration"], ["info"]),
     "retr": (["email"], ["info"]), "top": (["email"], ["info"]), "dele": (["email"], ["info"]),
     "rset": (["email"], ["info"]), "update": (["email"], ["info"]), "deletions_abandoned": (["email"], ["info"]),
@@ -29,6 +30,7 @@ _NAMES = {
     "auth": "Credential judged", "login": "Login", "session_end": "Session ended", "retr": "Message fetched",
     "top": "Beginning of a message fetched", "dele": "Message marked as deleted", "rset": "Deletions taken back",
     "update": "Deletions committed", "deletions_abandoned": "Deletions abandoned", "admin": "Command of an operator",
+    "operator_login": "Login of an operator",
     "worker_lost": "Worker died with its sessions", "config_reload": "Configuration read again",
     "worker_command": "Command that a worker gives",
 }  # fmt: skip
@@ -92,7 +94,8 @@ def ocsf(record: Record) -> str:
     match class_uid:
         case 3002:
             mechanism = str(record.get("auth.mechanism", ""))
-            event |= {"user": user or {"name": "unknown"}, "service": {"name": "pop3"}, "is_remote": True,
+            service = "ssh" if action == "operator_login" else "pop3"
+            event |= {"user": user or {"name": "unknown"}, "service": {"name": service}, "is_remote": True,
                       "session": {"uid": record.get("session.id")}}  # fmt: skip
             if mechanism:
                 protocol = 2 if mechanism in _KERBEROS else 6 if mechanism in _OAUTH else 99
@@ -111,7 +114,7 @@ def ocsf(record: Record) -> str:
 def _ocsf_class(record: Record, action: str) -> tuple[int, int, str]:
     """Class, activity, and the activity's name."""
     match action:
-        case "login":
+        case "login" | "operator_login":
             return 3002, 1, "Logon"
         case "auth" if record.get("event.outcome") != "success":
             return 3002, 1, "Logon"
@@ -159,7 +162,8 @@ def cef(record: Record) -> str:
     )  # fmt: skip
     fields: dict[str, object] = {
         "rt": _milliseconds(record), "externalId": _identity(record),
-        "app": "POP3", "act": action, "outcome": record.get("event.outcome"), "reason": record.get("event.reason"),
+        "app": "SSH" if action == "operator_login" else "POP3",
+        "act": action, "outcome": record.get("event.outcome"), "reason": record.get("event.reason"),
         "suser": record.get("user.name"), "suid": record.get("user.hash"),
         "src": source if _version(source) == 4 else None, "spt": record.get("source.port"),
         "dst": target if _version(target) == 4 else None, "dhost": None if _is_ip(target) else target,

@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
+from popproxy.admin.failed_logins import AT_ONCE, TOLD_APART, FailedLogins
+from popproxy.admin.strangers import AT_A_TIME
+from popproxy.types import Outcome
 from tests.peers.console import ConsoleClients, Terminal
 from tests.peers.kdc import REALM, realm
 from tests.peers.process import public_directory
-from tests.session.rig import Rig, running, until
+from tests.session.rig import Peer, Rig, running, until
 
 pytestmark = pytest.mark.real
 
@@ -140,6 +145,84 @@ async def test_there_is_no_other_way_in_and_nothing_but_commands(tmp_path: Path)
             terminal.type("\x04")
             assert await terminal.ends() == 0
         assert {entry[1] for entry in admin(rig)} == set()
+        logins = [
+            tuple(record.get(name) for name in ("user.name", "event.reason", "popproxy.attempts", "source.ip"))
+            for record in rig.audit("operator_login") if record["event.outcome"] == "failure"
+        ]  # fmt: skip
+        assert logins == [
+            ("vera", "bad_credentials", 1, "127.0.0.1"), (None, "unknown_operator", 1, "127.0.0.1"),
+            (None, "unknown_operator", 1, "127.0.0.1"), ("alice", "bad_credentials", 1, "127.0.0.1"),
+        ]  # fmt: skip
+        (first, *_) = (one for one in rig.audit("operator_login") if one["event.outcome"] == "success")
+        assert (first["user.name"], first["popproxy.operator_by"]) == ("alice", "key")
+
+
+async def test_whoever_only_connects_keeps_no_operator_out(tmp_path: Path) -> None:
+    """From one address, then from many; each has the same 30 seconds, and goes earlier where others need the room."""
+    async with served(tmp_path, connections=1) as (rig, clients):
+        held: list[Peer] = []
+        for number in range(2 * AT_A_TIME):
+            sock = socket.create_connection(
+                ("127.0.0.1", clients.port),
+                source_address=(f"127.0.0.{number % 50 + 2}" if number > 40 else "127.0.0.2", 0),
+            )
+            held.append(Peer(sock))
+            await held[-1].line()
+            if number % 16 == 15:
+                assert (await clients.run("vera", "stats")).status == 0
+        console = rig.service._console
+        assert console is not None
+        await until(lambda: len(console._connections) <= AT_A_TIME, "those who only wait have gone")
+        assert (await clients.run("vera", "stats")).status == 0
+        assert rig.audit("operator_login")[-1]["event.outcome"] == "success"
+        for peer in held:
+            peer.sock.close()
+        await until(lambda: not console._connections, "nobody is left")
+        assert not console._strangers._counts
+
+
+async def test_nobody_goes_on_in_another_name(tmp_path: Path) -> None:
+    class Changing(asyncssh.SSHClient):
+        def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+            self.connection, self.keys = conn, [key("vera"), key("alice")]
+
+        def public_key_auth_requested(self) -> asyncssh.SSHKey | None:
+            if len(self.keys) == 1:
+                self.connection._username = "alice"
+            return self.keys.pop(0) if self.keys else None
+
+    async with served(tmp_path) as (rig, clients):
+
+        def key(name: str) -> asyncssh.SSHKey:
+            return asyncssh.read_private_key(clients.directory / f"{name}.key")
+
+        with pytest.raises(asyncssh.DisconnectError, match="another name"):
+            await asyncssh.connect(
+                "127.0.0.1", clients.port, username="bob", known_hosts=None, config=[], agent_path=None,
+                client_factory=Changing, client_keys=None,
+            )  # fmt: skip
+        await until(lambda: rig.audit("operator_login"), "it is on record")
+        assert [one["event.outcome"] for one in rig.audit("operator_login")] == ["failure"]
+
+
+async def test_a_flood_of_failed_logins_is_counted_in_a_few_records() -> None:
+    written: list[dict[str, Any]] = []
+
+    class Recorder:
+        def event(self, action: str, outcome: Outcome, **fields: object) -> None:
+            written.append({"action": action, "outcome": outcome, **fields})
+
+    failed = FailedLogins(Recorder())
+    for number in range(1000):
+        failed.add(f"192.0.2.{number % 200}", "alice" if number % 2 else None)
+    assert len(written) == AT_ONCE
+    failed.close()
+    assert len(written) <= AT_ONCE + TOLD_APART + 1
+    assert sum(one["popproxy.attempts"] for one in written) == 1000
+    assert written[-1]["event.reason"] == "many"
+    failed.add("192.0.2.1", "alice")
+    assert written[-1] | {"user.name": "alice", "source.ip": "192.0.2.1", "popproxy.attempts": 1} == written[-1]
+    failed.close()
 
 
 async def test_who_says_nothing_is_logged_out(tmp_path: Path) -> None:
