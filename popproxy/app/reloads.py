@@ -98,7 +98,7 @@ class Reloads:
             self._go_on()
             await candidate.start(old.raw, self._bind)
             self._go_on()
-            await supervisor.switch_control(old.plan, candidate.plan)
+            await supervisor.control.switch(old.plan, candidate.plan)
             self._go_on()  # or workers would begin to serve after the end of all others
         except (StartFailed, ConfigError) as error:
             candidate.kill()

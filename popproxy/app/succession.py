@@ -44,7 +44,7 @@ def told_by(supervisor: Supervisor, keep: Callable[[int], int]) -> dict[str, Any
     def keep_socket(sock: socket.socket) -> int:
         return keep(sock.fileno())
 
-    bound = None if supervisor.control is None else supervisor.control.bound
+    bound = supervisor.control.bound
     return {
         "form": FORM,
         "generations": [generation.hand_over(keep_socket) for generation in living(supervisor)],

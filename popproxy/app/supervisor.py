@@ -21,12 +21,12 @@ from functools import partial
 from typing import Any
 
 from popproxy.admin.commands import Commands, Role
-from popproxy.admin.control import ControlServer
 from popproxy.admin.control_socket import ControlSocket
 from popproxy.admin.desk import Desk
 from popproxy.admin.routing import Router
 from popproxy.admin.top import add_top
 from popproxy.admin.trace import add_trace
+from popproxy.app.answering import Control
 from popproxy.app.child import Child, Stage, StartFailed, how_ended
 from popproxy.app.forking import Nursery
 from popproxy.app.generation import Generation
@@ -36,7 +36,7 @@ from popproxy.app.plan import Plan
 from popproxy.app.records import Records
 from popproxy.app.reloads import Reloads
 from popproxy.app.requests import Requests
-from popproxy.app.sockets import Held, Sockets, allowed, bind_control_as_planned
+from popproxy.app.sockets import Held, Sockets, bind_control_as_planned
 from popproxy.app.strangers import Strangers
 from popproxy.app.succession import read, take_over
 from popproxy.app.systemd import Notifier
@@ -90,7 +90,7 @@ class Supervisor:
             float
         )  # their commands, as in metric_families
         self.strangers = Strangers()
-        self.control: ControlServer | None = None
+        self.control = Control(Desk(self.router, self, self.operators))
         self.systemd = Notifier.from_environment()
         self._before = told
         self._loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class Supervisor:
             self.upgrades.arrived(str(self._before["version"]))
             self._reap()  # who has ended meanwhile
         if control is not None:
-            await self._answer_at(control, generation.plan)
+            await self.control.answer_at(control, generation.plan)
         self._check()
         self.systemd.ready(self.status)
         await self._told.wait()
@@ -166,29 +166,6 @@ class Supervisor:
         self.current, self._candidate = generation, None
         self.router.routes = generation.children[0].routes
         generation.accept()
-
-    async def switch_control(self, old: Plan, new: Plan) -> None:
-        """Operators are answered where the new configuration says. Raises ConfigError; nothing has changed then."""
-        before, same = self.control, old.control.socket == new.control.socket
-        if before is not None and same and old.control.group == new.control.group and before.bound.is_there:
-            before.admit(allowed(new))
-            return
-        if before is not None and same:
-            before.retire()  # or it would be in the way of the new one
-        try:
-            bound = bind_control_as_planned(new)
-        except ConfigError:
-            if before is not None and same:
-                self.control = None
-                again = bind_control_as_planned(old)
-                if again is not None:
-                    await self._answer_at(again, old)
-            raise
-        if before is not None and not same:
-            before.retire()
-        self.control = None
-        if bound is not None:
-            await self._answer_at(bound, new)
 
     def dismiss(self, generation: Generation) -> None:
         """A candidate that does not come to serve: its workers have been killed, and are on their way."""
@@ -284,10 +261,6 @@ class Supervisor:
             generation.kill()
             raise
 
-    async def _answer_at(self, control: ControlSocket, plan: Plan) -> None:
-        self.control = ControlServer(control, Desk(self.router, self, self.operators), allowed(plan))
-        await self.control.start()
-
     def _child_ended(self, child: Child, again: bool) -> None:
         settle(self.past, child.counts)
         self.records.lost(child)
@@ -353,8 +326,7 @@ class Supervisor:
         if self.children():
             self._empty.clear()
             await self._empty.wait()
-        if self.control is not None:
-            await self.control.stop()
+        await self.control.stop()
         self.records.close()
         self.systemd.close()
         log.info("all workers have ended")
