@@ -168,3 +168,16 @@ Credential = (
     | GssapiCredential
     | KpopCredential
 )
+
+
+def repeatable(credential: Credential) -> Secret | None:
+    """What is the same each time that a client tries it again, None if nothing is: answers to challenges are not."""
+    match credential:
+        case PasswordCredential():
+            return credential.password
+        case TokenCredential():
+            return credential.token
+        case RpopCredential():
+            return credential.argument
+        case _:
+            return None

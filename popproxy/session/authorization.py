@@ -25,12 +25,13 @@ from popproxy.pop3.server_events import (
     VerifierNeeded,
 )
 from popproxy.sasl.credentials import Credential, KpopCredential
+from popproxy.session.answers import LoginFailed
 from popproxy.session.caller import Caller
 from popproxy.session.context import ListenerContext
 from popproxy.session.dialogue import Dialogue
 from popproxy.session.gssapi import start_layer
 from popproxy.session.kpop import judge
-from popproxy.session.login import LoggedIn, LoginFailed
+from popproxy.session.login import LoggedIn
 from popproxy.session.tls import shake_hands
 from popproxy.session.tries import Tries
 from popproxy.types import CloseReason

@@ -11,8 +11,9 @@ from popproxy.net.gss_layer import GssLayer
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.sasl.credentials import Credential, GssapiCredential, Layer
 from popproxy.sasl.gssapi import GssContext
+from popproxy.session.answers import LoginFailed
 from popproxy.session.context import ListenerContext
-from popproxy.session.login import LoginAttempt, LoginFailed
+from popproxy.session.login import LoginAttempt
 from popproxy.session.tickets import used_elsewhere
 
 

@@ -1,9 +1,4 @@
-"""One login attempt, from a complete credential to an open maildrop or an honest refusal.
-
-The client learns one of four things: it is in; its credentials are wrong ([AUTH], one text and one duration for every
-cause); we cannot tell just now ([SYS/TEMP]); or it will never work like this ([SYS/PERM]). A failure of ours or of the
-backend's is never shown as a wrong password: clients would ask for it again, and people lock themselves out.
-"""
+"""One login attempt, from a complete credential to an open maildrop or an honest refusal."""
 
 from __future__ import annotations
 
@@ -31,17 +26,28 @@ from popproxy.sasl.credentials import (
     Credential,
     GssapiCredential,
     KpopCredential,
-    PasswordCredential,
-    RpopCredential,
     TokenCredential,
+    repeatable,
+)
+from popproxy.session.answers import (
+    NO_SERVER,
+    NO_WAY_IN,
+    NOT_RECORDED,
+    THROTTLED,
+    TOO_MANY_SESSIONS,
+    TOO_SOON,
+    TRY_LATER,
+    WRONG,
+    LoginFailed,
 )
 from popproxy.session.context import ListenerContext
 from popproxy.session.limits import give_turn_back, take_session, take_turn
+from popproxy.session.not_opened import Trouble, login_refused, nothing_to_show, unavailable
 from popproxy.session.place import with_place
 from popproxy.session.tickets import REASONS, forget_evidence
 from popproxy.state.orders import Orders
 from popproxy.state.shared import Lease
-from popproxy.types import AuthFailure, CloseReason, Identity, Outcome, Secret
+from popproxy.types import AuthFailure, Identity, Outcome
 from popproxy.wire.visitor import Visitor
 
 log = get_logger("login")
@@ -57,35 +63,8 @@ class LoggedIn:
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class LoginFailed:
-    """What the client is told. `counts` is 1 for a failure that counts towards the limit of tries."""
-
-    text: str
-    code: str | None
-    counts: int = 0
-    final: CloseReason | None = None
-
-    @property
-    def answer(self) -> str:
-        """As it stands behind -ERR."""
-        return self.text if self.code is None else f"[{self.code}] {self.text}"
-
-
-WRONG = LoginFailed("authentication failed", "AUTH", counts=1)
-TRY_LATER = LoginFailed("temporary problem, try again later", "SYS/TEMP")
-THROTTLED = LoginFailed("too many wrong passwords, try again later", "SYS/TEMP", counts=1)
-NO_SERVER = LoginFailed("no mail server for you", "SYS/PERM")
-TOO_MANY_SESSIONS = LoginFailed("you have too many sessions open", "IN-USE")
-NOT_RECORDED = LoginFailed(TRY_LATER.text, "SYS/TEMP", final=CloseReason.AUDIT)
 _FORGED = frozenset((AuthFailure.CONTROL_CHARACTER, AuthFailure.KERBEROS_REPLAY, AuthFailure.KERBEROS_GARBAGE))
 """What comes from no person and no mail client. What our own keytab or clock may be the cause of is not here."""
-_BY_CODE = {
-    "IN-USE": (LoginFailed("maildrop is in use", "IN-USE"), AuthFailure.IN_USE),
-    "LOGIN-DELAY": (LoginFailed("too soon after the last login", "LOGIN-DELAY"), AuthFailure.LOGIN_DELAY),
-    "SYS/TEMP": (TRY_LATER, AuthFailure.BACKEND_UNAVAILABLE),
-    "SYS/PERM": (LoginFailed("your mail server refuses", "SYS/PERM"), AuthFailure.BACKEND_REFUSED_PROXY),
-}
 
 
 class LoginAttempt:
@@ -259,8 +238,7 @@ class LoginAttempt:
             return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE)
         if not logins:
             log.error("no way to log in at the pool", user=identity.user, pool=pool.name)
-            sorry = LoginFailed("no way to log in at your mail server", "SYS/PERM")
-            return self._failed(sorry, Outcome.FAILURE, AuthFailure.NO_ROUTE)
+            return self._failed(NO_WAY_IN, Outcome.FAILURE, AuthFailure.NO_ROUTE)
         # A lease for somebody who has proved nothing would let strangers use up the user's: he gets it afterwards.
         if identity.proven and (limit := await self._limited(identity.user)) is not None:
             return limit
@@ -268,15 +246,12 @@ class LoginAttempt:
             visitor = self._visitor() if pool.introduces and self._visitor is not None else None
             opened = await context.dialer.open_maildrop(pool, logins, route.backend_user, route.server, visitor)
         except (DelegationFailed, NoAccessToken) as error:
-            return self._nothing_to_show(identity, pool, error)
+            return self._troubled(nothing_to_show(context.relay.metrics, identity, pool.name, error))
         except BackendError as error:
-            if identity.proven:
-                self._success()
-            self._trail.backend_failure(error.stage, error.reason, pool.name)
-            sorry = TRY_LATER if error.code == "SYS/TEMP" else LoginFailed("your mail server refuses", error.code)
-            return self._failed(sorry, Outcome.UNKNOWN, AuthFailure.BACKEND_UNAVAILABLE, recorded=identity.proven)
+            return self._troubled(unavailable(identity, pool.name, error))
         if isinstance(opened, NotOpened):
-            return await self._refused(identity, pool, opened)
+            trouble = login_refused(context.relay.metrics, identity, opened)
+            return await self._wrong(AuthFailure.BAD_CREDENTIALS) if trouble is None else self._troubled(trouble)
         return await self._opened(identity, route.backend_user, pool, opened, orders)
 
     async def _account_refused(self, identity: Identity) -> LoginFailed | None:
@@ -324,51 +299,12 @@ class LoginAttempt:
             forget_evidence(self._credential)
         return LoggedIn(identity, pool, opened, self._lease)
 
-    async def _refused(self, identity: Identity, pool: Pool, refused: NotOpened) -> LoginFailed:
+    def _troubled(self, trouble: Trouble) -> LoginFailed:
         """The backend does not open the maildrop."""
-        known = _known(refused.code)
-        if known is not None:
-            sorry, reason = known
-            self._trail.backend_failure("login", reason, refused.backend.label)
-            return self._failed(sorry, Outcome.FAILURE, reason)
-        if not identity.proven:
-            return await self._wrong(AuthFailure.BAD_CREDENTIALS)
-        # the user has proved who it is: what the backend dislikes is ours to mend
-        own = refused.login.strategy != "forward"
-        what = "the proxy's credential" if own else "a password that is right here"
-        log.error(
-            f"the backend refuses {what}", backend=refused.backend.label, user=identity.user,
-            strategy=refused.login.strategy,
-        )  # fmt: skip
-        self._success()
-        why = "proxy_credential" if own else "rejected"
-        self._trail.backend_failure("login", why, refused.backend.label, refused.login.strategy)
-        metrics = self._context.relay.metrics
-        metrics.backend_errors[(refused.backend.label, "login", "rejected")] += 1
-        if own:
-            metrics.backend_credentials_refused[refused.login.strategy] += 1
-        whom = "the proxy" if own else "your password"
-        sorry = LoginFailed(f"your mail server refuses {whom}, tell your administrator", "SYS/PERM")
-        return self._failed(sorry, Outcome.FAILURE, AuthFailure.BACKEND_REFUSED_PROXY, recorded=True)
-
-    def _nothing_to_show(self, identity: Identity, pool: Pool, error: DelegationFailed | NoAccessToken) -> LoginFailed:
-        """The user has proved who it is, and there is no Kerberos ticket or access token for the backend."""
-        if isinstance(error, DelegationFailed):
-            what, obstacle, reason = "ticket", str(error.obstacle), AuthFailure.NO_TICKET
-        else:
-            what, obstacle, reason = "access token", f"token_{error.outcome}", AuthFailure.NO_TOKEN
-            if not error.temporary:
-                self._context.relay.metrics.backend_credentials_refused[error.strategy] += 1
-        log.error(
-            f"no {what} for the mail server", pool=pool.name, user=identity.user, strategy=error.strategy,
-            reason=obstacle, why=str(error),
-        )  # fmt: skip
-        self._success()
-        self._trail.backend_failure("login", obstacle, pool.name, error.strategy)
-        if error.temporary:
-            return self._failed(TRY_LATER, Outcome.UNKNOWN, AuthFailure.UNAVAILABLE, recorded=True)
-        sorry = LoginFailed("no way to log in at your mail server, tell your administrator", "SYS/PERM")
-        return self._failed(sorry, Outcome.FAILURE, reason, recorded=True)
+        if trouble.passed:
+            self._success()
+        self._trail.backend_failure(trouble.stage, trouble.why, trouble.where, trouble.strategy)
+        return self._failed(trouble.answer, trouble.outcome, trouble.reason, recorded=trouble.passed)
 
     async def _limited(self, user: str) -> LoginFailed | None:
         """A lease for the session, and its turn. What is said if the user has too many, or has just had one."""
@@ -379,7 +315,7 @@ class LoginAttempt:
         if self._lease is None:
             return self._over_the_limit(TOO_MANY_SESSIONS, AuthFailure.SESSION_LIMIT)
         if not await take_turn(context.state, limits, user):
-            return self._over_the_limit(*_BY_CODE["LOGIN-DELAY"])
+            return self._over_the_limit(TOO_SOON, AuthFailure.LOGIN_DELAY)
         self._turn_of = user
         return None
 
@@ -419,7 +355,7 @@ class LoginAttempt:
         failed = self._failed(WRONG, Outcome.FAILURE, reason)
         credential = self._credential
         if self._guess is not None:
-            await self._guess.wrong(_repeatable(credential))
+            await self._guess.wrong(repeatable(credential))
             self._guess.close()
         elif reason in _FORGED:
             self._context.throttle.misbehaved(self._host)
@@ -453,21 +389,3 @@ class LoginAttempt:
         label = "error" if outcome is Outcome.UNKNOWN else str(outcome)
         metrics = self._context.relay.metrics
         metrics.auth_attempts[(self._credential.mechanism, label, reason)] += 1
-
-
-def _known(code: str | None) -> tuple[LoginFailed, AuthFailure] | None:
-    """What a backend's code means for the client. Codes are hierarchies (RFC 2449 section 8)."""
-    return next((meant for known, meant in _BY_CODE.items() if f"{code}/".startswith(f"{known}/")), None)
-
-
-def _repeatable(credential: Credential) -> Secret | None:
-    """What is the same each time that a client tries it again; answers to challenges are not."""
-    match credential:
-        case PasswordCredential():
-            return credential.password
-        case TokenCredential():
-            return credential.token
-        case RpopCredential():
-            return credential.argument
-        case _:
-            return None

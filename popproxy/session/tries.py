@@ -9,10 +9,11 @@ from popproxy.net.channel import Channel
 from popproxy.pop3.server import ServerConnection
 from popproxy.pop3.server_events import GssStepNeeded, VerifierNeeded
 from popproxy.sasl.credentials import Credential, GssapiCredential, KpopCredential, ScramCredential
+from popproxy.session.answers import LoginFailed
 from popproxy.session.caller import Caller
 from popproxy.session.context import ListenerContext
 from popproxy.session.gssapi import take_step
-from popproxy.session.login import LoginAttempt, LoginFailed
+from popproxy.session.login import LoginAttempt
 from popproxy.session.verifiers import find_verifier
 from popproxy.session.visit import with_visit
 from popproxy.types import CloseReason

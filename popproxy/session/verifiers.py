@@ -8,8 +8,9 @@ from popproxy.errors import Unavailable
 from popproxy.observe.audit_trail import AuditTrail
 from popproxy.sasl.credentials import ScramCredential
 from popproxy.sasl.scram_verifier import ScramVerifier
+from popproxy.session.answers import LoginFailed
 from popproxy.session.context import ListenerContext
-from popproxy.session.login import LoginAttempt, LoginFailed
+from popproxy.session.login import LoginAttempt
 from popproxy.types import Mechanism
 
 
