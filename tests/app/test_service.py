@@ -140,7 +140,7 @@ def serving(directory: Path, **sections: Any) -> Iterator[tuple[subprocess.Popen
     with (directory / "stderr").open("wb") as errors:
         proxy = subprocess.Popen([POPPROXY, "serve", "-c", str(directory / "popproxy.yaml")], stderr=errors)
         try:
-            wait_until(lambda: '"serving"' in (directory / "stderr").read_text(), "popproxy to serve", 30)
+            wait_until(lambda: '"serving"' in (directory / "stderr").read_text(), "popproxy to serve")
             yield proxy, port
         finally:
             if proxy.poll() is None:

@@ -158,7 +158,7 @@ def test_sockets_of_systemd_become_the_listeners_they_are_named_for(directory: P
                 assert banner in client.line().decode()
         config.write_text(config.read_text().replace("the first", "after a reload"))
         service.signal(signal.SIGHUP)
-        wait_until(lambda: "serving with the new configuration" in service.log.read_text(), "the reload", 30)
+        wait_until(lambda: "serving with the new configuration" in service.log.read_text(), "the reload")
         banners[1] = "after a reload"
         for port, banner in zip([*ports, own], banners, strict=True):
             with LineClient(port) as client:

@@ -124,7 +124,7 @@ def test_an_upgrade_under_load_refuses_nobody_and_touches_no_session(
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: tally.sessions > 3, "the first sessions", 30)
+        wait_until(lambda: tally.sessions > 3, "the first sessions")
         before = proxy.metrics()
         descriptors = len(os.listdir(f"/proc/{proxy.pid}/fd"))
         for version in ("2.0.second", "3.0.third"):
@@ -143,12 +143,12 @@ def test_an_upgrade_under_load_refuses_nobody_and_touches_no_session(
     after = proxy.metrics()
     assert not fallen(before, after)
     assert after["process_start_time_seconds"] == before["process_start_time_seconds"]
-    wait_until(lambda: len(proxy.workers) == 3, "the workers without sessions to end", 30)
+    wait_until(lambda: len(proxy.workers) == 3, "the workers without sessions to end")
     assert "patient" in proxy.command("who").stdout
     assert session.command("RETR 1").startswith(b"+OK")
     assert session.body().endswith(b"hello\r\n.\r\n")
     assert session.command("QUIT").startswith(b"+OK")
-    wait_until(lambda: not any(map(runs, old)), "the end of the first workers", 30)
+    wait_until(lambda: not any(map(runs, old)), "the end of the first workers")
     wait_until(lambda: len(os.listdir(f"/proc/{proxy.pid}/fd")) <= descriptors + 2, "all descriptors to be closed")
     victim = proxy.workers[0]
     os.kill(victim, signal.SIGKILL)
@@ -181,7 +181,7 @@ def test_a_version_that_does_not_work_changes_nothing(
     installed.become("2.0.whole")
     os.kill(proxy.pid, signal.SIGUSR2)
     wait_until(lambda: version_of(proxy) == "2.0.whole", "the new version", 60)
-    wait_until(lambda: "upgraded" in proxy.log(), "the new supervisor", 30)
+    wait_until(lambda: "upgraded" in proxy.log(), "the new supervisor")
     assert session.command("QUIT").startswith(b"+OK")
 
 
@@ -231,7 +231,7 @@ def test_a_program_that_cannot_be_replaced_goes_on_with_what_it_has(
             return [record["event.outcome"] for record in records if record["event.action"] == "upgrade"]
 
         try:
-            wait_until(lambda: "serving" in service.log.read_text(), "the service", 30)
+            wait_until(lambda: "serving" in service.log.read_text(), "the service")
             (old,) = workers_of(service.pid)
             session = LineClient(port, seconds=60)
             assert session.line().startswith(b"+OK")

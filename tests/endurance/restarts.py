@@ -82,7 +82,7 @@ def play(proxy: Proxy, reloads: int, kills: int) -> Tally:
     threads = [threading.Thread(target=client, args=(proxy.port(), tally, lock, enough)) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: tally.sessions > CLIENTS, "the first sessions", 30)
+    wait_until(lambda: tally.sessions > CLIENTS, "the first sessions")
     before = len(os.listdir(f"/proc/{proxy.pid}/fd"))
     deeds = ["reload"] * reloads + ["kill"] * kills
     random.shuffle(deeds)

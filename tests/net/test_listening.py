@@ -184,7 +184,7 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
     command = [sys.executable, "-c", limit + start, str(POPPROXY), "serve", "-c", str(tmp_path / "popproxy.yaml")]
     errors = (tmp_path / "stderr").open("wb")
     with subprocess.Popen(command, stderr=errors) as proxy:
-        wait_until(lambda: '"serving"' in (tmp_path / "stderr").read_text(), "popproxy to serve", 30)
+        wait_until(lambda: '"serving"' in (tmp_path / "stderr").read_text(), "popproxy to serve")
         (worker,) = workers_of(proxy.pid)
         clients = []
         turned_away = 0

@@ -120,7 +120,7 @@ class Proxy:
 
     def sessions(self, count: int = 1) -> list[list[Record]]:
         """Waits until `count` sessions have ended; the records of each ended one, in the order of their end."""
-        wait_until(lambda: len(self.audit("session_end")) >= count, f"{count} session_end records", 20)
+        wait_until(lambda: len(self.audit("session_end")) >= count, f"{count} session_end records")
         records = self.audit()
         ends = [record["session.id"] for record in records if record["event.action"] == "session_end"]
         return [[record for record in records if record.get("session.id") == end] for end in ends]
@@ -133,7 +133,7 @@ class Proxy:
             ended = {record["session.id"] for record in records if record["event.action"] == "session_end"}
             return all(record["session.id"] in ended for record in records if "session.id" in record)
 
-        wait_until(all_ended, "the session_end record of every session", 20)
+        wait_until(all_ended, "the session_end record of every session")
         return self.audit()[since:]
 
     def metrics(self) -> dict[str, float]:

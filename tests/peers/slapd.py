@@ -142,7 +142,7 @@ class Slapd:
     def start(self) -> None:
         """Again, after `stop`."""
         self._process = Process("slapd", self._command, self.directory / "slapd.log", self.directory)
-        self._process.wait_for(lambda: accepts(self.port) and accepts(self.tls_port), "slapd to listen", 30)
+        self._process.wait_for(lambda: accepts(self.port) and accepts(self.tls_port), "slapd to listen")
 
     def stop(self) -> None:
         """Nobody listens any more."""

@@ -142,7 +142,7 @@ def quiet(proxy: Proxy) -> list[Record]:
         ended = sum(value for name, value in metrics.items() if name.startswith("popproxy_sessions_ended_total{"))
         return connected == 0 and len(proxy.audit("session_end")) == ended
 
-    wait_until(idle, "the end of all sessions, on record", 20)
+    wait_until(idle, "the end of all sessions, on record")
     return proxy.audit()
 
 

@@ -71,7 +71,7 @@ def test_without_root_its_memory_is_kept_as_well() -> None:
         log = directory / "stderr.log"
         process = Process("popproxy", command, log, directory)
         try:
-            wait_until(lambda: '"serving"' in log.read_text(), "popproxy to serve", 30)
+            wait_until(lambda: '"serving"' in log.read_text(), "popproxy to serve")
             for pid in family(process.pid):
                 kept(pid)
             process.signal(signal.SIGSEGV)

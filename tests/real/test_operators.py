@@ -76,7 +76,7 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
             assert [one["name"] for one in status["listeners"]] == ["pop3", "pop3s"]
             return bool(status["sessions"]["transaction"] == 2 and status["mechanisms"]["USER"]["success"] == 2)
 
-        wait_until(page_knows, "the status page to know both sessions", 20)
+        wait_until(page_knows, "the status page to know both sessions")
 
         command = [str(POPPROXY), "trace", "carol", "--json", "-c", str(proxy.file)]
         trace = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
@@ -98,10 +98,10 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
         finally:
             trace.kill()
             trace.communicate()
-        wait_until(lambda: bool(proxy.audit("worker_command")), "the record of the other worker", 20)
+        wait_until(lambda: bool(proxy.audit("worker_command")), "the record of the other worker")
         (passed_on,) = proxy.audit("worker_command")
         assert (passed_on["popproxy.command"], passed_on["popproxy.arguments"]) == ("kick", {"user": "carol"})
-        wait_until(lambda: bool(orders(proxy, "kick")), "the record of the order", 20)
+        wait_until(lambda: bool(orders(proxy, "kick")), "the record of the order")
         (ordered,) = orders(proxy, "kick")
         assert passed_on["chain.segment"] != ordered["chain.segment"], "written by another worker"
         wanted = {("who", None), ("who", "ssh"), ("who", "http"), ("kick", "ssh"), ("top", None), ("trace", None)}
@@ -110,7 +110,7 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
             records = proxy.audit("admin")
             return wanted <= {(one["popproxy.command"], one.get("popproxy.operator_via")) for one in records}
 
-        wait_until(recorded, "a record of every command", 20)
+        wait_until(recorded, "a record of every command")
 
 
 def orders(proxy: Proxy, command: str) -> list[dict[str, object]]:

@@ -239,4 +239,4 @@ def test_a_ticket_is_good_once_at_all_replicas(kerberos: Site, nodes: tuple[Redi
     assert by_kpop(other, ticket(kerberos)) == b"60"
     assert by_gssapi(loner, ticket(kerberos)) is None
     redis.start()
-    wait_until(lambda: by_gssapi(one, ticket(kerberos)) is None, "Redis is back", 20)
+    wait_until(lambda: by_gssapi(one, ticket(kerberos)) is None, "Redis is back")
