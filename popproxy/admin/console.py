@@ -21,7 +21,7 @@ from popproxy.admin.commands import Role
 from popproxy.admin.console_session import ConsoleSession
 from popproxy.admin.desk import Desk, Operator, Recorder
 from popproxy.admin.failed_logins import ACTION, FailedLogins
-from popproxy.admin.strangers import Strangers
+from popproxy.admin.places import Places
 from popproxy.config.model_console import Console
 from popproxy.observe.logs import get_logger
 from popproxy.types import Outcome, Secret
@@ -29,6 +29,8 @@ from popproxy.types import Outcome, Secret
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 LOGIN_SECONDS = 30
 """Until when a client must have proven who it is, as sshd's LoginGraceTime."""
+STRANGERS = 32
+"""Clients at a time that have not proven it yet, whatever number of operators there may be."""
 CHANNELS = 8
 """Commands that one operator may have running at a time."""
 FAREWELL = 2.0
@@ -81,7 +83,7 @@ class ConsoleServer:
         self._desk = desk
         self._recorder = recorder
         self._failed = FailedLogins(recorder)
-        self._strangers = Strangers()
+        self._strangers = Places(STRANGERS)
         self._operators: set[_Connection] = set()
         self._connections: set[_Connection] = set()
         self._acceptors: list[asyncssh.SSHAcceptor] = []

@@ -6,9 +6,11 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import hdrs, web
 
+from popproxy.admin.places import Places
 from popproxy.errors import Unavailable
 from popproxy.observe.metric_exposition import Exposition
 from popproxy.types import Address
@@ -20,6 +22,7 @@ Ready = Callable[[], Awaitable[list[str]]]
 
 _MAX_LINE = 2048  # octets of a request line or header field
 _MAX_HEADERS = 32
+_CONNECTIONS = 256  # at a time: those of strangers must not take the descriptors of sessions
 _KEEPALIVE = 75.0  # seconds; Prometheus asks every 15 to 60
 _SHUTDOWN = 1.0  # seconds for answers under way when the server stops
 
@@ -117,6 +120,21 @@ class HttpServer:
 class _Connection(web.RequestHandler):
     """Answers what is not HTTP without aiohttp's version, without repeating it and without a traceback in the log."""
 
+    places: Places
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.places.enter(self, str((transport.get_extra_info("peername") or ("",))[0]))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.places.leave(self)
+        super().connection_lost(exc)
+
+    def cut(self) -> None:
+        """Others need the place."""
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -130,8 +148,14 @@ class _Connection(web.RequestHandler):
 class _Server(web.Server):
     """Makes our kind of connection."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = Places(_CONNECTIONS)
+
     def __call__(self) -> _Connection:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        connection = _Connection(self, loop=self._loop, **self._kwargs)
+        connection.places = self._places
+        return connection
 
 
 def _plain(text: str, status: HTTPStatus = HTTPStatus.OK) -> web.Response:

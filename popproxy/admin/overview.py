@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -37,7 +38,7 @@ class Sample:
 
 
 class History:
-    """The latest samples, taken every `interval` seconds."""
+    """The latest samples, as if taken every `interval` seconds; where there are fewer, what must have been between."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -50,17 +51,39 @@ class History:
 
     def lines(self) -> dict[str, Any]:
         """Sessions at each moment, and rates a second between each two."""
-        pairs = list(pairwise(self._samples))
+        samples = list(self._even()) if self._samples else []
+        pairs = list(pairwise(samples))
         return {
             "interval": self._interval,
-            "sessions": [sample.sessions for sample in self._samples],
+            "sessions": [sample.sessions for sample in samples],
             **{name: [_rate(*pair, name) for pair in pairs] for name in ("logins", "failures", "octets")},
         }
+
+    def _even(self) -> Iterator[Sample]:
+        """Every `interval` seconds, up to the last sample."""
+        times = [sample.at for sample in self._samples]
+        for number in range(min(KEPT, round((times[-1] - times[0]) / self._interval)), -1, -1):
+            at = times[-1] - number * self._interval
+            place = bisect_left(times, at)
+            if place == 0:
+                yield self._samples[0]
+            else:
+                yield _between(self._samples[place - 1], self._samples[place], at)
 
 
 def rates(before: Sample, now: Sample) -> dict[str, float]:
     """By the name of the counter: how much a second."""
     return {name: _rate(before, now, name) for name in ("logins", "failures", "octets")}
+
+
+def _between(before: Sample, after: Sample, at: float) -> Sample:
+    part = (at - before.at) / max(after.at - before.at, 0.001)
+
+    def value(name: str) -> float:
+        earlier = float(getattr(before, name))
+        return earlier + (float(getattr(after, name)) - earlier) * part
+
+    return Sample(at, round(value("sessions")), value("logins"), value("failures"), value("octets"))
 
 
 def _rate(before: Sample, now: Sample, name: str) -> float:

@@ -12,9 +12,11 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import json
+import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Final
@@ -25,6 +27,7 @@ from popproxy.admin.commands import Executor, Role
 from popproxy.admin.desk import Desk, Operator
 from popproxy.admin.frames import CommandFailed
 from popproxy.admin.overview import History, Sample, describe, judge, rates
+from popproxy.admin.places import Places
 from popproxy.config.model_listeners import Listener
 from popproxy.observe.logs import get_logger
 from popproxy.types import Secret
@@ -34,7 +37,11 @@ INTERVAL = 2.0
 SAMPLED = 6.0
 """Seconds between two points of the lines: fifteen minutes are shown."""
 VIEWERS = 32
-"""Pages that are kept up to date at a time."""
+"""Pages that are kept up to date at a time. If there are more, one goes (see admin/places), and soon comes again."""
+STALLED = 15.0
+"""Seconds after which a page that takes nothing is given up."""
+IDLE = 30.0
+"""Seconds between two looks while nobody sees it: all workers are asked."""
 WRONG_TOKEN = 1.0
 """Seconds until the answer to a wrong token."""
 WRONG_AT_ONCE = 4
@@ -69,7 +76,9 @@ log = get_logger("http")
 class StatusPage:
     """The page of this process. `executor` knows ``stats`` and ``backends list``, `ready` what /readyz knows.
 
-    `desk` lists the sessions, for those who have the token; without `token` nobody has.
+    `desk` lists the sessions, for those who have the token; without `token` nobody has. `hosts` are the names by which
+    browsers may ask, besides this machine's own: a stranger's page whose name suddenly leads here (DNS rebinding) would
+    be let in otherwise.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class StatusPage:
         listeners: Sequence[Listener],
         ready: Callable[[], Awaitable[list[str]]],
         token: Secret | None,
+        hosts: Iterable[str] = (),
     ) -> None:
         self._executor = executor
         self._desk = desk
@@ -88,21 +98,25 @@ class StatusPage:
         self._history = History(SAMPLED)
         self._before: Sample | None = None
         self._latest = b""
+        machine = socket.gethostname().lower()
+        self._hosts = frozenset({"localhost", machine, machine.partition(".")[0], *map(str.lower, hosts)})
         self._news = asyncio.Condition()
-        self._viewers = 0
+        self._looked = -IDLE  # monotonic
+        self._looking = asyncio.Lock()
+        self._viewers = Places(VIEWERS)
         self._wrong = 0
         self._watching: asyncio.Task[None] | None = None
-        self.routes: Mapping[str, Handler] = {
+        routes: dict[str, Handler] = {
             **dict.fromkeys(_STATIC, self._static),
             "/api/status": self._status,
             "/api/events": self._events,
             "/api/sessions": self._sessions,
         }
+        self.routes: Mapping[str, Handler] = {path: self._for_us(handler) for path, handler in routes.items()}
 
     async def start(self) -> None:
         """Look for the first time, and from now on."""
-        with contextlib.suppress(CommandFailed):  # if a worker has ended over the question, the next look tells
-            await self._look()
+        await self._look_again()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
@@ -118,12 +132,21 @@ class StatusPage:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL)
+            if self._viewers or time.monotonic() - self._looked >= IDLE:
+                await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Unless somebody has, just now."""
+        async with self._looking:
+            if time.monotonic() - self._looked < INTERVAL * 0.9:
+                return
             try:
                 await self._look()
             except CommandFailed as failed:  # a worker has ended over the question: the next look tells
                 log.debug("the status page waits for its next look", why=str(failed))
             except Exception:
                 log.exception("the status page cannot be brought up to date")
+            self._looked = time.monotonic()
 
     async def _look(self) -> None:
         stats: Any = await self._executor.execute("stats", {})
@@ -144,35 +167,57 @@ class StatusPage:
 
     # ---- answers ----
 
+    def _for_us(self, handler: Handler) -> Handler:
+        """`handler`, for requests that name us."""
+
+        async def checked(request: web.BaseRequest) -> web.StreamResponse:
+            if not all(map(self._is_ours, request.headers.getall(hdrs.HOST, ()))):  # browsers always send one
+                return _failed(
+                    HTTPStatus.MISDIRECTED_REQUEST, "popproxy does not know itself by this name: see http.hosts"
+                )
+            return await handler(request)
+
+        return checked
+
+    def _is_ours(self, host: str) -> bool:
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        name = name.removesuffix(".").lower()
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in self._hosts or name.endswith(".localhost")
+
     async def _static(self, request: web.BaseRequest) -> web.Response:
         text, kind = _FILES[request.path]
         return web.Response(text=text, content_type=kind, headers=HEADERS)
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
+        await self._look_again()
         return web.Response(body=self._latest, content_type="application/json", headers=HEADERS)
 
     async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._viewers >= VIEWERS:
-            return _failed(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open")
         response = web.StreamResponse(headers={**HEADERS, hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8"})
-        self._viewers += 1
+        viewer = _Viewer(request.transport)
+        self._viewers.enter(viewer, _address(request)[0])
         try:
+            await self._look_again()
             await response.prepare(request)
             while latest := self._latest:
-                await response.write(b"data: " + latest + b"\n\n")
+                async with asyncio.timeout(STALLED):
+                    await response.write(b"data: " + latest + b"\n\n")
                 async with self._news:
                     await self._news.wait_for(lambda sent=latest: self._latest is not sent)  # type: ignore[misc]
         except ConnectionError:
             pass  # the page is closed
+        except TimeoutError:
+            viewer.cut()
         finally:
-            self._viewers -= 1
+            self._viewers.leave(viewer)
         return response
 
     async def _sessions(self, request: web.BaseRequest) -> web.Response:
         if self._token is None:
             return _failed(HTTPStatus.NOT_FOUND, "http.token is not configured")
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        host, port = peer[:2] if peer else ("", 0)
+        host, port = _address(request)
         allowed = self._is_token(request.headers.get(hdrs.AUTHORIZATION, ""))
         if not allowed and self._wrong >= WRONG_AT_ONCE:
             return _failed(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens")
@@ -198,6 +243,23 @@ class StatusPage:
         scheme, _, shown = authorization.partition(" ")
         given = _digest(shown.strip().encode("utf-8", "surrogateescape"))
         return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
+
+
+class _Viewer:
+    """A page that is kept up to date."""
+
+    def __init__(self, transport: asyncio.Transport | None) -> None:
+        self._transport = transport
+
+    def cut(self) -> None:
+        """It takes nothing, or others need the place."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _address(request: web.BaseRequest) -> tuple[str, int]:
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return peer[:2] if peer else ("", 0)
 
 
 def _digest(token: bytes) -> bytes:

@@ -174,7 +174,8 @@ class Service:
             from popproxy.admin.http import HttpServer  # noqa: PLC0415 - see _wanted
             from popproxy.admin.status import StatusPage  # noqa: PLC0415
 
-            page = self._page = StatusPage(known, desk, config.listeners, self._ready, self._secrets.http_token)
+            token, hosts = self._secrets.http_token, config.http.hosts
+            page = self._page = StatusPage(known, desk, config.listeners, self._ready, token, hosts)
             self._http = HttpServer(sockets.http, self._counts, self._ready, page.routes)
             await page.start()
             self.http_address = await self._http.start()

@@ -23,7 +23,7 @@ from popproxy.config.model_shared import SharedState
 from popproxy.config.model_tunnels import Tunnel
 from popproxy.config.patterns import Name
 from popproxy.config.secret_source import SecretSource
-from popproxy.config.units import Duration, ListenAddress, LocalPath, NameServerAddress, WorkerCount
+from popproxy.config.units import DomainName, Duration, ListenAddress, LocalPath, NameServerAddress, WorkerCount
 from popproxy.types import Address
 
 
@@ -135,6 +135,8 @@ class Http(Model):
     """/metrics, /livez, /readyz and the status page; null switches them off."""
     token: SecretSource | None = Field(default=None, examples=[{"file": "/etc/popproxy/status.token"}])
     """What the status page must be told before it lists sessions; without it, it lists none."""
+    hosts: list[DomainName] = []
+    """Names by which browsers reach the status page, besides localhost, the machine's own name and IP addresses."""
 
 
 class Names(Model):

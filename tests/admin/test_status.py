@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import aiohttp
 import pytest
 
 from popproxy.admin.overview import SOON, History, Sample, judge
-from tests.session.rig import Rig, running
+from popproxy.admin.status import INTERVAL, VIEWERS
+from tests.session.rig import Rig, running, until
 
 TOKEN = "a-token-of-32-octets-for-the-test"
 
 
 @contextlib.asynccontextmanager
-async def served(tmp_path: Path, token: str = TOKEN, **sections: Any) -> AsyncIterator[tuple[Rig, str]]:
-    http: dict[str, Any] = {"listen": "127.0.0.1:0"}
+async def served(
+    tmp_path: Path, token: str = TOKEN, hosts: Sequence[str] = (), **sections: Any
+) -> AsyncIterator[tuple[Rig, str]]:
+    http: dict[str, Any] = {"listen": "127.0.0.1:0", "hosts": list(hosts)}
     if token:
         (tmp_path / "token").write_text(f"{token}\n")
         (tmp_path / "token").chmod(0o600)
@@ -83,6 +87,76 @@ async def test_without_a_token_nobody_gets_the_list(tmp_path: Path) -> None:
         assert json.loads((await ask(f"{url}/api/status"))[1])["sessions_listed"] is False
 
 
+async def test_names_of_others_are_not_ours(tmp_path: Path) -> None:
+    async with served(tmp_path, hosts=["Status.example.com"]) as (_, url):
+        port = url.rpartition(":")[2]
+        machine = socket.gethostname()
+        for host in (
+            "127.0.0.1", f"[::1]:{port}", "localhost", f"LOCALHOST.:{port}", "a.localhost:1", "status.example.com",
+            f"status.example.com:{port}", "192.0.2.1:80", machine, f"{machine}:{port}",
+        ):  # fmt: skip
+            assert (await ask(f"{url}/api/status", Host=host))[0] == 200, host
+        for host in (
+            "evil.example", f"evil.example:{port}", "status.example.com.evil.example", "localhost.evil.example", "",
+            "127.0.0.1.evil.example", "[evil.example]", "notlocalhost", "127.0.0.1@evil.example",
+        ):  # fmt: skip
+            for path in ("/status", "/status.js", "/api/status", "/api/events", "/api/sessions"):
+                status, text, _ = await ask(url + path, Host=host, Authorization=f"Bearer {TOKEN}")
+                assert (status, "http.hosts" in text) == (421, True), (host, path)
+            assert (await ask(f"{url}/metrics", Host=host))[0] == 200
+            assert (await ask(f"{url}/livez", Host=host))[0] == 200
+
+
+async def test_pages_that_are_open_or_read_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    async with served(tmp_path) as (rig, url):
+        loop = asyncio.get_running_loop()
+        held: list[socket.socket] = []
+
+        async def connect() -> socket.socket:
+            held.append(socket.socket())
+            held[-1].setblocking(False)
+            held[-1].bind(("127.0.0.9", 0))
+            await loop.sock_connect(held[-1], ("127.0.0.1", int(url.rpartition(":")[2])))
+            return held[-1]
+
+        page = rig.service._page
+        assert page is not None
+        for _ in range(VIEWERS + 3):
+            await loop.sock_sendall(await connect(), b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: len(page._viewers) == VIEWERS, "all places are taken")
+        async with aiohttp.ClientSession() as client, client.get(f"{url}/api/events") as got:
+            assert (await got.content.readline()).startswith(b"data: {")
+        for _ in range(300):
+            await connect()
+        assert (await ask(f"{url}/api/status"))[0] == 200
+        for sock in held:
+            sock.close()
+
+
+async def test_workers_are_asked_while_somebody_looks_and_only_then(tmp_path: Path) -> None:
+    async with served(tmp_path) as (rig, url):
+        page = rig.service._page
+        assert page is not None
+        looks = 0
+        look = page._look
+
+        async def counted() -> None:
+            nonlocal looks
+            looks += 1
+            await look()
+
+        page._look = counted  # type: ignore[method-assign]
+        await ask(f"{url}/api/status")
+        assert looks == 0  # the one of the start is fresh
+        page._looked -= INTERVAL  # it has got old
+        await asyncio.gather(*(ask(f"{url}/api/status") for _ in range(20)))
+        assert looks == 1
+        page._looked -= INTERVAL
+        async with aiohttp.ClientSession() as client, client.get(f"{url}/api/events") as got:
+            assert (await got.content.readline()).startswith(b"data: {")
+            assert looks == 2
+
+
 async def test_events_follow_what_goes_on_and_end_with_the_service(tmp_path: Path) -> None:
     async with (
         served(tmp_path) as (rig, url),
@@ -141,3 +215,9 @@ def test_history_has_rates_and_forgets() -> None:
     assert len(lines["sessions"]) == 151
     assert lines["sessions"][-1] == 3990
     assert set(lines["logins"]) == {2.0}
+    sparse = History(10)
+    for second in range(0, 301, 30):
+        sparse.take(Sample(second, second, second * 2, 0, 0))
+    assert sparse.lines()["sessions"] == list(range(0, 301, 10))
+    assert set(sparse.lines()["logins"]) == {2.0}
+    assert History(10).lines()["sessions"] == []

@@ -316,6 +316,7 @@ WRONG = {
     "a socket with a long name": Wrong(f"control:\n  socket: /run/{'x' * 100}\n", 2, "control.socket", "a shorter path"),
     "one operator instead of a list": Wrong("control:\n  users: alice\n", 2, "control.users", "write [alice]"),
     "a token in the configuration": Wrong("http:\n  token: 0123456789abcdef\n", 2, "http.token", "name its place"),
+    "a URL for a name of the status page": Wrong("http:\n  hosts: ['https://a.example']\n", 2, "http.hosts[0]", "write for example example.com"),
     # console
     "an operator who cannot prove himself": Wrong(
         console("operators: {alice: {role: viewer}}"), 4, "console.operators.alice", "add authorized_keys"

@@ -14,8 +14,8 @@ from typing import Any
 import asyncssh
 import pytest
 
+from popproxy.admin.console import STRANGERS
 from popproxy.admin.failed_logins import AT_ONCE, TOLD_APART, FailedLogins
-from popproxy.admin.strangers import AT_A_TIME
 from popproxy.types import Outcome
 from tests.peers.console import ConsoleClients, Terminal
 from tests.peers.kdc import REALM, realm
@@ -161,7 +161,7 @@ async def test_whoever_only_connects_keeps_no_operator_out(tmp_path: Path) -> No
     """From one address, then from many; each has the same 30 seconds, and goes earlier where others need the room."""
     async with served(tmp_path, connections=1) as (rig, clients):
         held: list[Peer] = []
-        for number in range(2 * AT_A_TIME):
+        for number in range(2 * STRANGERS):
             sock = socket.create_connection(
                 ("127.0.0.1", clients.port),
                 source_address=(f"127.0.0.{number % 50 + 2}" if number > 40 else "127.0.0.2", 0),
@@ -172,13 +172,13 @@ async def test_whoever_only_connects_keeps_no_operator_out(tmp_path: Path) -> No
                 assert (await clients.run("vera", "stats")).status == 0
         console = rig.service._console
         assert console is not None
-        await until(lambda: len(console._connections) <= AT_A_TIME, "those who only wait have gone")
+        await until(lambda: len(console._connections) <= STRANGERS, "those who only wait have gone")
         assert (await clients.run("vera", "stats")).status == 0
         assert rig.audit("operator_login")[-1]["event.outcome"] == "success"
         for peer in held:
             peer.sock.close()
         await until(lambda: not console._connections, "nobody is left")
-        assert not console._strangers._counts
+        assert not len(console._strangers)
 
 
 async def test_nobody_goes_on_in_another_name(tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
-"""Connections to the console whose clients have not yet proven who they are: few, and none for long if others come."""
+"""A bounded number of places for connections of which nobody knows whose they are: none is kept if others come."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import Protocol
-
-AT_A_TIME = 32
-"""Of them, whatever number of operators there may be."""
 
 
 class Cuttable(Protocol):
@@ -17,14 +14,14 @@ class Cuttable(Protocol):
         ...
 
 
-class Strangers:
-    """Makes room for whoever comes last: an operator needs a second to log in, and others only stay.
+class Places:
+    """Makes room for whoever comes last: an operator needs a second, and others only stay.
 
     Where there are too many, the one that has been there longest goes, of the network with most of them (an address;
     IPv6: a /64). So nobody keeps the door shut, neither from one address nor by coming and waiting.
     """
 
-    def __init__(self, limit: int = AT_A_TIME) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._networks: dict[Cuttable, str] = {}  # the longest there first
         self._counts: dict[str, int] = {}
@@ -39,8 +36,11 @@ class Strangers:
         network = self._networks[connection] = _network(address)
         self._counts[network] = self._counts.get(network, 0) + 1
 
+    def __len__(self) -> int:
+        return len(self._networks)
+
     def leave(self, connection: Cuttable) -> None:
-        """It has gone, or is an operator's; nothing if it was none of these."""
+        """It has gone, or is known now; nothing if it had no place."""
         network = self._networks.pop(connection, None)
         if network is not None:
             self._counts[network] -= 1
