@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from popproxy.observe.metrics import Metrics
+from popproxy.state import redis_scripts
 from popproxy.state.mirrored import MirroredState
 from popproxy.state.redis_client import RedisPlace, RedisTls
 from popproxy.state.redis_store import RedisStore
@@ -125,14 +127,22 @@ async def test_another_key_shares_nothing_and_is_noticed() -> None:
                 assert other.level("address", "192.0.2.77") is None
 
 
-async def test_a_user_of_its_own_behind_tls_is_enough(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    files = authority.server()
+def rights_in_the_guide(password: str) -> str:
     guide = (REPOSITORY / "config/README.md").read_text()
     found = re.search(r"^ +(user popproxy on .*)$", guide, re.MULTILINE)
     assert found is not None
+    return found[1].replace(">PASSWORD", f">{password}")
+
+
+async def test_a_user_of_its_own_behind_tls_is_enough_and_may_do_nothing_else(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = authority.server()
     password = canary()
-    rights = found[1].replace(">PASSWORD", f">{password}")
+    rights = rights_in_the_guide(password)
+    called = set(re.findall(r"redis\.call\('([A-Z]+)'", Path(redis_scripts.__file__).read_text()))
+    dialogue = {"ping", "hello", "auth", "select", "readonly", "asking", "eval", "evalsha", "command"}
+    given = {word[1:] for word in rights.split() if word.startswith("+") and "|" not in word}
+    assert given == dialogue | {name.lower() for name in called}
     tls = ("--tls-cert-file", str(files.cert), "--tls-key-file", str(files.key), "--tls-auth-clients", "no")
     with Redis(options=tls, tls=True) as redis:
         with redis.client() as client:
@@ -143,6 +153,29 @@ async def test_a_user_of_its_own_behind_tls_is_enough(tmp_path: Path) -> None:
             "node", (Address("localhost", redis.port),), username="popproxy", password=Secret(password),
             tls=RedisTls(authority.ca), timeout=2.0,
         )  # fmt: skip
+        async with member(place) as (state, metrics):
+            await everything(state)
+            assert state.status().up
+            assert not any(metrics.shared_state_failures.values())
+        with redis.client() as client:
+            client.execute_command("AUTH", "popproxy", password)
+            for denied in (
+                "SET theirs 1", "GET theirs", "KEYS *", "SCAN 0", "FLUSHALL", "CONFIG GET dir", "ACL LIST", "MONITOR",
+                "CLIENT KILL TYPE normal", "CLIENT PAUSE 1000", "SCRIPT FLUSH", "SHUTDOWN", "EVAL x 1 theirs",
+            ):  # fmt: skip
+                with pytest.raises(NoPermissionError):
+                    client.execute_command(*denied.split())
+
+
+async def test_a_user_of_its_own_is_enough_in_a_cluster() -> None:
+    password = canary()
+    with Redis(cluster=True) as redis:
+        with redis.client() as client:
+            _, name, *rules = rights_in_the_guide(password).split()
+            client.execute_command("ACL", "SETUSER", name, *rules)
+            client.execute_command("ACL", "SETUSER", "default", "reset")
+        server = Address("127.0.0.1", redis.port)
+        place = RedisPlace("cluster", (server,), username="popproxy", password=Secret(password), timeout=2.0)
         async with member(place) as (state, metrics):
             await everything(state)
             assert state.status().up
