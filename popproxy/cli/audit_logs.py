@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,11 +66,8 @@ def recorded_message(unique_id: str, config: Path) -> str:
     return unique_ids(audit, read_signing_key(audit, str(config))).hashed(unique_id.encode())
 
 
-def runs_here(host: str, pid: int) -> bool:
-    """Is that process a popproxy at work on this machine?"""
-    if host != socket.gethostname():
-        return False
-    try:
-        return b"popproxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def runs_here(pid: int | None, identity: str | None) -> bool:
+    """Is that process at work on this machine, and in this container?"""
+    from popproxy.observe.process_identity import process_identity  # noqa: PLC0415
+
+    return pid is not None and identity is not None and process_identity(pid) == identity

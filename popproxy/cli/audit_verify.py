@@ -119,11 +119,14 @@ def _beside_the_key(config: Path) -> list[Path]:
     return [path]
 
 
-def _running(verifier: Verifier) -> frozenset[tuple[str, int]]:
-    """Of the processes that the log names, those that are popproxys at work on this machine."""
-    origins = (segment.origin for segment in verifier.segments.values())
-    named = {(origin.get("observer.hostname"), origin.get("process.pid")) for origin in origins}
-    return frozenset((host, pid) for host, pid in named if host and pid and runs_here(host, pid))
+def _running(verifier: Verifier) -> frozenset[str]:
+    """The segments whose processes are at work."""
+    origins = {name: segment.origin for name, segment in verifier.segments.items()}
+    return frozenset(
+        name
+        for name, origin in origins.items()
+        if runs_here(origin.get("process.pid"), origin.get("process.entity_id"))
+    )
 
 
 # ---- what is printed ----

@@ -55,7 +55,7 @@ class LostSessions:
         """Logins beyond OPEN, of which nothing is known."""
         self._open: dict[str, dict[str, Lost]] = {}  # by segment, then by session
         self._count = 0
-        self._origins: dict[str, tuple[str, int, str]] = {}  # of segments that go on: host, process, its name
+        self._origins: dict[str, tuple[int, str, str]] = {}  # of segments that go on: process, its identity and name
 
     def take(self, record: Record) -> Iterator[Lost]:
         """The next record; the sessions that it says are lost."""
@@ -63,8 +63,8 @@ class LostSessions:
         if action == "worker_lost":
             yield from self._lost_with(record)
         elif action in ("audit_start", "audit_rotate"):
-            host, pid, name = (record.get(key) for key in ("observer.hostname", "process.pid", "process.name"))
-            self._origins[segment] = str(host), pid if isinstance(pid, int) else 0, str(name or "popproxy")
+            pid, identity, name = (record.get(f"process.{key}") for key in ("pid", "entity_id", "name"))
+            self._origins[segment] = pid if isinstance(pid, int) else 0, str(identity), str(name or "popproxy")
         elif action == "audit_stop":
             self._origins.pop(segment, None)
             self._close(segment)
@@ -73,11 +73,11 @@ class LostSessions:
         else:
             self._go_on(segment, record)
 
-    def finish(self, runs: Callable[[str, int], bool]) -> Iterator[Lost]:
-        """Those of segments that end without a word. Does a process with this number run on this host?"""
+    def finish(self, runs: Callable[[int, str], bool]) -> Iterator[Lost]:
+        """Those of segments that end without a word. Does a process of this number and identity run?"""
         for segment in list(self._open):
-            host, pid, name = self._origins.get(segment, ("", 0, ""))
-            if pid and runs(host, pid):
+            pid, identity, name = self._origins.get(segment, (0, "", ""))
+            if pid and runs(pid, identity):
                 continue
             for lost in self._close(segment):
                 lost.worker, lost.pid = name, pid

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from popproxy.observe.audit_chain import Chain, heads
 from popproxy.observe.audit_render import json_fields
+from popproxy.observe.process_identity import process_identity
 
 Tail = tuple[bytes, bool]
 """The last octets that others have written; True if they are in the file before this one."""
@@ -22,7 +23,7 @@ class Marks:
         self._chain = chain
         self._origin = "," + json_fields({
             "observer.hostname": socket.gethostname(), "observer.product": "popproxy", "observer.version": version,
-            "process.pid": os.getpid(), **(origin or {}),
+            "process.pid": os.getpid(), "process.entity_id": process_identity(), **(origin or {}),
         })  # fmt: skip
 
     def start(self, tail: Tail) -> bytes:

@@ -79,8 +79,8 @@ class Verifier:
             record = _parsed(line)
             self._lost[str(record.get("popproxy.lost.segment"))] = place, record.get("popproxy.lost.sessions")
 
-    def finish(self, running: frozenset[tuple[Any, Any]] = frozenset()) -> Iterator[Finding]:
-        """What can only be said at the end. `running`: host and process id of popproxys that are at work."""
+    def finish(self, running: frozenset[str] = frozenset()) -> Iterator[Finding]:
+        """What can only be said at the end. `running`: names of the segments whose processes are at work."""
         for segment in self.segments.values():
             if segment.rival is not None:
                 yield self._settle_rivals(segment, "")
@@ -247,11 +247,10 @@ class Verifier:
 
     # ---- the end ----
 
-    def _ended(self, segment: Segment, running: frozenset[tuple[Any, Any]]) -> Iterator[Finding]:
+    def _ended(self, segment: Segment, running: frozenset[str]) -> Iterator[Finding]:
         if segment.ended or segment.cut:
             return
         last = segment.last
-        who = (segment.origin.get("observer.hostname"), segment.origin.get("process.pid"))
         bare = last.sequence - segment.signed
         open_ended = f"; its last {bare} records are not signed" if bare and segment.signed else ""
         where, sessions = self._lost.get(segment.name, (None, 0))
@@ -261,8 +260,9 @@ class Verifier:
                 f"ends without audit_stop: killed, or the machine crashed; {segment.witness} vouches for its end{lost}"
             )
             yield self._finding(Kind.KILLED, segment, segment.place, text, last)
-        elif who in running:
-            yield self._finding(Kind.RUNNING, segment, segment.place, f"process {who[1]} goes on{open_ended}", last)
+        elif segment.name in running:
+            text = f"process {segment.origin['process.pid']} goes on{open_ended}"
+            yield self._finding(Kind.RUNNING, segment, segment.place, text, last)
         else:
             text = f"ends without audit_stop: killed, or the rest was cut off{open_ended}{lost}"
             yield self._finding(Kind.NO_END, segment, segment.place, text, last)
@@ -290,5 +290,5 @@ def _heads(record: dict[str, Any]) -> Iterator[Head]:
 
 def _origin(line: bytes) -> dict[str, Any]:
     record = _parsed(line)
-    kinds = {"observer.hostname": str, "process.pid": int, "observer.version": str}
+    kinds = {"observer.hostname": str, "process.pid": int, "process.entity_id": str, "observer.version": str}
     return {name: record[name] for name, kind in kinds.items() if isinstance(record.get(name), kind)}

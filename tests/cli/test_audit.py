@@ -27,6 +27,7 @@ from popproxy.observe.audit_export import cef, ecs
 from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_files import follow, lines, log_files
 from popproxy.observe.audit_keys import SigningKey
+from popproxy.observe.audit_lost import LostSessions
 from popproxy.observe.audit_query import NotARecord, Query, parse
 from popproxy.observe.audit_render import MAX_RECORD
 from popproxy.observe.audit_report import Report
@@ -151,9 +152,20 @@ def test_no_value_of_any_type_stops_a_search_a_report_or_an_export() -> None:
     names |= {name for line in LOG for name in json.loads(line)} | {"message", "user", "event", "a..b", "", "." * 5000}
     assert len(names) > 40
     query = Query(user="alice", network=ipaddress.ip_network("::/0"), message="u1")
-    made = Report()
+    made, lost = Report(), LostSessions()
     dice = random.Random(1)
-    for action in ("login", "auth", "session_end", "update", "admin", "worker_lost", "retr", "backend_connect", "x"):
+    for action in (
+        "login",
+        "auth",
+        "session_end",
+        "update",
+        "admin",
+        "worker_lost",
+        "dele",
+        "audit_start",
+        "backend_connect",
+        "x",
+    ):
         for _ in range(10):
             fields = {name: dice.choice(ODD) for name in names}
             fields |= {"@timestamp": "2026-01-01T00:00:00.000001Z", "event.action": action}
@@ -166,6 +178,7 @@ def test_no_value_of_any_type_stops_a_search_a_report_or_an_export() -> None:
                 assert form(record).isprintable()
             assert _row(record).isprintable()
             list(_with_its_end(iter([record]), []))
+            list(lost.take(record))
     assert made.logins
     assert made.uses()
     assert made.totals()
@@ -372,6 +385,25 @@ def test_a_log_without_signatures_or_records_is_not_what_a_key_vouches_for(tmp_p
     assert anew.stdout.decode().splitlines()[-1] == f"TAMPERED WITH, first at {path}:1, record 1 (unsigned 1)"
     assert popproxy("audit", "verify", "--allow-unsigned", "-c", str(config)).returncode == 3
     assert popproxy("audit", "verify", "--no-key", "-c", str(config)).returncode == 0
+
+
+def test_a_process_that_has_host_and_number_of_a_dead_one_does_not_vouch_for_it(tmp_path: Path) -> None:
+    """As in containers: each has a process 1, and some have one name."""
+    path = tmp_path / "audit.jsonl"
+    arguments = ["audit", "verify", "--no-key", "--json", str(path)]
+    for origin, status, kind in (({}, 0, "running"), ({"process.entity_id": f"{'0' * 8}-1"}, 3, "no end")):
+        path.unlink(missing_ok=True)
+        log = AuditLog(
+            FileSink(path), Metrics(["pop3"], []), on_error="closed", flush_interval=0.05, log_unknown_users=False,
+            version="1", origin=origin,
+        )  # fmt: skip
+        log.start()
+        log.flush()
+        run = popproxy(*arguments)
+        told = json.loads(run.stdout)
+        assert (run.returncode, [one["kind"] for one in told["findings"]]) == (status, [kind])
+        assert told["segments"][0]["process.pid"] == os.getpid()
+        log.close()
 
 
 @pytest.mark.long

@@ -29,10 +29,10 @@ class Log:
         self.lost += self.sessions.take(record)
 
     def starts(self, segment: str, pid: int) -> None:
-        self.says(segment, "audit_start", observer__hostname="here", process__pid=pid)
+        self.says(segment, "audit_start", process__entity_id="here", process__pid=pid)
 
     def ends(self, *running: int) -> list[str]:
-        self.lost += self.sessions.finish(lambda host, pid: host == "here" and pid in running)
+        self.lost += self.sessions.finish(lambda pid, identity: identity == "here" and pid in running)
         return [one.session for one in self.lost]
 
 
@@ -71,7 +71,7 @@ def test_processes_that_end_without_a_word_have_lost_theirs_and_others_not() -> 
     log.says("rotated away", "session_end", "carol-1")
     log.says("stopped", "session_end", "alice-stopped")
     log.says("stopped", "audit_stop")
-    log.says("running", "audit_rotate", observer__hostname="here", process__pid=3)
+    log.says("running", "audit_rotate", process__entity_id="here", process__pid=3)
     assert log.ends(3) == ["alice-killed"]
     (one,) = log.lost
     assert (one.pid, one.when) == (2, "")
