@@ -13,6 +13,9 @@ from popproxy.admin.commands import Command, Known, Role, takes_bool
 from popproxy.admin.frames import CommandFailed, Reason
 from popproxy.config.units import parse_duration
 
+LONGEST = 4096
+"""Characters of a line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -73,6 +76,8 @@ _NO_FORM = Form()
 
 def parse_line(text: str, commands: Known) -> Line:
     """Raises CommandFailed, with a text that says what would be right."""
+    if len(text) > LONGEST:  # to take it apart would keep the sessions waiting
+        raise CommandFailed(Reason.BAD_ARGUMENTS, f"a line of more than {LONGEST} characters")
     try:
         words = shlex.split(text)
     except ValueError as error:

@@ -22,6 +22,8 @@ from popproxy.observe.audit_findings import Finding, Kind, Place, Segment
 from popproxy.observe.audit_keys import PublicKeys
 from popproxy.observe.audit_render import MAX_RECORD
 
+SEGMENTS = 100_000
+"""More are not remembered: years of workers are some thousands, and anybody can write a million in a file."""
 LATE = 64
 """Latest records of a segment that has ended which others may still name: they have looked before, and write now."""
 
@@ -61,8 +63,11 @@ class Verifier:
         if link is None:
             yield Finding(Kind.FOREIGN, place, "is not a record of popproxy, or not any more")
             return
-        self.records += 1
         segment = self.segments.get(link.segment)
+        if segment is None and len(self.segments) >= SEGMENTS:
+            yield Finding(Kind.FOREIGN, place, f"begins one more segment than the {SEGMENTS} there can be")
+            return
+        self.records += 1
         if segment is None:
             segment = self.segments[link.segment] = Segment(link.segment, link, place, link, place)
             yield from self._began(segment, line)
@@ -204,7 +209,6 @@ class Verifier:
             if self._keys is not None and segment.first.key is not None and link.action != "audit_start":
                 yield self._finding(Kind.FORGED, segment, place, "is not signed, and should be", link)
             return
-        self.used.add(link.key)
         if self._keys is not None:
             if link.key not in self._keys:
                 text = f"is signed with the key {link.key}, whose public half was not given"
@@ -213,6 +217,7 @@ class Verifier:
             if not self._keys.good(link.key, link.signature, link.signed):
                 yield self._finding(Kind.FORGED, segment, place, "its signature is not over this record", link)
                 return
+        self.used.add(link.key)
         segment.signed = link.sequence
         record = _parsed(line)
         if link.action == "audit_torn":
@@ -230,7 +235,7 @@ class Verifier:
             if not before:
                 text = f"names the segment {head.segment} in this file, of which there is nothing before this"
                 yield Finding(Kind.REMOVED, place, text, head.segment, head.sequence)
-            elif len(self._files) > 1:
+            elif len(self._files) > 1 and len(self._named) < SEGMENTS:
                 self._named.append((head, place))
             return
         if segment.last.sequence < head.sequence:

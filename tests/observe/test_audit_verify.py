@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from popproxy.observe import audit_verify
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_file import FileSink
 from popproxy.observe.audit_files import lines, log_files
@@ -386,6 +387,23 @@ def write_much(path: Path) -> None:
         some(log, 40)
         log._sink._look_again = 0  # type: ignore[attr-defined]
     log.close()
+
+
+def test_what_anybody_can_write_takes_bounded_memory(
+    base: list[Path], keys: PublicKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_verify, "SEGMENTS", 10)
+    alone = b'{"@timestamp":"2026-11-23T08:07:09.971327Z","event.sequence":1,"event.action":"audit_start",'
+    alone += b'"chain.segment":"%016x","chain.previous":"' + b"0" * 64 + b'","chain.key":"%016x",'
+    alone += b'"chain.signature":"' + b"A" * 86 + b'=="}\n'
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(base[0].read_bytes() + b"".join(alone % (number, number) for number in range(100)))
+    verifier = Verifier(keys)
+    found = [one for number, line in enumerate(lines(path), 1) for one in verifier.take(path, number, line)]
+    assert kinds(found).count(Kind.FOREIGN) == 93
+    assert (len(verifier.segments), verifier.used) == (10, {KEY.key_id})
+    ended = [segment for segment in verifier.segments.values() if segment.ended]
+    assert all(len(segment.recent) <= audit_verify.LATE for segment in ended)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ async def test_commands_by_key_have_tables_json_exit_statuses_and_records(tmp_pa
         assert (await clients.run("vera", "trace alice")).status == os.EX_NOPERM
         for wrong, status in (
             ("reboot", os.EX_USAGE), ("kick", os.EX_USAGE), ("kick nobody", os.EX_NOINPUT), ("who --what", os.EX_USAGE),
+            ("kick " + "a" * 4096, os.EX_USAGE),
             ("backends drain", os.EX_USAGE), ("top --every soon", os.EX_USAGE), ("'", os.EX_USAGE),
         ):  # fmt: skip
             ended = await clients.run("alice", wrong)
@@ -79,7 +80,7 @@ async def test_commands_by_key_have_tables_json_exit_statuses_and_records(tmp_pa
             *[("vera", "top", "success", None, "key")] * 4, ("vera", "kick", "failure", "denied", "key"),
             ("vera", "trace", "failure", "denied", "key"), ("alice", "reboot", "failure", "unknown_command", "key"),
             ("alice", "kick", "failure", "bad_arguments", "key"), ("alice", "kick", "failure", "refused", "key"),
-            ("alice", "who", "failure", "bad_arguments", "key"),
+            ("alice", "who", "failure", "bad_arguments", "key"), ("alice", "kick", "failure", "bad_arguments", "key"),
             ("alice", "backends", "failure", "bad_arguments", "key"),
             ("alice", "top", "failure", "bad_arguments", "key"), ("alice", "'", "failure", "bad_arguments", "key"),
             ("alice", "kick", "success", None, "key"), ("alice", "backends drain", "success", None, "key"),
