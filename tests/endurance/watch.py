@@ -27,12 +27,12 @@ def family(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> float:
-    """MiB that its processes have for themselves, shared pages in parts."""
+    """MiB that its processes have written to. Pages of program files come and go with what others run."""
     kilobytes = 0
     for process in family(pid):
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
     return kilobytes / 1024
 
 
