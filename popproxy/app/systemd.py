@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from popproxy.errors import ConfigError, Problem
-from popproxy.net.listener import BACKLOG
+from popproxy.net.listener import BACKLOG, shape
 from popproxy.observe.logs import get_logger
 
 FIRST_DESCRIPTOR = 3
@@ -130,6 +130,6 @@ def _adopt(descriptor: int) -> socket.socket:
     os.set_inheritable(descriptor, False)
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    shape(sock)
     sock.listen(BACKLOG)
     return sock

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from popproxy.net.reactor import READABLE, Reactor
 from popproxy.types import Address
 
+UNSENT = 128 * 1024
+"""Octets that the kernel takes for a client beyond those on their way: else one that stops reading holds 4 MB of it."""
 BACKLOG = 4096
 """asyncio's 100 overflows with 256 clients at once, and the rest wait a second for the next SYN."""
 _ACCEPTS = 64  # for one readiness, so that established sessions get their turn
@@ -47,6 +49,12 @@ def bind(address: Address) -> list[socket.socket]:
     return sockets
 
 
+def shape(sock: socket.socket) -> None:
+    """Set what the sockets that a listening one accepts inherit."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # before anything is written, see connect()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+
+
 def _bind_one(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -54,8 +62,7 @@ def _bind_one(family: socket.AddressFamily, host: str, port: int) -> socket.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # inherited by accepted sockets; before anything is written, see connect()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        shape(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from popproxy.net.deadlines import Deadlines
-from popproxy.net.listener import bind
+from popproxy.net.listener import UNSENT, bind
 from popproxy.net.reactor import READABLE, Reactor
 from popproxy.types import Address
 from tests.peers.process import free_port, wait_until
@@ -218,3 +219,19 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
     assert proxy.returncode == 0, text
     assert "Traceback" not in text
     assert 1 <= len(re.findall("cannot accept", text)) <= 2, "a line for each client"
+
+
+def test_a_client_that_reads_nothing_holds_little_of_the_kernels_memory() -> None:
+    """4 MB each, else: on loopback at once, on the network as soon as it has been quick for a while."""
+    (listening,) = bind(Address("127.0.0.1", 0))
+    with listening, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listening.getsockname())
+        ours, _ = listening.accept()
+        with ours:
+            ours.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while taken < 64 * UNSENT:
+                    taken += ours.send(b"x" * 65536)
+            assert taken < 4 * UNSENT

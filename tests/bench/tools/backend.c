@@ -227,12 +227,14 @@ static void command(struct conn *c, char *line, int n)
 static void on_accept(struct conn *listener)
 {
 	for (int i = 0; i < 64; i++) {
-		int fd = accept4(listener->fd, 0, 0, SOCK_NONBLOCK), one = 1;
+		int fd = accept4(listener->fd, 0, 0, SOCK_NONBLOCK), one = 1, unsent = 64 * 1024;
 		struct conn *c;
 
 		if (fd < 0)
 			return;
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+		/* a proxy's machine is ours: thousands of full send buffers would take all memory that TCP may have */
+		setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 		c = calloc(1, sizeof *c);
 		c->fd = fd;
 		c->kind = listener->kind == POP_LISTENER ? POP : HTTP;
