@@ -263,6 +263,11 @@ class Channel:
         else:
             self.received_eof()
 
+    def hold_unsent(self, octets: int) -> None:
+        """Let the kernel take so many octets beyond those on their way, instead of what it takes for all clients."""
+        if self._sock is not None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
+
     def divert(self, watcher: Watched | None) -> None:
         """Have the reactor tell `watcher` what it would tell this channel; None: no longer."""
         if self._sock is not None:

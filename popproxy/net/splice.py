@@ -28,6 +28,7 @@ LEAST = 64 * 1024
 """Octets that must be waiting, and be expected besides, for a move to be worth while."""
 _LEFT = 4096  # octets of them that stay unread; five would do
 _PIPE = 1 << 20
+_UNSENT = 1 << 20  # what the client's socket does not take of a pipe would have to be read after all
 _F_SETPIPE_SZ = 1031
 _MOVE = 1  # SPLICE_F_MOVE
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
@@ -91,6 +92,7 @@ class Splice:
         self._sink = sink
         self._moving = moving
         self._engaged = False
+        sink.hold_unsent(_UNSENT)
 
     def engage(self) -> None:
         """A message is under way: see whether it is long enough."""
