@@ -63,6 +63,10 @@ def installed() -> Iterator[Installed]:
         yield Installed(directory)
 
 
+def outcomes(proxy: Proxy) -> list[str]:
+    return [record["event.outcome"] for record in proxy.audit("upgrade")]
+
+
 def test_what_another_version_hands_over_in_another_form_is_not_understood() -> None:
     told = written({"form": FORM + 1})
     with pytest.raises(NotUnderstoodError, match=f"hands over in form {FORM + 1}, and this knows {FORM}"):
@@ -155,7 +159,7 @@ def test_an_upgrade_under_load_refuses_nobody_and_touches_no_session(
     wait_until(lambda: victim not in proxy.workers and len(proxy.workers) == 2, "another worker")
     with LineClient(proxy.port()) as again:
         assert again.line().startswith(b"+OK")
-    assert [record["event.outcome"] for record in proxy.audit("upgrade")] == ["success", "success"]
+    wait_until(lambda: outcomes(proxy) == ["success", "success"], "the records of both")
 
 
 def test_a_version_that_does_not_work_changes_nothing(
@@ -176,7 +180,7 @@ def test_a_version_that_does_not_work_changes_nothing(
     assert (done.returncode, "timeouts.drain: 'soon' is not a duration" in done.stderr) == (66, True), done.stderr
     assert proxy.workers == before
     assert session.command("STAT").startswith(b"+OK")
-    assert [record["event.outcome"] for record in proxy.audit("upgrade")] == ["failure"] * 2
+    wait_until(lambda: outcomes(proxy) == ["failure"] * 2, "the records of both")
     proxy.file.write_text(proxy.file.read_text().replace("drain: soon", "drain: 1s"))
     installed.become("2.0.whole")
     os.kill(proxy.pid, signal.SIGUSR2)
