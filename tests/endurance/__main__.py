@@ -25,6 +25,8 @@ MANY = {"connections": 20000, "connections_per_address": 20000, "sessions_per_us
 P99 = 1.0
 """Seconds to a healthy login beside slow clients."""
 GROWTH = 1.05
+UNSENT = "16384"
+"""Octets of a full send buffer of the server: thousands would take what TCP may have on this machine."""
 SLOPE = 1.0
 """MiB for ten minutes."""
 
@@ -56,7 +58,9 @@ async def site(*, compiled: bool = False, **sections: Any) -> AsyncIterator[tupl
 
 def _compiled_server(stack: contextlib.ExitStack) -> int:
     directory, port = stack.enter_context(public_directory("server")), free_port()
-    server = Process("server", [tools().backend, str(port), str(free_port())], directory / "server.log", directory)
+    server = Process(
+        "server", [tools().backend, str(port), str(free_port()), UNSENT], directory / "server.log", directory
+    )
     stack.callback(server.stop)
     server.wait_for(lambda: accepts(port), "the server listens")
     return port

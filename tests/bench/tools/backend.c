@@ -1,6 +1,8 @@
 /* Synthetic POP3 server for benchmarks: one thread, epoll, every reply rendered once at start.
  *
- * usage: backend POP3_PORT HTTP_PORT
+ * usage: backend POP3_PORT HTTP_PORT [UNSENT]
+ *
+ * UNSENT bounds what each client who does not read holds of the kernel's memory, which it shares with the proxy's.
  *
  * Any password is right; maildrop.h says which user has what.
  * Logins: USER/PASS, APOP, AUTH (of AUTH PLAIN the name is decoded, of the others it is not).
@@ -38,6 +40,7 @@ struct conn {
 
 static struct reply OK, BYE, ERR, CAPA, HELLO, PLUS, LOGGED_IN, AUTH_HTTP;
 static int ep;
+static int unsent;                       /* octets that the kernel takes for a client who does not read; 0: as it likes */
 
 /* The drop named in base64 of "authzid NUL authcid NUL password". */
 static const struct drop *drop_of_plain(const char *base64)
@@ -227,14 +230,14 @@ static void command(struct conn *c, char *line, int n)
 static void on_accept(struct conn *listener)
 {
 	for (int i = 0; i < 64; i++) {
-		int fd = accept4(listener->fd, 0, 0, SOCK_NONBLOCK), one = 1, unsent = 64 * 1024;
+		int fd = accept4(listener->fd, 0, 0, SOCK_NONBLOCK), one = 1;
 		struct conn *c;
 
 		if (fd < 0)
 			return;
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		/* a proxy's machine is ours: thousands of full send buffers would take all memory that TCP may have */
-		setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+		if (unsent)
+			setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 		c = calloc(1, sizeof *c);
 		c->fd = fd;
 		c->kind = listener->kind == POP_LISTENER ? POP : HTTP;
@@ -308,8 +311,9 @@ int main(int argc, char **argv)
 	struct rlimit files;
 	char text[512];
 
-	if (argc != 3)
-		return fprintf(stderr, "usage: backend POP3_PORT HTTP_PORT\n"), 2;
+	if (argc != 3 && argc != 4)
+		return fprintf(stderr, "usage: backend POP3_PORT HTTP_PORT [UNSENT]\n"), 2;
+	unsent = argc == 4 ? atoi(argv[3]) : 0;
 	signal(SIGPIPE, SIG_IGN);
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
