@@ -17,7 +17,7 @@ from tests.admin.test_status import TOKEN, served
 from tests.cli.helpers import write_pair
 from tests.peers.browser import Page, chromium
 from tests.peers.process import REPOSITORY
-from tests.session.rig import Rig, until
+from tests.session.rig import Peer, Rig, until
 
 pytestmark = pytest.mark.real
 
@@ -155,17 +155,21 @@ async def logged_in(rig: Rig, name: str) -> None:
 
 
 async def load(rig: Rig, enough: asyncio.Event) -> None:
-    """One client after another fetches a message."""
+    """One client after another fetches a message, reading as it comes: QUIT waits behind the body."""
     while not enough.is_set():
         client, backend = await rig.logged_in()
         await client.send("RETR 1\r\nQUIT\r\n")
-        await backend.expect("RETR 1")
-        await backend.send(b"+OK\r\n" + b"x" * random.randrange(1000, 300_000) + b"\r\n.\r\n")
-        await backend.expect("QUIT")
-        await backend.send("+OK\r\n")
-        await client.rest()
+        await asyncio.gather(client.rest(), served_message(backend))
         client.close()
         backend.close()
         rig.clients.remove(client)
         rig.backend.connections.remove(backend)
         await asyncio.sleep(0.05)
+
+
+async def served_message(backend: Peer) -> None:
+    """One message of up to a megabyte, then QUIT."""
+    await backend.expect("RETR 1")
+    await backend.send(b"+OK\r\n" + b"x" * random.randrange(1000, 1_000_000) + b"\r\n.\r\n")
+    await backend.expect("QUIT")
+    await backend.send("+OK\r\n")
