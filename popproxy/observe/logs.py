@@ -40,6 +40,7 @@ def configure(level: Level, format: Format, stream: TextIO | None = None) -> Non
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
+    lenient = _Lenient(stream)
     renderer = _console(terminal) if format == "console" or (format == "auto" and terminal) else _json()
     threshold = getattr(logging, level.upper())
     shared: list[Processor] = [
@@ -47,15 +48,16 @@ def configure(level: Level, format: Format, stream: TextIO | None = None) -> Non
         structlog.processors.add_log_level,
         _name_logger,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        lenient.tell_lost,
     ]
     finish: list[Processor] = [structlog.processors.format_exc_info, redact, *renderer]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(cast("Any", stream)),
+        logger_factory=structlog.WriteLoggerFactory(cast("Any", lenient)),
         cache_logger_on_first_use=False,
     )
-    _route_standard_logging(threshold, stream, shared, finish)
+    _route_standard_logging(threshold, cast("TextIO", lenient), shared, finish)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -83,6 +85,36 @@ def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     if exception is not None:
         escaped["exception"] = "\n".join("  " + _escape(line, _UNPRINTABLE) for line in str(exception).split("\n"))
     return escaped
+
+
+class _Lenient:
+    """A stream of log lines. What cannot be written (a full disk, a reader that is gone) stops nobody's work.
+
+    It is counted; the next line that is written says so (`tell_lost`).
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        """A line."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # the latter: it is closed
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Done by `write`."""
+
+    def tell_lost(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Processor: adds how many lines before this one are missing."""
+        if self._lost:
+            event["lines_lost"] = self._lost
+        return event
 
 
 def _console(colors: bool) -> list[Processor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +35,17 @@ def _restore() -> Iterator[None]:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class Sometimes(io.StringIO):
+    """A file on a disk that is full for a while."""
+
+    room = True
+
+    def write(self, text: str) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -158,3 +171,16 @@ async def test_asyncio_keeps_quiet_about_arguments_even_at_debug_level() -> None
     configure("debug", "json", io.StringIO())
     assert not loop.get_debug()
     assert not logging.getLogger("asyncio").isEnabledFor(logging.DEBUG)
+
+
+def test_a_log_that_cannot_be_written_stops_nothing_and_says_later_what_is_missing() -> None:
+    with open("/dev/full", "w", buffering=1) as full:
+        configure("info", "json", full)
+        get_logger("x").error("lost")
+        logging.getLogger("y").error("lost, too")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    stream = Sometimes()
+    configure("info", "json", stream)
+    for stream.room in (True, False, False, True, True):
+        get_logger("x").error("line")
+    assert [line.get("lines_lost") for line in lines(stream)] == [None, 2, None]
