@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from popproxy.admin.frames import CommandFailed
+from popproxy.admin.tables import printable
 from popproxy.app.forking import Nursery
 from popproxy.app.link import Handler, Link, UnderWay
 from popproxy.app.plan import Plan
@@ -33,6 +34,8 @@ LAST_WORDS = 10.0
 """Seconds beyond the time for its sessions that a worker has for its end."""
 _ABORT_LIMIT = 2.0  # seconds that it has to say where it hangs
 _EOF_LIMIT = 1.0  # seconds between the end of a process and that of its socket
+_MOST = 10_000_000  # sessions or connections that a worker can have; it may say anything
+_REASONS, _LONGEST = 8, 200  # why it can serve no new session: so many, of so many characters; addresses are shorter
 
 log = get_logger("supervisor")
 
@@ -312,8 +315,10 @@ class Child:
         **_: object,
     ) -> None:  # fmt: skip
         self._last_sign = self._loop.time()
-        self.crowds = {str(key): int(count) for key, count in islice((crowds or {}).items(), CROWDS)}
-        self.sessions, self.reasons = int(sessions), [str(reason) for reason in reasons]
+        told = islice((crowds or {}).items(), CROWDS)
+        self.crowds = {key: int(count) for key, count in told if len(key) <= _LONGEST and 0 < count <= _MOST}
+        self.sessions = max(0, min(int(sessions), _MOST))
+        self.reasons = [printable(str(reason)[:_LONGEST]) for reason in reasons[:_REASONS]]
         if counts is not None:
             self._take_counts(counts)
 

@@ -241,7 +241,7 @@ class Link:
                 message = decode(bytes(self._unread[HEADER:size]))
                 del self._unread[:size]
                 self._understand(message)
-        except (RemoteProtocolError, TypeError, ValueError) as error:
+        except (RemoteProtocolError, TypeError, ValueError, OverflowError) as error:
             log.error("not a message between supervisor and worker", why=str(error))
             self._end()
 

@@ -293,6 +293,7 @@ class Supervisor:
         self.strangers.ended(pid, status)
 
     def _check(self) -> None:
+        self._loop.call_later(_CHECK_INTERVAL, self._check)  # first: whatever goes wrong, it goes on
         now = self._loop.time()
         late = max(0.0, now - self._checked - 2 * _CHECK_INTERVAL)  # the machine slept, or we did: so did they
         self._checked = now
@@ -300,7 +301,6 @@ class Supervisor:
             child.check(late)
         self._spread_crowds()
         self.records.pass_on()
-        self._loop.call_later(_CHECK_INTERVAL, self._check)
 
     def _spread_crowds(self) -> None:
         """Each worker refuses by itself who has too many connections: so it must know of the others'."""

@@ -73,7 +73,9 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-                sock.sendto("\n".join(assignments).encode(), self._address)
+                # one line each: whoever has a say in the status must not be able to say anything else
+                said = "\n".join(" ".join(assignment.split()) for assignment in assignments)
+                sock.sendto(said.encode(errors="replace"), self._address)
         except OSError as error:
             if not self._complained:
                 log.warning("systemd cannot be told how it goes", why=error.strerror, cure="NotifyAccess=main")

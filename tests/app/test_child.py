@@ -75,6 +75,19 @@ async def test_counts_that_cannot_be_added_up_are_not_taken(monkeypatch: pytest.
         assert made.counts == good
 
 
+async def test_what_a_worker_says_of_itself_is_bounded_and_has_nothing_that_steers_others() -> None:
+    with child() as (made, theirs):
+        reasons = ["draining", "x\nMAINPID=1\ud800", *["y" * 1_000_000] * 20]
+        crowds = {"192.0.2.1": 7, "192.0.2.2": -7, "192.0.2.3": int("9" * 4300), "x" * 1000: 7, "192.0.2.4": True}
+        await asyncio.to_thread(send_now, theirs, "status", sessions=10**400, reasons=reasons, crowds=crowds)
+        await until(lambda: bool(made.reasons), "it to be heard")
+        assert made.reasons[0] == "draining"
+        assert "".join(made.reasons).isprintable()
+        assert sum(map(len, made.reasons)) < 5000
+        assert made.sessions <= 10**9
+        assert made.crowds == {"192.0.2.1": 7, "192.0.2.4": 1}
+
+
 async def test_a_worker_that_is_to_leave_cannot_say_that_it_has_only_begun() -> None:
     with process() as worker, child() as (made, theirs):
         send_now(theirs, "born", pid=worker.pid)

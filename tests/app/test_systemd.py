@@ -83,8 +83,8 @@ async def test_signs_of_life_come_from_the_running_loop_at_half_the_limit(
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     notifier = Notifier.from_environment()
     assert "NOTIFY_SOCKET" not in os.environ
-    notifier.ready(lambda: "2 sessions, serving")
-    assert manager.heard() == {"READY": "1", "STATUS": "2 sessions, serving"}
+    notifier.ready(lambda: "2 sessions, serving\nMAINPID=1 \udc80")
+    assert manager.heard() == {"READY": "1", "STATUS": "2 sessions, serving MAINPID=1 ?"}
     for _ in range(3):
         assert (await asyncio.to_thread(manager.heard))["WATCHDOG"] == "1"
     notifier.stopping(37)
