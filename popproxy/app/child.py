@@ -20,7 +20,7 @@ from popproxy.app.link import Handler, Link, UnderWay
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
 from popproxy.observe.logs import get_logger
-from popproxy.observe.metric_merge import Snapshot, is_snapshot
+from popproxy.observe.metric_merge import Snapshot, fitting
 from popproxy.session.admission import CROWDS
 from popproxy.types import Outcome
 
@@ -327,8 +327,9 @@ class Child:
         self.sessions = 0
 
     def _take_counts(self, counts: Any) -> None:
-        if is_snapshot(counts):  # or nothing could be added up any more, long after it has ended
-            self.counts = counts
+        good = fitting(counts)
+        if good is not None:  # or nothing could be added up any more, long after it has ended
+            self.counts = good
 
     def _link_lost(self) -> None:
         self._lost = True

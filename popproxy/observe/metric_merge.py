@@ -8,7 +8,10 @@ value of a histogram is its buckets and, last, its sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypeGuard
+
+from popproxy.observe.metric_families import families as all_families
 
 SEPARATOR = "\x1f"
 Snapshot = dict[str, dict[str, dict[str, Any]]]
@@ -16,15 +19,77 @@ SERIES = 200_000
 """Values in a snapshot; what has died is remembered for ever."""
 LARGEST = 1e18
 """More than can be counted."""
+LONGEST = 255
+"""Characters of a name that is a label's value: of a listener, a server, a pool."""
+PROCESS = {
+    "process_cpu_seconds": "counter",
+    "process_virtual_memory_bytes": "sum",
+    "process_resident_memory_bytes": "sum",
+    "process_open_fds": "sum",
+    "process_start_time_seconds": "min",
+    "process_max_fds": "min",
+}
+"""What Linux counts for a process, and how it becomes one number for several."""
+STRAYS = "metrics_strays"
 
 
-def is_snapshot(told: object) -> bool:
-    """Can it be added up? Another process has said it, which strangers may have taken over."""
+def fitting(told: object) -> Snapshot | None:
+    """What is in our families, under labels that they can have; None if `told` cannot be added up.
+
+    Another process has said it, which strangers may have taken over. Values of closed sets are looked up; a name that
+    stands in a configuration, which the supervisor does not read, must at least look like one.
+    """
+    if not _is_snapshot(told):
+        return None
+    places = _places()
+    return {
+        kind: {
+            name: {key: value for key, value in values.items() if _fits(key, places[kind, name])}
+            for name, values in families.items()
+            if (kind, name) in places
+        }
+        for kind, families in told.items()
+    }
+
+
+_Values = frozenset[str] | None  # of a label; None: names of a configuration
+
+
+@cache
+def _places() -> dict[tuple[str, str], list[_Values]]:
+    """The labels of each family, by its kind and name."""
+    some = ["?"]
+    found: dict[tuple[str, str], list[_Values]] = {(kind, name): [] for name, kind in PROCESS.items()}
+    found["counter", STRAYS] = []
+    for family in all_families(some, some, some, some):
+        kind = family.merged if family.kind == "gauge" else family.kind
+        found[kind, family.name] = [
+            None if not values or "?" in values else frozenset(values) for values in family.labels.values()
+        ]
+    return found
+
+
+def _fits(key: str, wanted: list[_Values]) -> bool:
+    if not wanted:
+        return not key
+    parts = [key] if len(wanted) == 1 else key.split(SEPARATOR)
+    return len(parts) == len(wanted) and all(
+        part in values if values is not None else 0 < len(part) <= LONGEST and part.isprintable()
+        for part, values in zip(parts, wanted, strict=True)
+    )
+
+
+def _is_snapshot(told: object) -> TypeGuard[Snapshot]:
+    """Can it be added up?"""
     if not isinstance(told, dict):
         return False
     fits = {"histogram": _are_lists, "counter": _are_counts}
     good = all(_all(families, fits.get(kind, _are_numbers)) for kind, families in told.items())
-    return good and sum(len(values) for families in told.values() for values in families.values()) <= SERIES
+    return good and _size(told) <= SERIES
+
+
+def _size(snapshot: Snapshot) -> int:
+    return sum(len(values) for families in snapshot.values() for values in families.values())
 
 
 def _all(told: object, fits: Callable[[object], bool]) -> bool:
@@ -82,9 +147,17 @@ def merged(past: Snapshot, living: Iterable[Snapshot], serving: Iterable[Snapsho
 
 
 def settle(past: Snapshot, last: Snapshot) -> None:
-    """Keep in `past` what a process that is gone has counted."""
+    """Keep in `past` what a process that is gone has counted; nothing new once there is too much."""
+    full = _size(past) >= SERIES
     for kind in ("counter", "histogram"):
-        _add(past.setdefault(kind, {}), last.get(kind, {}))
+        before = past.setdefault(kind, {})
+        told = last.get(kind, {})
+        if full:
+            told = {
+                name: {key: value for key, value in values.items() if key in before.get(name, {})}
+                for name, values in told.items()
+            }
+        _add(before, told)
 
 
 _KINDS = ("counter", "histogram", "sum", "max", "min")

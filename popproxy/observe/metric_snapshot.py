@@ -8,18 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from popproxy.observe.metric_exposition import Buckets, Exposition, Values
 from popproxy.observe.metric_families import Family
-from popproxy.observe.metric_merge import Snapshot, keyed, labels
+from popproxy.observe.metric_merge import PROCESS, STRAYS, Snapshot, keyed, labels
 from popproxy.observe.metrics import Metrics
-
-_PROCESS = {
-    "process_cpu_seconds": "counter",
-    "process_virtual_memory_bytes": "sum",
-    "process_resident_memory_bytes": "sum",
-    "process_open_fds": "sum",
-    "process_start_time_seconds": "min",
-    "process_max_fds": "min",
-}
-_STRAYS = "metrics_strays"
 
 
 def snapshot(metrics: Metrics) -> Snapshot:
@@ -38,10 +28,10 @@ def snapshot(metrics: Metrics) -> Snapshot:
         values, lost = metrics.values_of(family)
         strays += lost
         taken[kind][family.name] = {keyed(key): float(value) for key, value in values.items() if value or kind == "min"}
-    taken["counter"][_STRAYS] = {"": strays}
+    taken["counter"][STRAYS] = {"": strays}
     for metric in metrics.process():
-        if metric.name in _PROCESS:
-            taken[_PROCESS[metric.name]][metric.name] = {"": metric.samples[0].value}
+        if metric.name in PROCESS:
+            taken[PROCESS[metric.name]][metric.name] = {"": metric.samples[0].value}
     return taken
 
 
@@ -73,7 +63,7 @@ class MergedMetrics(Exposition):
 
     def strays(self) -> int:
         """Of all processes."""
-        return int(self._merged["counter"].get(_STRAYS, {}).get("", 0))
+        return int(self._merged["counter"].get(STRAYS, {}).get("", 0))
 
     def started(self) -> float | None:
         """When the supervisor was started."""
@@ -83,7 +73,7 @@ class MergedMetrics(Exposition):
     def process(self) -> Iterable[Metric]:
         """Of all processes together."""
         for metric in self._own.process():
-            kind = _PROCESS.get(metric.name, "")
+            kind = PROCESS.get(metric.name, "")
             told = self._merged.get(kind, {}).get(metric.name)
             if told is not None:
                 make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily

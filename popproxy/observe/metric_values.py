@@ -32,10 +32,10 @@ class Series(dict[K, float], Generic[K]):
         """`value` is one of the closed set of the first label in this configuration."""
         if value not in self._labels[0]:
             self._labels = ((*self._labels[0], value), *self._labels[1:])
-            keys = (value,) if len(self._labels) == 1 else product((value,), *self._labels[1:])
-            for key in cast("Iterable[K]", keys):
+            keys = cast("list[K]", [value] if len(self._labels) == 1 else list(product((value,), *self._labels[1:])))
+            for key in keys:
                 self.setdefault(key, 0)
-            self._known = frozenset(self)
+            self._known |= frozenset(keys)  # and not what is stored as well: it may be a stray
 
     def __missing__(self, key: K) -> float:
         self._fold()  # `key` is stored next; so this removes the previous one

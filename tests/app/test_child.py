@@ -59,7 +59,7 @@ async def test_a_worker_that_is_to_end_before_it_is_known_ends_then() -> None:
 
 async def test_counts_that_cannot_be_added_up_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metric_merge, "SERIES", 100)
-    good = {"counter": {"logins": {"": 3}}, "histogram": {"seconds": {"": [1, 2, 0.5]}}}
+    good = {"counter": {"connections": {"pop3": 3}}, "histogram": {"event_loop_lag_seconds": {"": [1, 2, 0.5]}}}
     with child() as (made, theirs):
         send_now(theirs, "status", sessions=1, reasons=[], counts=good)
         bad: list[object] = [

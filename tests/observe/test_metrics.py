@@ -17,7 +17,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from popproxy.observe import metric_merge
 from popproxy.observe.metric_families import VERBS, families
+from popproxy.observe.metric_merge import SEPARATOR, Snapshot, fitting, settle
+from popproxy.observe.metric_snapshot import snapshot
 from popproxy.observe.metric_values import Histogram, Series
 from popproxy.observe.metrics import Metrics
 from popproxy.types import AuthFailure, CloseReason, Mechanism
@@ -208,3 +211,38 @@ def test_a_scrape_in_another_thread_loses_no_count(metrics: Metrics) -> None:
     assert scraped == sorted(scraped)
     assert value(metrics, "messages_total", verb="RETR") == counted
     assert value(metrics, "commands_total", verb="OTHER", outcome="ok") == counted
+
+
+# ---- of several processes ----
+
+
+def test_all_that_a_process_counts_fits_and_nothing_that_strangers_make_up() -> None:
+    metrics = Metrics(["pop3"], ["10.0.0.5:110"], ["corp"], ["tunnel"])
+    use_everything(metrics)
+    metrics.expect_backend("found.example.com:995")
+    for outcome in ("hit", "miss"):
+        metrics.auth_cache["corp", outcome] += 1
+    metrics.backend_sessions["found.example.com:995"] += 1
+    metrics.watch_pools(lambda: {("main", "10.0.0.5:110", "up"): 1.0}, lambda: {"main": 3})
+    told = snapshot(metrics)
+    assert fitting(told) == told
+    bad: Snapshot = {
+        "counter": {
+            "connections": {"pop3": 1, "x" * 256: 1, "a\nb": 1, "": 1}, "made_up": {"": 1},
+            "auth_attempts": {SEPARATOR.join(key): 1 for key in (("USER", "success"), ("USER", "failure", "made up"))},
+        },
+        "min": {"connections": {"pop3": 1}}, "sum": {"audit_pending_bytes": {"file": 7, "elsewhere": 8}},
+    }  # fmt: skip
+    assert fitting(bad) == {
+        "counter": {"connections": {"pop3": 1}, "auth_attempts": {}}, "min": {},
+        "sum": {"audit_pending_bytes": {"file": 7}},
+    }  # fmt: skip
+
+
+def test_what_is_remembered_of_processes_that_are_gone_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_merge, "SERIES", 100)
+    past: Snapshot = {}
+    for process in range(50):
+        settle(past, {"counter": {"connections": {"pop3": 1, **{f"{process}-{n}": 1 for n in range(50)}}}})
+    assert past["counter"]["connections"]["pop3"] == 50
+    assert len(past["counter"]["connections"]) < 150
