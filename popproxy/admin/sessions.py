@@ -108,13 +108,13 @@ def _totals(counts: Exposition) -> dict[str, object]:
 
 def _listeners(counts: Exposition) -> list[dict[str, object]]:
     sessions, refused = _by(counts.values("sessions"), 0), _by(counts.values("connections_refused"), 0)
-    expiry = counts.values("tls_certificate_expiry")
+    expiry, connections = counts.values("tls_certificate_expiry"), counts.values("connections")
     return [
         {
-            "name": name, "sessions": sessions[str(name)], "connections": connections, "refused": refused[str(name)],
+            "name": name, "sessions": sessions[name], "connections": connections[name], "refused": refused[name],
             "certificate_expires": expiry.get(name) or None,
         }
-        for name, connections in counts.values("connections").items()
+        for name in counts.family("connections").labels["listener"]  # what is counted of others was there before
     ]  # fmt: skip
 
 

@@ -153,7 +153,9 @@ class StatusPage:
         backends: Any = await self._executor.execute("backends list", {})
         now = Sample.of(time.time(), stats)
         self._history.take(now)
-        listeners = [{**self._listeners[one["name"]], **one} for one in stats["listeners"]]
+        # a worker with another configuration may have answered, while one takes over from the other
+        known = [one for one in stats["listeners"] if one["name"] in self._listeners]
+        listeners = [{**self._listeners[one["name"]], **one} for one in known]
         look = {"at": now.at, **stats, **backends, "listeners": listeners}
         health, verdict, why = judge(look, await self._ready())
         told = {

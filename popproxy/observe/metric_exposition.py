@@ -54,10 +54,13 @@ class Exposition(Collector):
         """When the counting began, in seconds since 1970, if that is known."""
         return None
 
+    def family(self, name: str) -> Family:
+        """The family with this attribute."""
+        return next(family for family in self.families if family.attribute == name)
+
     def values(self, name: str) -> Values:
-        """The values of the family with this attribute."""
-        family = next(family for family in self.families if family.attribute == name)
-        return self.values_of(family)[0]
+        """The values of the family with this attribute; of several processes also those of earlier configurations."""
+        return self.values_of(self.family(name))[0]
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Everything in the format that the HTTP header Accept asks for, and its Content-Type. Any thread may ask."""

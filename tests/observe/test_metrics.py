@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,10 +18,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from popproxy.admin.commands import Commands
+from popproxy.admin.sessions import add_sessions
 from popproxy.observe import metric_merge
+from popproxy.observe.metric_exposition import Exposition
 from popproxy.observe.metric_families import VERBS, families
-from popproxy.observe.metric_merge import SEPARATOR, Snapshot, fitting, settle
-from popproxy.observe.metric_snapshot import snapshot
+from popproxy.observe.metric_merge import SEPARATOR, Snapshot, fitting, merged, settle
+from popproxy.observe.metric_snapshot import MergedMetrics, snapshot
 from popproxy.observe.metric_values import Histogram, Series
 from popproxy.observe.metrics import Metrics
 from popproxy.types import AuthFailure, CloseReason, Mechanism
@@ -246,3 +250,20 @@ def test_what_is_remembered_of_processes_that_are_gone_is_bounded(monkeypatch: p
         settle(past, {"counter": {"connections": {"pop3": 1, **{f"{process}-{n}": 1 for n in range(50)}}}})
     assert past["counter"]["connections"]["pop3"] == 50
     assert len(past["counter"]["connections"]) < 150
+
+
+async def test_stats_go_on_after_a_reload_that_has_taken_a_listener_away() -> None:
+    before, now = Metrics(["old", "pop3"], BACKENDS), Metrics(["pop3"], BACKENDS)
+    before.connections["old"] += 1
+    before.audit_last_checkpoint = now.audit_last_checkpoint = 1_700_000_000.0
+    living = [snapshot(before), snapshot(now)]
+
+    async def counts() -> Exposition:
+        return MergedMetrics(now, merged({}, living, living))
+
+    commands = Commands()
+    add_sessions(commands, [], counts, str)
+    stats: Any = await commands.execute("stats", {})
+    assert [one["name"] for one in stats["listeners"]] == ["pop3"]
+    assert stats["connections"] == 1, "it has been there"
+    assert (await counts()).values("audit_last_checkpoint") == {(): 1_700_000_000.0}
