@@ -19,6 +19,7 @@ from popproxy.app.forking import Nursery
 from popproxy.app.link import Handler, Link, UnderWay
 from popproxy.app.plan import Plan
 from popproxy.app.sockets import Sockets
+from popproxy.app.unwritten import Unwritten
 from popproxy.observe.logs import get_logger
 from popproxy.observe.metric_merge import Snapshot, fitting
 from popproxy.session.admission import CROWDS
@@ -84,6 +85,8 @@ class Child:
         """What it says that has changed since the configuration before; None if nobody knows."""
         self.segment = ""
         """Of the audit log: its own one."""
+        self.unwritten = Unwritten()
+        """Audit records that it owes us."""
         self.pid = 0
         """Known when it says it, before it has read anything."""
         self.was = Stage.STARTING
@@ -137,7 +140,7 @@ class Child:
             tidings={
                 "born": self._told_born,
                 "plan": self._told_plan, "failed": self._failed, "ready": self._told_ready, "status": self._told_status,
-                "last": self._told_last,
+                "last": self._told_last, "written": self._told_written,
             },
             lost=self._link_lost,
             under_way=under_way or UnderWay(),
@@ -152,6 +155,7 @@ class Child:
             "number": self.number, "stage": self.stage, "sessions": self.sessions, "reasons": self.reasons,
             "counts": self.counts, "routes": self.routes, "segment": self.segment,
             "pid": self.pid, "status": self.status, "doomed": self._doomed,
+            "unwritten": self.unwritten.hand_over(),
             "since": self._since, "end_by": self._end_by, "sock": keep(self.link.sock), "asked": under_way.asked,
             "unread": _text(under_way.unread), "unsent": _text(under_way.unsent),
         }  # fmt: skip
@@ -163,6 +167,7 @@ class Child:
         self.counts, self.routes, self.segment = told["counts"], told["routes"], told["segment"]
         self.pid, self.status, self._doomed = told["pid"], told["status"], told["doomed"]
         self._since, self._end_by = told["since"], told["end_by"]
+        self.unwritten.take_over(told.get("unwritten", (0, ())))  # an earlier program did not know
         if self.stage is not Stage.STARTING:
             self._ready.set_result(None)
         unread, unsent = (base64.b64decode(told[name]) for name in ("unread", "unsent"))
@@ -227,8 +232,9 @@ class Child:
             self.link.tell("crowds", elsewhere=elsewhere)
 
     def record(self, action: str, outcome: Outcome, fields: Mapping[str, object]) -> None:
-        """Have it write an audit record."""
-        self.link.tell("record", action=action, outcome=outcome.value, fields=dict(fields))
+        """Have it write an audit record. It is among the `unwritten` until it says that it has."""
+        number = self.unwritten.add((action, outcome, dict(fields)))
+        self.link.tell("record", action=action, outcome=outcome.value, fields=dict(fields), number=number)
 
     async def command(self, name: str, arguments: Mapping[str, object], seconds: float) -> Any:
         """Its result. Raises CommandFailed."""
@@ -325,6 +331,9 @@ class Child:
     def _told_last(self, *, counts: object, **_: object) -> None:
         self._take_counts(counts)
         self.sessions = 0
+
+    def _told_written(self, *, number: int, **_: object) -> None:
+        self.unwritten.written(number)
 
     def _take_counts(self, counts: Any) -> None:
         good = fitting(counts)

@@ -1,4 +1,8 @@
-"""The supervisor's audit records. It has no audit log of its own: a worker writes them."""
+"""The supervisor's audit records. It has no audit log of its own: a worker writes them, and says so.
+
+What a worker had not said to be written when it ended is given to another one. If it was killed between writing and
+saying, there are two records of one thing; none would be worse.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from popproxy.app.child import Child, Stage, how_ended
+from popproxy.app.unwritten import Record
 from popproxy.observe.logs import get_logger
 from popproxy.types import Outcome
 
@@ -20,7 +25,7 @@ class Records:
 
     def __init__(self, workers: Callable[[], Sequence[Child]]) -> None:
         self._workers = workers
-        self._waiting: deque[tuple[str, Outcome, dict[str, object]]] = deque(maxlen=_WAITING)
+        self._waiting: deque[Record] = deque(maxlen=_WAITING)
 
     def record(self, action: str, outcome: Outcome, **fields: object) -> None:
         """Have a record written: now, or as soon as there is a worker."""
@@ -36,8 +41,13 @@ class Records:
             self.record(action, outcome, **fields)
 
     def lost(self, child: Child) -> None:
-        """A worker is gone. If it has not ended in order its sessions have no ``session_end``: one record for all."""
-        if child.was not in (Stage.SERVING, Stage.LEAVING) or child.status == 0:
+        """A worker is gone, and others write what it has not.
+
+        If it has not ended in order its sessions have no ``session_end``: one record for all.
+        """
+        self._waiting.extend(child.unwritten.take())
+        self.pass_on()
+        if child.was not in (Stage.SERVING, Stage.LEAVING) or (child.was is Stage.LEAVING and child.status == 0):
             return
         fields = {
             "event.reason": "killed" if (child.status or 0) < 0 else "crashed", "message": how_ended(child.status),

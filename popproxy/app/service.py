@@ -120,6 +120,8 @@ class Service:
         self._acceptors: list[Acceptor] = []
         self._http: HttpServer | None = None
         self._control: ControlServer | None = None
+        self.closed = False
+        """The audit log takes no records any more."""
         self._draining = False
         self._complain_again = 0.0  # loop time
 
@@ -224,6 +226,7 @@ class Service:
         if self._control is not None:
             await self._control.stop()
         await parts.hang_up()
+        self.closed = True
         parts.close()
         await parts.audit.settle()
         log.info("stopped")

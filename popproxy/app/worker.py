@@ -122,7 +122,7 @@ class Worker:
         self._ticks = 0
         self._workers = how_many(loaded.config)
         self._serving = False
-        self._early: list[tuple[str, str, dict[str, object]]] = []  # records that may not come before audit_start
+        self._early: list[tuple[str, str, dict[str, object], int]] = []  # records that may not come before audit_start
         self._tasks: set[asyncio.Task[None]] = set()
         self._link = Link(
             sock,
@@ -231,11 +231,23 @@ class Worker:
     async def _counts(self) -> object:
         return await asyncio.to_thread(snapshot, self._service.parts.metrics)
 
-    def _record(self, action: str, outcome: str, fields: dict[str, object]) -> None:
-        if self._serving:
+    def _record(self, action: str, outcome: str, fields: dict[str, object], number: int = 0) -> None:
+        if not self._serving:
+            self._early.append((action, outcome, fields, number))
+        elif not self._service.closed:  # or another worker writes it, as nobody says that it is written
             self._service.parts.audit.event(action, Outcome(outcome), **fields)
-        else:
-            self._early.append((action, outcome, fields))
+            self._say_written(number)
+
+    def _say_written(self, number: int) -> None:
+        """As soon as it is; a disk may be full."""
+
+        def tried(written: bool) -> None:
+            if written:
+                self._link.tell("written", number=number)
+            else:
+                self._loop.call_later(STATUS_INTERVAL, self._say_written, number)
+
+        self._service.parts.audit.commit_then(tried)
 
 
 def _raise_descriptor_limit(connections: int, each: int) -> None:

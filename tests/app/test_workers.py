@@ -111,6 +111,26 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
     assert "1 message marked as deleted" in shown
 
 
+def test_records_that_a_dying_worker_was_given_are_written_by_another(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2))
+    names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in proxy.workers}
+    first = names["popproxy 1.1"]
+    os.kill(first, signal.SIGSTOP)
+    proxy.file.write_text(proxy.file.read_text().replace("drain: 1s", "drain: soon"))
+    assert proxy.command("reload", "--socket", str(proxy.configuration["control"]["socket"])).returncode == 66
+    with contextlib.suppress(ProcessLookupError):  # on a slow machine the supervisor has given it up by now
+        os.kill(first, signal.SIGKILL)
+
+    def recorded() -> bool:
+        return sorted(one["event.action"] for one in proxy.audit() if "audit_" not in one["event.action"]) == [
+            "admin", "config_reload", "worker_lost",
+        ]  # fmt: skip
+
+    wait_until(recorded, "what the first worker was to write, and that it is dead")
+
+
 def test_a_worker_that_dies_alone_is_recorded_by_the_next_one_after_its_start(
     start_proxy: StartProxy, backend: ScriptedBackend
 ) -> None:
