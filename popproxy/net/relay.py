@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from popproxy.config.model import Timeouts
+from popproxy.net.books import Books
 from popproxy.net.channel import NOBODY, Channel
 from popproxy.net.deadlines import Deadlines
+from popproxy.net.pace import Pace, often
 from popproxy.net.splice import Pipe, Splice
 from popproxy.net.tapped import Tap, TappedChannel
 from popproxy.observe.audit import AuditLog
-from popproxy.observe.audit_trail import AuditTrail, UpdateOutcome
+from popproxy.observe.audit_trail import AuditTrail
 from popproxy.observe.metrics import Metrics
 from popproxy.pop3 import replies
 from popproxy.pop3.exchange import Exchange
@@ -35,9 +37,6 @@ _CLIENT_LOST = {"internal": CloseReason.INTERNAL, "gss_layer": CloseReason.PROTO
 
 GONE_CLIENT_WAITS = 30.0
 """Seconds to wait for the answer to QUIT on behalf of a client that has already gone."""
-SLOWEST = 1024 / 30
-"""Octets a second that a reply must get on at, on average, once it has taken longer than the stall timeout."""
-
 SHORT_REPLY = 16 * 1024
 """Octets of a reply up to which it is worth a copy to send it together with those of other sessions."""
 ROUNDS = 8
@@ -64,9 +63,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_backend", "_backend_label", "_bytes_in", "_bytes_out", "_client", "_command", "_context", "_dele", "_ended",
-        "_exchange", "_lost", "_pace", "_reply", "_retr", "_since", "_splice", "_started", "_stuck", "_top", "_trail",
-        "deadline",
+        "_backend", "_books", "_client", "_command", "_context", "_ended", "_exchange", "_lost", "_pace", "_quit_sent",
+        "_reply", "_splice", "_started", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -77,19 +75,15 @@ class Relay:
         self._context = context
         self._client = client
         self._backend = backend
-        self._backend_label = backend_label
         self._exchange = exchange
-        self._trail = trail
+        self._books = Books(context.metrics, trail, context.listener, backend_label, exchange, octets)
         self._started = started
         self._ended: Callable[[CloseReason], None] | None = ended
         self._lost: CloseReason | None = None  # the backend is gone and the client has not been told yet
-        self._bytes_in, self._bytes_out = octets  # from the client and to it; so far, those of the login
         self._command = b""  # about to be sent to the backend, in this turn of the reactor
         self._reply = b""  # about to be sent to the client, likewise
-        self._stuck = 0  # octets on their way to a client that does not keep up, when it was last seen to read
-        self._since = 0.0  # when that was; in UPDATE, when QUIT was sent
-        self._pace: tuple[float, int] | None = None  # when a reply was first seen under way, and how far everything was
-        self._retr = self._top = self._dele = 0
+        self._quit_sent = 0.0
+        self._pace = Pace()
         self._splice: Splice | None = None
 
     def splice(self) -> None:
@@ -102,7 +96,7 @@ class Relay:
         self._client.receiver = self
         self._backend.receiver = _BackendSide(self)
         self._context.deadlines.add(self)
-        self._context.metrics.sessions[(self._context.listener, "transaction")] += 1
+        self._books.opened()
         if pipelined:
             self._exchange.receive_from_client(pipelined)
         if client_eof:
@@ -116,14 +110,14 @@ class Relay:
 
     def data_received(self, buffer: bytearray, end: int) -> None:
         """Commands."""
-        self._bytes_in += end
+        self._books.bytes_in += end
         data = bytes(memoryview(buffer)[:end])
         if self._lost is not None or not self._exchange.take_lone_command(data):
             self._exchange.receive_from_client(data)
             self._pump()
             return
+        self._books.asked(end)
         context = self._context
-        context.metrics.bytes_to_backend += end
         self.deadline = context.deadlines.now + context.timeouts.stall
         self._command = data
         self._backend.reactor.afterwards(self._backend, self._send_lone_command)
@@ -139,7 +133,7 @@ class Relay:
 
     def drained(self) -> None:
         """The client has taken all there was."""
-        self._stuck = 0
+        self._pace.keeps_up()
         self._backend.resume()
         self._record()
         self._pump()
@@ -165,10 +159,10 @@ class Relay:
             shown = exchange.receive_from_backend(buffer, end)
         if shown is None:
             taken = client.write(memoryview(buffer)[:end])
-            self._sent(end)
+            self._books.sent(end)
         elif shown:
             taken = client.write(shown)
-            self._sent(len(shown))
+            self._books.sent(len(shown))
         else:
             taken = not client.pending
         self._after_replies(taken)
@@ -177,7 +171,7 @@ class Relay:
         reply, self._reply = self._reply, b""
         if reply and self._ended is not None:
             taken = self._client.write(reply)
-            self._sent(len(reply))
+            self._books.sent(len(reply))
             self._after_replies(taken)
 
     def _after_replies(self, taken: bool) -> None:
@@ -192,7 +186,7 @@ class Relay:
             self._backend_gone(exchange.violation.reason, CloseReason.BACKEND_PROTOCOL)
             return
         if not taken:
-            self._stuck, self._since = client.unacknowledged, self._context.deadlines.now
+            self._pace.falls_behind(client.unacknowledged, self._context.deadlines.now)
             self._backend.pause()
         elif exchange.settled:
             context = self._context
@@ -212,7 +206,7 @@ class Relay:
     def moved(self, octets: int, rest: bytes) -> None:
         """See Moving."""
         self._exchange.skip_body(octets)
-        self._sent(octets)
+        self._books.sent(octets)
         self._after_replies(self._client.write(rest))
 
     def backend_drained(self) -> None:
@@ -255,7 +249,7 @@ class Relay:
         timeouts = self._context.timeouts
         patience = timeouts.idle if exchange.idle else timeouts.stall
         if client.pending:
-            patience = _often(timeouts.stall)
+            patience = often(timeouts.stall)
         self.deadline = self._context.deadlines.now + patience
 
     def _send_commands(self) -> bool:
@@ -271,12 +265,11 @@ class Relay:
             return False
         commands = exchange.commands_to_send(client_drained=not self._client.pending)
         if commands:
-            self._context.metrics.bytes_to_backend += len(commands)
+            self._books.asked(len(commands))
             if exchange.state is State.UPDATE:
-                self._context.metrics.sessions[(self._context.listener, "transaction")] -= 1
-                self._context.metrics.sessions[(self._context.listener, "update")] += 1
-                self._since = self._context.deadlines.now
-                self.deadline = self._since + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
+                self._books.updating()
+                self._quit_sent = self._context.deadlines.now
+                self.deadline = self._quit_sent + min(GONE_CLIENT_WAITS, self._context.timeouts.update)
             self._backend.write(commands)
         return not self._is_over() and self._lost is None
 
@@ -286,56 +279,26 @@ class Relay:
         if not answers:
             return False
         self._client.write(answers)
-        self._sent(len(answers))
+        self._books.sent(len(answers))
         self._record()
         return True
 
     def _is_over(self) -> bool:
         return self._ended is None
 
-    def _sent(self, octets: int) -> None:
-        self._bytes_out += octets
-        self._context.metrics.bytes_to_client += octets
-
     def _record(self, *, delivered: bool = True) -> None:
         """Account for the replies that are now complete, and `delivered` to the client's socket."""
-        exchange, trail, metrics = self._exchange, self._trail, self._context.metrics
-        events, exchange.events = exchange.events, []
-        for event in events:
-            verb, number = event.verb, event.number
-            metrics.commands[(verb, "ok" if event.ok else "err")] += 1
-            if number is None:  # also of what the proxy has refused itself
-                if verb == "QUIT":
-                    self._updated(event)
-                elif verb == "RSET" and event.ok:
-                    trail.reset(event.restored)
-            elif verb == "RETR" or verb == "TOP":  # noqa: PLR1714 - twice as fast
-                if not event.ok:
-                    trail.refused(verb, number, exchange.unique_id(number))
-                    continue
-                trail.message(verb, number, exchange.unique_id(number), event.octets, delivered, event.top_lines)
-                if not delivered:
-                    metrics.truncated[verb] += 1
-                    continue
-                metrics.messages[verb] += 1
-                if verb == "RETR":
-                    self._retr += 1
-                else:
-                    self._top += 1
-            elif verb == "DELE":
-                if event.ok:
-                    self._dele += 1
-                    trail.dele(number, exchange.unique_id(number))
-                else:
-                    trail.refused(verb, number, exchange.unique_id(number))
+        answered = self._books.complete(delivered=delivered)
+        if answered is not None:
+            self._updated(answered)
 
     # ---- ends ----
 
     def _updated(self, event: Exchanged) -> None:
         """The backend has answered QUIT."""
         self._backend.close()
-        outcome: UpdateOutcome = "committed" if event.ok else "refused"
-        self._update(outcome, CloseReason.LOGOUT if event.ok else CloseReason.UPDATE_REFUSED)
+        self._books.updated("committed" if event.ok else "refused")
+        self._finish(CloseReason.LOGOUT if event.ok else CloseReason.UPDATE_REFUSED)
         # the record first, then the client's +OK
         self._context.audit.commit_then(lambda _written: self._say_last(event.reply))
 
@@ -344,14 +307,6 @@ class Relay:
         # what a client sends behind QUIT nobody reads; closing on it would be a RST, and may cost it the +OK
         self._client.close(linger=self._client.has_unread)
 
-    def _update(self, outcome: UpdateOutcome, reason: CloseReason) -> None:
-        deleted = list(self._exchange.deleted.items())
-        self._trail.update(outcome, deleted)
-        metrics = self._context.metrics
-        metrics.update[outcome] += 1
-        metrics.deletions[outcome] += len(deleted)
-        self._finish(reason, committed={"committed": True, "refused": False, "unknown": None}[outcome])
-
     def _backend_gone(self, why: str, reason: CloseReason = CloseReason.BACKEND_LOST) -> None:
         """No backend any more. R3, R4, R5."""
         self._send_lone_reply()
@@ -359,11 +314,10 @@ class Relay:
             return
         self._backend.abort()
         exchange = self._exchange
-        stage = "update" if exchange.state is State.UPDATE else "relay"
-        self._trail.backend_failure(stage, why, self._backend_label)
-        self._context.metrics.backend_errors[(self._backend_label, stage, why)] += 1
-        if exchange.state is State.UPDATE:
-            self._update("unknown", CloseReason.UPDATE_UNKNOWN)
+        self._books.backend_gone("update" if self.updating else "relay", why)
+        if self.updating:
+            self._books.updated("unknown")
+            self._finish(CloseReason.UPDATE_UNKNOWN)
             self._say(replies.err("update outcome unknown, the server did not answer QUIT", "SYS/TEMP"))
             return
         if exchange.inside_body:
@@ -376,19 +330,12 @@ class Relay:
             self._lost = reason  # between commands: the next one is answered
             self._client.resume()
 
-    def _cut_message(self) -> None:
-        cut = self._exchange.cut()
-        if cut is not None and cut.number is not None:
-            number = cut.number
-            self._trail.message(cut.verb, number, self._exchange.unique_id(number), cut.octets, False, cut.top_lines)
-            self._context.metrics.truncated[cut.verb] += 1
-
     def _tell_and_leave(self, reason: CloseReason) -> None:
         self._finish(reason)
         self._say(replies.err("the mail server is gone, nothing was deleted", "SYS/TEMP"))
 
     def _say(self, reply: bytes) -> None:
-        self._context.metrics.response_codes["SYS/TEMP"] += 1
+        self._books.trouble_told()
         self._client.write(reply)
         self._client.close(linger=True)
 
@@ -396,7 +343,7 @@ class Relay:
         """End without UPDATE: the backend by RST, the client with what is queued for it, or at once."""
         if self._ended is None:
             return
-        self._cut_message()
+        self._books.cut()
         self._backend.abort()
         cut = self._exchange.inside_body
         self._finish(reason)
@@ -405,48 +352,30 @@ class Relay:
         else:
             self._client.abort()
 
-    def _finish(self, reason: CloseReason, *, committed: bool | None = False) -> None:
+    def _finish(self, reason: CloseReason) -> None:
         ended, self._ended = self._ended, None
         if ended is None:
             return
-        context, exchange = self._context, self._exchange
+        deadlines = self._context.deadlines
         self._record(delivered=False)
-        context.deadlines.discard(self)
-        in_update = exchange.state in (State.UPDATE, State.CLOSED)
-        context.metrics.sessions[(context.listener, "update" if in_update else "transaction")] -= 1
-        abandoned = [] if in_update else list(exchange.deleted.items())
-        if abandoned:
-            context.metrics.deletions["abandoned"] += len(abandoned)
-        self._trail.end(
-            reason,
-            retr=self._retr,
-            top=self._top,
-            dele=self._dele,
-            bytes_in=self._bytes_in,
-            bytes_out=self._bytes_out,
-            duration=context.deadlines.exact() - self._started,
-            committed=committed,
-            abandoned=abandoned,
-        )
+        deadlines.discard(self)
+        self._books.closed(reason, deadlines.exact() - self._started)
         ended(reason)
 
     def deadline_passed(self) -> None:
         """Nothing has moved for too long."""
         exchange, timeouts, now = self._exchange, self._context.timeouts, self._context.deadlines.now
         if exchange.state is State.UPDATE:
-            left = self._since + timeouts.update - now
+            left = self._quit_sent + timeouts.update - now
             if left > 0 and not self._client.left:
                 self.deadline = now + min(GONE_CLIENT_WAITS, left)
             else:
                 self._backend_gone("timeout")
         elif self._client.pending:
-            unread = self._client.unacknowledged
-            if not self._stuck or unread < self._stuck:  # slow, but it reads
-                self._stuck, self._since = unread, now
-            elif now - self._since >= timeouts.stall:
+            if self._pace.stuck(self._client.unacknowledged, now, timeouts.stall):
                 self._leave(CloseReason.CLIENT_STALL)
-                return
-            self.deadline = now + _often(timeouts.stall)
+            else:
+                self.deadline = now + often(timeouts.stall)
         elif exchange.idle:
             # RFC 1939 section 3: no UPDATE, and no answer either
             self._leave(self._lost or CloseReason.IDLE, flush=True)
@@ -473,15 +402,10 @@ class Relay:
         """Each octet of a reply puts the deadline off, but an octet a minute would hold everything for years."""
         client = self._client
         if not (self._exchange.inside_body or client.pending):
-            self._pace = None
+            self._pace.between_replies()
             return
-        now = self._context.deadlines.now
-        moved = self._bytes_out - client.unacknowledged  # what its system has; ours may hold megabytes for a slow one
-        if self._pace is None:
-            self._pace = now, moved
-            return
-        since, before = self._pace
-        if moved - before >= (now - since - self._context.timeouts.stall) * SLOWEST:
+        moved = self._books.bytes_out - client.unacknowledged  # what its system has; ours may hold megabytes
+        if not self._pace.too_slow(moved, self._context.deadlines.now, self._context.timeouts.stall):
             return
         if client.pending:
             self._leave(CloseReason.CLIENT_STALL)
@@ -495,7 +419,7 @@ class Relay:
     @property
     def octets(self) -> tuple[int, int]:
         """From the client, and to it, so far."""
-        return self._bytes_in, self._bytes_out
+        return self._books.bytes_in, self._books.bytes_out
 
     @property
     def updating(self) -> bool:
@@ -514,11 +438,6 @@ class Relay:
             self._backend.abort()
             self._finish(reason)
             self._say(replies.err(f"{why}, nothing was deleted", "SYS/TEMP"))
-
-
-def _often(stall: float) -> float:
-    """Seconds between two looks at a client that does not keep up."""
-    return min(stall, max(0.25, stall / 60))
 
 
 class _BackendSide:

@@ -31,13 +31,14 @@ async def dripping(rig: Rig, **client: Any) -> tuple[Peer, Peer, Any]:
     relay = relay_of(rig)
     await until(lambda: relay._exchange.inside_body, "the message")
     rig.parts.deadlines._sweep()
-    assert relay._pace is not None
+    assert relay._pace._begun is not None
     return client_end, backend, relay
 
 
 def as_if_since(relay: Any, seconds: float) -> None:
     """It began so long ago."""
-    relay._pace = relay._pace[0] - seconds, relay._pace[1]
+    since, moved = relay._pace._begun
+    relay._pace._begun = since - seconds, moved
 
 
 async def test_a_server_that_drips_is_given_up_and_one_that_is_slow_is_not(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ async def test_nothing_under_way_has_no_pace(tmp_path: Path) -> None:
         await backend.send(".\r\n")
         await client.expect(".")
         rig.parts.deadlines._sweep()
-        assert relay._pace is None
+        assert relay._pace._begun is None
         await Transcript(client, backend).play("C: STAT\nB: STAT\nR: +OK 1 2\nS: +OK 1 2")
 
 
@@ -114,9 +115,9 @@ async def test_a_slow_client_whose_message_was_in_our_systems_buffer_at_first_is
     async with running(tmp_path) as rig:
         client, backend, relay = await dripping(rig, receive=4096)
         await backend.send(b"x" * 60_000)  # the kernel takes it, so that nothing is pending
-        await until(lambda: relay._bytes_out > 60_000 and relay._client.unacknowledged > 20_000, "the octets")
+        await until(lambda: relay.octets[1] > 60_000 and relay._client.unacknowledged > 20_000, "the octets")
         assert not relay._client.pending
-        relay._pace = None
+        relay._pace.between_replies()
         rig.parts.deadlines._sweep()
         sending = asyncio.create_task(backend.send(b"x" * (8 << 20), seconds=60))
         await until(lambda: relay._client.pending, "more than the kernel takes")

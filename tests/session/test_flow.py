@@ -169,10 +169,10 @@ async def test_flood_of_one_client_does_not_keep_the_others_waiting(tmp_path: Pa
         lines = 120_000
         sending = asyncio.create_task(feed(flooder, b"\r\n" * lines))
         reading = asyncio.create_task(flooder.take(lines * len(b"-ERR unknown command\r\n")))
-        await until(lambda: flooded._bytes_out > 1000, "the first answers")
+        await until(lambda: flooded.octets[1] > 1000, "the first answers")
         await Transcript(client, backend).play("C: NOOP\nB: NOOP\nR: +OK\nS: +OK")
         assert not reading.done(), "the other client was answered after all of the flood"
-        assert flooded._bytes_out < MEBI
+        assert flooded.octets[1] < MEBI
         await asyncio.gather(sending, reading)
 
 
