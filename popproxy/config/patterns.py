@@ -18,9 +18,10 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 def _compiles(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError, ValueError, RecursionError) as error:  # the others of {99999999999} and ((((((((
+        what = str(error) if isinstance(error, re.error) else "it counts too far, or is nested too deep"
         raise ValueError(
-            f"is not a regular expression: {error}; correct it, and put a backslash before characters meant literally"
+            f"is not a regular expression: {what}; correct it, and put a backslash before characters meant literally"
         ) from None
     return value
 

@@ -11,6 +11,8 @@ from popproxy.config.model import Config
 from popproxy.config.model_routing import Rule
 from popproxy.config.units import quote
 
+_DIGITS = 4
+"""Of a group's number: int() raises for thousands of them."""
 _PLACEHOLDERS = ("user", "local", "domain")
 
 
@@ -133,7 +135,7 @@ def _template(template: str, regex: str | None, path: KeyPath) -> Iterator[Findi
     pattern = re.compile(regex)
     for reference, name in re.findall(r"\\(g<([^>]*)>|\d{1,2}|.|$)", template):
         group = name or reference
-        if group.isdecimal() and int(group) <= pattern.groups:
+        if group.isdecimal() and len(group) <= _DIGITS and int(group) <= pattern.groups:
             continue
         if reference == "\\" or (name and name in pattern.groupindex):
             continue

@@ -75,7 +75,7 @@ def parse_workers(value: Any) -> int:
     text = str(value).strip()
     if text == "auto":
         return 0
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MOST_WORKERS:
         raise ValueError(f"{quote(value)} is not a number of workers; write 1 to {MOST_WORKERS}, or auto")
     return int(text)
 
