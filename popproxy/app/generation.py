@@ -55,6 +55,8 @@ class Generation:
         self.changes: list[dict[str, Any]] | None = None
         """Since the generation before: dotted key, effect, and sometimes from what to what. None if not known."""
         self.sockets = Sockets()
+        self.routes: dict[str, Any] = {}
+        """How operators' commands reach its workers, and what becomes of their answers."""
         self.children: list[Child] = []
         self.serving = False
         self._questions_of = questions_of
@@ -89,15 +91,17 @@ class Generation:
                 await child.ready()
             if len(self.children) < len(started):
                 raise StartFailed(["a worker has ended as soon as it was ready; its log says more"], os.EX_SOFTWARE)
+            self.routes = first.routes
         except (StartFailed, ConfigError):
             self.kill()
             raise
 
     def accept(self) -> None:
-        """All serve."""
+        """All serve; those that have ended since they were ready are started again."""
         self.serving = True
         for child in self.children:
             child.accept()
+        self._start_missing()
 
     def leave(self, how: str, seconds: float) -> None:
         """No new clients; sessions may go on for so long. See Child.leave."""
@@ -135,10 +139,13 @@ class Generation:
             if self.serving and child.stage in (Stage.STARTING, Stage.READY):
                 self._restarts[child.number] = self._loop.create_task(self._accept_when_ready(child))
         if self.serving:
-            for number in set(range(1, self.plan.workers + 1)) - {child.number for child in self.children}:
-                self._restarts[number] = self._loop.create_task(self._restart(number, 0.0))
+            self._start_missing()
 
     # ---- pieces ----
+
+    def _start_missing(self) -> None:
+        for number in set(range(1, self.plan.workers + 1)) - {child.number for child in self.children}:
+            self._restarts[number] = self._loop.create_task(self._restart(number, 0.0))
 
     def _spawn(self, number: int) -> Child:
         """Raises StartFailed if the machine has no room for one."""

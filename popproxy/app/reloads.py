@@ -30,6 +30,7 @@ MOST_RETIRED = 8
 """Generations that may wait for their last sessions; each costs the memory of its workers."""
 
 _NOTHING = {"changes": "none"}
+_DRAINING = "popproxy is draining"
 
 log = logs.get_logger("supervisor")
 
@@ -104,9 +105,10 @@ class Reloads:
             candidate.kill()
             supervisor.dismiss(candidate)
             self._keep_sockets()
-            raise CommandFailed(Reason.REFUSED, "\n".join(map(str, error.problems))) from None
+            problems = [_DRAINING] if supervisor.stopping else error.problems  # a drain kills the candidate's workers
+            raise CommandFailed(Reason.REFUSED, "\n".join(map(str, problems))) from None
         supervisor.serve(candidate)
-        supervisor.retired.append(old)
+        supervisor.retired += [old] if old.children else []
         old.leave("retire", candidate.plan.reload)
         logs.configure(candidate.plan.level, candidate.plan.format)
         self._keep_sockets()
@@ -129,10 +131,11 @@ class Reloads:
 
     def _go_on(self) -> None:
         if self._supervisor.stopping:
-            raise StartFailed(["popproxy is draining"], os.EX_TEMPFAIL)
+            raise StartFailed([_DRAINING], os.EX_TEMPFAIL)
 
     def _bind(self, plan: Plan) -> tuple[Plan, Sockets]:
         """Files and sockets belong to somebody already: whom we become stays as it was at the start."""
+        self._go_on()  # or the sockets, which are closed, would be opened again
         assert self._supervisor.current is not None
         ours = self._supervisor.current.plan
         self._kept = [

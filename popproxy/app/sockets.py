@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,16 +158,18 @@ def allowed(plan: Plan) -> Allowed:
 
 def cannot_listen(path: str, endpoint: Endpoint, error: OSError) -> Problem:
     """What a person is told."""
-    if endpoint.key == "http.listen":
-        text = f"cannot listen for HTTP on {endpoint.address}: {error.strerror}"
-        return Problem(path, endpoint.key, text, "choose another port, or write null to switch it off")
-    if isinstance(error, PermissionError):
+    what = "cannot listen for HTTP on" if endpoint.key == "http.listen" else "cannot listen on"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        cure = "raise the limit of open files (systemd: LimitNOFILE=)"
+    elif endpoint.key == "http.listen":
+        cure = "choose another port, or write null to switch it off"
+    elif isinstance(error, PermissionError):
         cure = "ports below 1024 need root (name process.user to drop it afterwards) or CAP_NET_BIND_SERVICE"
     elif isinstance(error, socket.gaierror):
         cure = "write an IP address, or leave the host out for all addresses"
     else:
         cure = "stop what listens there, or choose another port; `popproxy check` says who it is"
-    return Problem(path, endpoint.key, f"cannot listen on {endpoint.address}: {error.strerror}", cure)
+    return Problem(path, endpoint.key, f"{what} {endpoint.address}: {error.strerror}", cure)
 
 
 def _close(groups: Iterable[Sequence[socket.socket]]) -> None:

@@ -122,8 +122,8 @@ class Supervisor:
         if self._before is None:
             self.serve(generation)
         else:
-            self.upgrades.arrived(str(self._before["version"]))
             self._reap()  # who has ended meanwhile
+            self.upgrades.arrived(str(self._before["version"]))
         if control is not None:
             await self.control.answer_at(control, generation.plan)
         self._check()
@@ -164,7 +164,7 @@ class Supervisor:
     def serve(self, generation: Generation) -> None:
         """New clients are its own from now on."""
         self.current, self._candidate = generation, None
-        self.router.routes = generation.children[0].routes
+        self.router.routes = generation.routes
         generation.accept()
 
     def dismiss(self, generation: Generation) -> None:
@@ -175,11 +175,11 @@ class Supervisor:
     @property
     def stopping(self) -> bool:
         """Have we been told to?"""
-        return self._stops > 0
+        return self._stops > 0 or self._to_stop
 
     def changing(self) -> bool:
-        """Is a generation of workers being made, or a worker being given its sockets, or are we to stop?"""
-        return self._candidate is not None or self.reloads.busy or bool(self._tasks) or self._to_stop
+        """Is a generation of workers being made, or a worker being given its sockets?"""
+        return self._candidate is not None or self.reloads.busy or bool(self._tasks)
 
     def generations(self) -> list[Generation]:
         """All that have workers, the earlier ones first."""

@@ -33,8 +33,11 @@ QUIET_LIMIT: Final = 5.0
 """Seconds that questions between supervisor and workers have to be answered before their time is over."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 """They wait while there is nobody to handle them."""
+ROOM: Final = 16
+"""Descriptors that the next program needs beside those that it is given, or it would end as soon as it has begun."""
 _ANSWERED = 0.2  # seconds for the answer to get to the operator
 _POLL = 0.02
+_TURNS = 3  # of the loop until a signal is handled: it sees that there is something, reads it, and calls the handler
 
 log = get_logger("supervisor")
 
@@ -111,9 +114,11 @@ class Upgrades:
         try:
             async with asyncio.timeout(REHEARSAL_LIMIT):
                 output = await reader.read()
-        except TimeoutError:
+        except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # not buried yet: it holds the pipe
+            if not isinstance(error, TimeoutError):
+                raise
             text = f"what is installed has not been loaded within {REHEARSAL_LIMIT:g} s"
             raise CommandFailed(Reason.REFUSED, text) from None
         finally:
@@ -135,7 +140,8 @@ class Upgrades:
                     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsigmask=[])
                     unheard.pop_all()
             except OSError as error:
-                raise CommandFailed(Reason.REFUSED, f"{sys.executable}: {error.strerror}") from None
+                text = f"what is installed cannot be tried, {sys.executable}: {error.strerror}"
+                raise CommandFailed(Reason.REFUSED, text) from None
         return pid, heard
 
     async def _replace_workers(self) -> dict[str, object]:
@@ -169,9 +175,10 @@ class Upgrades:
             while supervisor.changing() or (self._asking() and self._loop.time() < latest):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            for _ in range(2):
+            for _ in range(_TURNS):
                 await asyncio.sleep(0)  # those that came before are handled
             if supervisor.stopping:
+                self._keeps("popproxy is draining")
                 return
             if not supervisor.changing():
                 self._execute()
@@ -194,6 +201,7 @@ class Upgrades:
         try:
             told = written(told_by(supervisor, keep))
             kept.append(told)
+            _require_room()
             for descriptor in kept:
                 os.set_inheritable(descriptor, True)
             command = [sys.executable, "-P", "-m", SUPERVISOR, supervisor.path, str(told)]
@@ -204,7 +212,6 @@ class Upgrades:
             os.execve(sys.executable, command, environment)  # noqa: S606
         except Exception as error:  # whatever it was: nobody heard us any more
             why = (error.strerror or str(error)) if isinstance(error, OSError) else repr(error)
-            log.error("the supervisor keeps its version; its workers have the new one", why=why)
             for descriptor in kept:
                 with contextlib.suppress(OSError):
                     os.set_inheritable(descriptor, False)
@@ -213,7 +220,18 @@ class Upgrades:
         supervisor.state.resume()
         for child in supervisor.children():
             child.link.resume()
-        supervisor.record("upgrade", Outcome.FAILURE)
+        self._keeps(why)
+
+    def _keeps(self, why: str) -> None:
+        log.error("the supervisor keeps its version; its workers have the new one", why=why)
+        self._supervisor.record("upgrade", Outcome.FAILURE)
+
+
+def _require_room() -> None:
+    """Raises OSError if there is not enough for another program."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(ROOM):
+            opened.callback(os.close, os.dup(0))
 
 
 def _understood(output: bytes) -> str:
