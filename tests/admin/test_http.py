@@ -13,6 +13,7 @@ from popproxy.admin.http import HttpServer, Ready
 from popproxy.net.listener import bind
 from popproxy.observe.metrics import Metrics
 from popproxy.types import Address
+from tests.session.rig import PATIENCE
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -62,7 +63,7 @@ async def ask(address: Address, path: str, method: str = "GET", **headers: str) 
 async def ask_raw(address: Address, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
     return answer
 
@@ -159,7 +160,7 @@ async def test_stopping_frees_the_port_and_may_be_repeated(metrics: Metrics, rea
     idle, writer = await asyncio.open_connection(address.host, address.port)
     await server.stop()
     await server.stop()
-    assert await asyncio.wait_for(idle.read(), 5) == b""
+    assert await asyncio.wait_for(idle.read(), PATIENCE) == b""
     writer.close()
     again = http_server(metrics, readiness, address)
     assert await again.start() == address

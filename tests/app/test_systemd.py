@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import configparser
 import os
+import queue
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,19 +39,21 @@ def directory() -> Iterator[Path]:
 
 
 class Manager:
-    """systemd's end of NOTIFY_SOCKET."""
+    """systemd's end of NOTIFY_SOCKET. Reads all the time: the kernel keeps ten messages, and the next one is lost."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._sock.settimeout(PATIENCE)
         if not address.startswith("@"):
             os.chmod(address, 0o777)
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def heard(self) -> dict[str, str]:
         """The next message."""
-        return dict(line.split("=", 1) for line in self._sock.recv(4096).decode().splitlines())
+        return dict(line.split("=", 1) for line in self._messages.get(timeout=PATIENCE).decode().splitlines())
 
     def heard_until(self, variable: str) -> list[dict[str, str]]:
         """All messages up to one with `variable`."""
@@ -59,7 +63,13 @@ class Manager:
         return messages
 
     def close(self) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._sock.close()
+
+    def _read(self) -> None:
+        while message := self._sock.recv(4096):
+            self._messages.put(message)
 
 
 # ---- what it tells ----

@@ -96,7 +96,7 @@ def test_a_new_worker_that_dies_at_its_start_leaves_the_old_one_serving(
         _, said = reload.communicate(timeout=60)
     assert reload.returncode == 66
     assert "a worker was ended by SIGKILL at its start" in said or "a worker could not be made at its start" in said
-    assert proxy.workers == [old]
+    wait_until(lambda: proxy.workers == [old], "the other newcomer to go")
     assert "the second" not in greeting(proxy)
     assert proxy.command("reload").returncode == 0
     assert "the second" in greeting(proxy)

@@ -82,6 +82,7 @@ def test_sockets_of_systemd_survive_reload_and_upgrade(backend: ScriptedBackend,
             pools={"main": {"servers": [backend.address], "tls": "none", "allow_cleartext": True}},
             http={"listen": f"127.0.0.1:{http}"},
             control={"socket": str(directory / "control.sock")},
+            timeouts={"login": "10m"},  # for a session that only waits
         )
         environment = {**os.environ, **installed.environment, "NOTIFY_SOCKET": manager.address}
         passed = [f"--setenv={name}={environment[name]}" for name in ("PYTHONPATH", "NOTIFY_SOCKET")]
@@ -217,6 +218,7 @@ def test_a_program_that_cannot_be_replaced_goes_on_with_what_it_has(
             pools={"main": {"servers": [backend.address], "tls": "none", "allow_cleartext": True}},
             http={"listen": f"127.0.0.1:{http}"},
             control={"socket": str(directory / "control.sock")},
+            timeouts={"login": "10m"},  # for a session that only waits
             audit={"file": str(directory / "audit.jsonl")},
         )
         environment = {**os.environ, **installed.environment}
@@ -246,7 +248,7 @@ def test_a_program_that_cannot_be_replaced_goes_on_with_what_it_has(
                 os.rename(python, python.with_name("away"))
                 (directory / "now").touch()
                 assert "the new workers serve, but the supervisor has kept its version" in ordered.result()
-            assert outcomes() == ["failure"]
+            wait_until(lambda: outcomes() == ["failure"], "the failure on record")
             said = service.log.read_text()
             assert "the supervisor keeps its version; its workers have the new one" in said
             assert "No such file or directory" in said

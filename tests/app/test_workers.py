@@ -245,7 +245,10 @@ after a restart only:
     assert "the second" in greeting(proxy)
     assert session.command("QUIT").startswith(b"+OK")
     wait_until(lambda: not runs(old), "the old worker to end")
-    assert {record["event.outcome"] for record in proxy.audit("config_reload")} == {"success", "failure"}
+    wait_until(
+        lambda: {record["event.outcome"] for record in proxy.audit("config_reload")} == {"success", "failure"},
+        "the records of both reloads",
+    )
 
 
 def test_a_reload_says_that_nothing_has_changed_and_reads_the_other_files_all_the_same(

@@ -18,6 +18,7 @@ from popproxy.net import names
 from popproxy.net.names import Resolver
 from popproxy.types import Address
 from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.process import free_port
 from tests.session.rig import Backend, Peer, Rig, answer_login, running, until
 
 pytestmark = pytest.mark.every_loop
@@ -40,8 +41,7 @@ def server_context(certificate: CertificateFiles) -> ssl.SSLContext:
 
 def unused() -> str:
     """An address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ async def test_no_other_server_after_the_first_credential_octet(tmp_path: Path) 
 
 
 async def test_maildrops_that_are_not_shared_are_looked_for_at_one_server_only(tmp_path: Path) -> None:
-    async with running(tmp_path, timeouts={"backend_login": "200ms"}) as rig:
+    async with running(tmp_path, timeouts={"backend_login": "500ms"}) as rig:
         _, answer = await log_in(rig)
         peer = await rig.backend.greeted()
         assert await answer == LATER
@@ -242,7 +242,7 @@ async def test_no_credential_over_a_link_that_is_not_verified(
         "self-signed": Authority(tmp_path, "another authority").server,
     }.get(fault, authority.server)()
     pool = {"tls": how, "ca": str(authority.ca), "allow_cleartext": False}
-    timeouts = {"handshake": "200ms", "connect": "200ms", "backend_login": "400ms"}
+    timeouts = {"handshake": "500ms", "backend_login": "1s"} if fault == "silent" else {}
     async with running(tmp_path, pool=pool, timeouts=timeouts) as rig:
         rig.expected_errors.append("TLS to a backend failed")
         _, answer = await log_in(rig)

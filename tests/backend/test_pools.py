@@ -60,8 +60,10 @@ async def stopped(server: ScriptedBackend) -> None:
 @pytest.mark.parametrize("fault", ["refuses", "rejects", "hangs", "closes", "hangs later"])
 async def test_no_login_fails_that_could_succeed(tmp_path: Path, fault: str) -> None:
     broken, well = ScriptedBackend(), ScriptedBackend()
-    timeouts = {"connect": "50ms", "connect_total": "300ms"}
-    async with site(tmp_path, broken, well, timeouts=timeouts, balance={"retry": "60s"}) as rig:
+    short = "hangs" in fault
+    timeouts = {"connect": "300ms" if short else "10s", "connect_total": "500ms" if short else "10s"}
+    limits = {"retry": "60s", "next_after": "10s"}
+    async with site(tmp_path, broken, well, timeouts=timeouts, balance=limits) as rig:
         if fault == "refuses":
             await stopped(broken)
         greetings: dict[str, Reaction] = {
@@ -86,7 +88,7 @@ def shown(rig: Rig) -> str:
 async def test_many_logins_at_once_when_a_server_falls_silent(tmp_path: Path) -> None:
     """None of them waits longer than `next_after`, and those that come when it is found out not at all."""
     silent, well = ScriptedBackend(greeting=Hang()), ScriptedBackend()
-    limits, timeouts = {"retry": "60s", "next_after": "50ms"}, {"connect": "1s"}
+    limits, timeouts = {"retry": "60s", "next_after": "50ms"}, {"connect": "3s"}
     async with site(tmp_path, silent, well, balance=limits, timeouts=timeouts) as rig:
         assert await asyncio.gather(*(log_in(rig) for _ in range(8))) == [WELCOME] * 8
         assert state(rig, silent) is State.UP, "slow or dead? nobody knows yet"

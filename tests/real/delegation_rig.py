@@ -120,10 +120,15 @@ def login_record(it: Site) -> Record:
     return record
 
 
-def at_backend(it: Site) -> str:
+def _at_backend(it: Site) -> str:
     """Whom the Dovecot has let in last, and how."""
     lines = [line for line in (it.backend.directory / "dovecot.log").read_text().splitlines() if "Login: user" in line]
-    return lines[-1].partition("Login: ")[2].partition(", rip")[0]
+    return lines[-1].partition("Login: ")[2].partition(", rip")[0] if lines else ""
+
+
+def let_in_by_backend(it: Site, expected: str) -> None:
+    """Waits until it was this one, in this way: another process writes that log."""
+    wait_until(lambda: _at_backend(it) == expected, f"a login at the backend with {expected}")
 
 
 def refusal(it: Site, home: Path, *options: str, user: str = "alice") -> str:

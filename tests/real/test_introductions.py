@@ -69,7 +69,7 @@ def test_dovecot_that_wants_a_proxy_header_sees_the_client(
         proxy = start_proxy(configuration)
         for user, password in server.users.items():
             session(proxy.port(), user, password)
-            told = next(line for line in server.log().splitlines() if f"Login: user=<{user}>" in line)
+            told = server.told(f"Login: user=<{user}>")
             assert f"rip={CLIENT}, lip=127.0.0.1," in told
         checked = proxy.command("check")
         assert f"127.0.0.1:{server.port} answers without TLS" in checked.stdout
@@ -120,9 +120,9 @@ def test_dovecot_in_front_and_dovecot_behind(
             assert (login["source.ip"], login["source.port"]) == (host, port)
             assert login["client.nat.ip"] == "127.0.0.1"
             assert login.get("tls.version") == ("1.3" if link == "stls" else None)
-            at_front = next(line for line in front.log().splitlines() if "alice" in line and "proxy" in line)
+            at_front = front.told("alice", "proxy")
             assert f"session=<{login['popproxy.front_session']}>" in at_front
-            behind = next(line for line in server.log().splitlines() if "Login: user=<alice>" in line)
+            behind = server.told("Login: user=<alice>")
             assert f"rip={CLIENT}," in behind
             assert f"session=<{login['session.id']}>" in behind
             with pytest.raises(AssertionError, match="-ERR"):

@@ -92,7 +92,7 @@ def test_server_behind_hears_of_the_client_in_front_of_haproxy(
             process.stop()
         login = next(record for record in proxy.settled() if record["event.action"] == "login")
         assert (login["source.ip"], login["source.port"]) == ("127.0.0.77", source)
-        told = next(line for line in server.log().splitlines() if "Login: user=<alice>" in line)
+        told = server.told("Login: user=<alice>")
         assert "rip=127.0.0.77," in told
         assert f"session=<{login['session.id']}>" in told
 

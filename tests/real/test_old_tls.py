@@ -61,7 +61,7 @@ def test_dovecot_of_tls_1_0_is_reached_while_all_others_keep_their_standard(
             }  # fmt: skip
             proxy = start_proxy(configuration)
             session(proxy.port(), "alice", server.users["alice"])
-            told = next(line for line in server.log().splitlines() if "Login: user=<alice>" in line)
+            told = server.told("Login: user=<alice>")
             assert ", TLS, " in told
             session(proxy.port(), "bob", dovecot_server.users["bob"])
             with pytest.raises(AssertionError, match="SYS/TEMP"):

@@ -74,9 +74,9 @@ async def test_a_server_that_hangs_costs_nobody_his_login_and_is_used_again(star
         password = first.users["alice"]
         pool = {
             "servers": [f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"], "shared": True,
-            "balance": {"retry": "200ms", "slow_start": "0s", "next_after": "100ms"},
+            "balance": {"retry": "200ms", "slow_start": "0s", "next_after": "1s"},
         }  # fmt: skip
-        complete = settings(f"127.0.0.1:{first.port}", pool=pool, timeouts={"connect": "1s"})
+        complete = settings(f"127.0.0.1:{first.port}", pool=pool, timeouts={"connect": "3s"})
         proxy = await asyncio.to_thread(start_proxy, complete)
         await leave(await log_in(proxy, "alice", password))
         first.freeze()

@@ -91,7 +91,7 @@ async def test_who_is_held_gets_temporary_answers_only(tmp_path: Path) -> None:
     async with (
         ScriptedBackend() as old,
         ScriptedBackend() as new,
-        site(tmp_path, old, new, routing={"hold_wait": "300ms"}) as rig,
+        site(tmp_path, old, new, routing={"hold_wait": "1s"}) as rig,
     ):
         await order(rig, "hold", user="alice")
         assert await log_in(rig) == LATER

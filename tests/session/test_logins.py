@@ -7,16 +7,18 @@ import base64
 import os
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from popproxy.auth.hashes import verify
 from popproxy.types import Secret
 from popproxy.vault.format import generate_key
 from popproxy.vault.store import Vault
-from tests.session.rig import Peer, Transcript, answer_login, plain, running, until, users_file
+from tests.session.rig import PATIENCE, Peer, Transcript, answer_login, plain, running, until, users_file
 
 WRONG = b"-ERR [AUTH] authentication failed"
 LATER = b"-ERR [SYS/TEMP] temporary problem, try again later"
@@ -260,21 +262,28 @@ async def test_wrong_credential_of_the_proxy_is_an_alarm(tmp_path: Path, strateg
         assert (record["event.reason"], record["popproxy.strategy"]) == ("proxy_credential", strategy)
 
 
-async def test_full_queue_for_hashes_is_no_wrong_password(tmp_path: Path) -> None:
-    from popproxy.auth.hashes import hash_password
+async def test_full_queue_for_hashes_is_no_wrong_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
 
-    (tmp_path / "users").write_text(f"alice:{hash_password(b'canary-pw-right')}\n")
+    def slowly(password: bytes, stored: str) -> bool:
+        go_on.wait(PATIENCE)
+        return verify(password, stored)
+
+    monkeypatch.setattr("popproxy.auth.users_file.verify", slowly)
     sections: dict[str, Any] = {
         "listener": {"authenticate": ["users"]},
-        "users": {"file": str(tmp_path / "users")},
+        "users": users_file(tmp_path, alice="canary-pw-right"),
         "authentication": {"hash_threads": 1, "hash_queue": 1, "failure_delay": "0s"},
     }
     async with running(tmp_path, **sections) as rig:
         rig.expected_errors.append("cannot authenticate")
         clients = [await rig.greeted() for _ in range(8)]
-        answers = await asyncio.gather(*(attempt(client, "alice", "canary-pw-wrong") for client in clients))
-        assert set(answers) == {LATER, WRONG}
-        assert rig.metrics.auth_attempts[("USER", "error", "unavailable")] == answers.count(LATER)
+        trying = [asyncio.create_task(attempt(client, "alice", "canary-pw-wrong")) for client in clients]
+        await until(lambda: sum(one.done() for one in trying) == 6, "those for whom there is no room to be told so")
+        go_on.set()
+        answers = await asyncio.gather(*trying)
+        assert sorted(answers) == [WRONG] * 2 + [LATER] * 6
+        assert rig.metrics.auth_attempts[("USER", "error", "unavailable")] == 6
 
 
 # ---- no route ----

@@ -205,7 +205,7 @@ async def test_a_store_that_is_away_never_means_no_limit_and_forgets_nothing(amo
     mine = await take(other, most=4)
     await take(other, most=4)
     assert await other.acquire("alice", [("", 4)]) == ""
-    assert asyncio.get_running_loop().time() - began < 1  # nobody waits for it again
+    assert asyncio.get_running_loop().time() - began < 2  # what Redis may take: nobody waits for it again
     other.add("address", "a")
     assert value(other, "a") > 1.9
     assert value(one, "a") > 0.9
