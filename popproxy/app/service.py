@@ -233,6 +233,8 @@ class Service:
 
     def reopen(self) -> None:
         """The audit file has been renamed: start a new one."""
+        if self.closed:
+            return
         try:
             self.parts.audit.reopen()
         except AuditError as error:

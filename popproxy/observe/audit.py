@@ -167,7 +167,8 @@ class AuditLog:
     def reopen(self) -> None:
         """Go on in a new file if ours was renamed. Raises AuditError, and then goes on with the old file."""
         try:
-            self._change_files()
+            with contextlib.suppress(BlockingIOError):  # the next write sees to it
+                self._change_files()
         finally:
             self.flush()
 
@@ -275,12 +276,11 @@ class AuditLog:
             if copy.may_go_on:
                 self._keep_mark(self._marks.gap(copy.name, *copy.take_gap(), copy=True))
         try:
+            if not self._closed and self._sink.due():  # first: ours may have been renamed long ago, and compressed
+                self._try_to_change_files()
             buffer.drain(self._sink.write)
             if buffer.lost:
                 self._record_gap()
-                buffer.drain(self._sink.write)
-            if not self._closed and self._sink.due():
-                self._try_to_change_files()
                 buffer.drain(self._sink.write)
             if self._sink.torn:
                 octets, self._sink.torn = self._sink.torn, 0
@@ -309,10 +309,18 @@ class AuditLog:
             self._logger.error("the audit log goes on in the old file", why=str(error))
 
     def _change_files(self) -> None:
-        """The last record of the old file and the first of the new one are signed, and nothing is between them."""
-        self._keep_mark(self._marks.checkpoint(self._sink.tail()))
-        with contextlib.suppress(OSError):  # what the old file does not take goes to the new one
-            self._buffer.drain(self._sink.write)
+        """The last record of the old file and the first of the new one are signed, and nothing is between them.
+
+        Raises AuditError, and BlockingIOError if another writer is not done.
+        """
+        if self._sink.there:
+            self._keep_mark(self._marks.checkpoint(self._sink.tail()))
+            try:
+                self._buffer.drain(self._sink.write)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # what the old file does not take goes to the new one
         if self._sink.reopen(self._buffer.unfinished):
             self._buffer.restart_line()
             self._keep_mark(self._marks.rotate(self._sink.tail()))

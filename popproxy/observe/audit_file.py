@@ -71,6 +71,11 @@ class FileSink:
         finally:
             self._unlock()
 
+    @property
+    def there(self) -> bool:
+        """Whether the file has a name still: what is written to one without is lost."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def due(self) -> bool:
         """Whether another file has the path by now, or ours should be rotated; looks once a second at most."""
         now = time.monotonic()

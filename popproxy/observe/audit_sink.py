@@ -20,6 +20,11 @@ class Sink(Protocol):
         """Write `data` or its first part in one system call; returns how many octets. Raises OSError; never blocks."""
         ...
 
+    @property
+    def there(self) -> bool:
+        """Whether what is written can still be found; a file may have been compressed and removed."""
+        ...
+
     def due(self) -> bool:
         """Whether `reopen` would lead to another file."""
         ...
@@ -69,6 +74,11 @@ class StdoutSink:
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         return os.write(self._fd, data)
+
+    @property
+    def there(self) -> bool:
+        """Standard output always is."""
+        return True
 
     def due(self) -> bool:
         """Standard output cannot be rotated."""

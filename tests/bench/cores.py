@@ -146,6 +146,10 @@ class _NullSink:
     def write(self, data: memoryview) -> int:
         return len(data)
 
+    @property
+    def there(self) -> bool:
+        return True
+
     def due(self) -> bool:
         return False
 
