@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +24,7 @@ from popproxy.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from popproxy.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
+    from popproxy.observe.audit_files import LogFile
     from popproxy.observe.audit_query import Query, Record
 
 app = typer.Typer(
@@ -81,9 +81,9 @@ def search(
     """
     message = None if message is None else recorded_message(message, config)
     query = _query(user, address, message, action, outcome, reason, session, since, until)
-    paths = log_files(files, config)
-    found = (record for _, record in _records(paths, query))
-    _show(found if session is None else _with_its_end(found, paths), as_json=as_json)
+    with log_files(files, config) as logs:
+        found = _records(logs, query)
+        _show(found if session is None else _with_its_end(found, logs), as_json=as_json)
 
 
 @app.command()
@@ -139,8 +139,9 @@ def report(
 
     query = _query(None, None, None, ["login"], "success", None, None, since, until)
     made = Report()
-    for _, record in _records(log_files(files, config), query):
-        made.add(record)
+    with log_files(files, config) as logs:
+        for record in _records(logs, query):
+            made.add(record)
     if as_json:
         print_json({
             "logins": made.logins, "first": made.first, "last": made.last,
@@ -194,8 +195,9 @@ def export(
     if form not in FORMATS:
         raise CommandError(f"--format {form}: write {', '.join(FORMATS)}", ExitCode.USAGE)
     query = _query(user, None, None, action, outcome, None, None, since, until)
-    for _, record in _records(log_files(files, config), query):
-        print(FORMATS[form](record))
+    with log_files(files, config) as logs:
+        for record in _records(logs, query):
+            print(FORMATS[form](record))
 
 
 def _from(addresses: dict[str, int]) -> str:
@@ -244,29 +246,29 @@ def _time(option: str, text: str | None) -> str | None:
 # ---- where it stands ----
 
 
-def _records(files: list[Path], query: Query) -> Iterator[tuple[Path, Record]]:
+def _records(files: list[LogFile], query: Query) -> Iterator[Record]:
     from popproxy.observe.audit_files import lines  # noqa: PLC0415
     from popproxy.observe.audit_query import NotARecord  # noqa: PLC0415
 
-    for path in files:
+    for file in files:
         bad = 0
         damage: list[str] = []
-        for line in lines(path, progress(), damage.append):
+        for line in lines(file, progress(), damage.append):
             try:
                 record = query.take(line)
             except NotARecord:
                 bad += line.endswith(b"\n")  # without its end it is torn, or being written
                 continue
             if record is not None:
-                yield path, record
+                yield record
         if bad:
-            complain([f"{path}: {counted(bad, 'line')} left out: not audit records"])
-        complain([f"{path}: the rest is left out: {why}" for why in damage])
+            complain([f"{file.path}: {counted(bad, 'line')} left out: not audit records"])
+        complain([f"{file.path}: the rest is left out: {why}" for why in damage])
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _with_its_end(records: Iterable[Record], files: list[Path]) -> Iterator[Record]:
+def _with_its_end(records: Iterable[Record], files: list[LogFile]) -> Iterator[Record]:
     """The records of a session; if its end is not among them, also that its worker was lost, if it was."""
     from popproxy.observe.audit_query import Query  # noqa: PLC0415
 
@@ -277,7 +279,7 @@ def _with_its_end(records: Iterable[Record], files: list[Path]) -> Iterator[Reco
             segments.clear()
         yield record
     if segments:
-        for _, record in _records(files, Query(actions=frozenset({"worker_lost"}))):
+        for record in _records(files, Query(actions=frozenset({"worker_lost"}))):
             if str(record.get("popproxy.lost.segment")) in segments:
                 yield record
 

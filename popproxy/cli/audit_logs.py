@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ import typer
 from popproxy.cli.exits import CommandError, ExitCode
 
 if TYPE_CHECKING:
-    from popproxy.observe.audit_files import Progress
+    from popproxy.observe.audit_files import LogFile, Progress
 
 FilesArgument = Annotated[
     list[Path] | None,
@@ -21,17 +23,21 @@ FilesArgument = Annotated[
 ]
 
 
-def log_files(files: list[Path] | None, config: Path) -> list[Path]:
-    """`files` if any are named, else the audit log of `config` and its predecessors. Raises CommandError."""
-    from popproxy.observe.audit_files import log_files  # noqa: PLC0415
+@contextlib.contextmanager
+def log_files(files: list[Path] | None, config: Path) -> Iterator[list[LogFile]]:
+    """`files` if any are named, else the audit log of `config` and its predecessors. Raises CommandError, OSError."""
+    from popproxy.observe.audit_files import held, log_files  # noqa: PLC0415
 
     if files:
-        return files
+        named = files
+        with held(lambda: named) as found:
+            yield found
+        return
     current = configured_file(config)
-    found = log_files(current)
-    if not found:
-        raise CommandError(f"{current}: there is no audit log", ExitCode.NOINPUT)
-    return found
+    with held(lambda: log_files(current), current) as found:
+        if not found:
+            raise CommandError(f"{current}: there is no audit log", ExitCode.NOINPUT)
+        yield found
 
 
 def configured_file(config: Path) -> Path:

@@ -48,14 +48,15 @@ def lost(files: FilesArgument = None, config: ConfigOption = DEFAULT_CONFIG, as_
             else:
                 more += 1
 
-    for path in log_files(files, config):
-        for line in lines(path, progress()):
-            try:
-                record = query.take(line)
-            except NotARecord:
-                continue  # verify tells of it
-            if record is not None:
-                keep(sessions.take(record))
+    with log_files(files, config) as found_files:
+        for file in found_files:
+            for line in lines(file, progress()):
+                try:
+                    record = query.take(line)
+                except NotARecord:
+                    continue  # verify tells of it
+                if record is not None:
+                    keep(sessions.take(record))
     keep(sessions.finish(runs_here))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

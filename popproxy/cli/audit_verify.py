@@ -72,7 +72,6 @@ def verify(
     from popproxy.observe.audit_keys import read_public  # noqa: PLC0415
     from popproxy.observe.audit_verify import Verifier  # noqa: PLC0415
 
-    paths = log_files(files, config)
     verifier = Verifier(None if no_key else read_public(public_key or _beside_the_key(config)), copy=copy)
     found: list[Finding] = []
     counts: Counter[str] = Counter()
@@ -83,11 +82,14 @@ def verify(
             if counts[finding.kind] <= KEPT:  # a flood of what is harmless must not hide what is not
                 found.append(finding)
 
-    for path in paths:
-        number, damage = 0, list[str]()
-        for number, line in enumerate(lines(path, progress(), damage.append), 1):
-            keep(list(verifier.take(path, number, line)))
-        keep([Finding(Kind.UNREADABLE, Place(path, number + 1), f"the rest is damaged: {why}") for why in damage])
+    with log_files(files, config) as logs:
+        paths = [log.path for log in logs]
+        for log in logs:
+            number, damage = 0, list[str]()
+            for number, line in enumerate(lines(log, progress(), damage.append), 1):
+                keep(list(verifier.take(log.path, number, line)))
+            place = Place(log.path, number + 1)
+            keep([Finding(Kind.UNREADABLE, place, f"the rest is damaged: {why}") for why in damage])
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     keep(list(verifier.finish(_running(verifier))))

@@ -80,9 +80,9 @@ class Verifier:
         segment.recent.append((link.sequence, link.hash))
         if link.key is not None or link.action.startswith("audit_"):
             yield from self._signed(segment, link, place, line)
-        elif link.action == "worker_lost":
+        elif link.action == "worker_lost" and len(self._lost) < SEGMENTS:
             record = _parsed(line)
-            self._lost[str(record.get("popproxy.lost.segment"))] = place, record.get("popproxy.lost.sessions")
+            self._lost[str(record.get("popproxy.lost.segment"))[:16]] = place, record.get("popproxy.lost.sessions")
 
     def finish(self, running: frozenset[str] = frozenset()) -> Iterator[Finding]:
         """What can only be said at the end. `running`: names of the segments whose processes are at work."""
@@ -260,14 +260,14 @@ class Verifier:
         open_ended = f"; its last {bare} records are not signed" if bare and segment.signed else ""
         where, sessions = self._lost.get(segment.name, (None, 0))
         lost = "" if where is None else f"; its worker died with {sessions} sessions, says {where}"
-        if segment.witness is not None:
+        if segment.name in running:  # first: others vouch for the latest record of one that is idle, too
+            text = f"process {segment.origin['process.pid']} goes on{open_ended}"
+            yield self._finding(Kind.RUNNING, segment, segment.place, text, last)
+        elif segment.witness is not None:
             text = (
                 f"ends without audit_stop: killed, or the machine crashed; {segment.witness} vouches for its end{lost}"
             )
             yield self._finding(Kind.KILLED, segment, segment.place, text, last)
-        elif segment.name in running:
-            text = f"process {segment.origin['process.pid']} goes on{open_ended}"
-            yield self._finding(Kind.RUNNING, segment, segment.place, text, last)
         else:
             text = f"ends without audit_stop: killed, or the rest was cut off{open_ended}{lost}"
             yield self._finding(Kind.NO_END, segment, segment.place, text, last)

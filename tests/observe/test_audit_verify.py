@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from popproxy.observe import audit_verify
 from popproxy.observe.audit import AuditLog
 from popproxy.observe.audit_file import FileSink
-from popproxy.observe.audit_files import lines, log_files
+from popproxy.observe.audit_files import LogFile, held, lines, log_files
 from popproxy.observe.audit_findings import NOTES, TAMPERING, Finding, Kind
 from popproxy.observe.audit_keys import PublicKeys, SigningKey, generate, read_public
 from popproxy.observe.audit_verify import Verifier
@@ -54,14 +55,18 @@ def kill(log: AuditLog) -> None:
     log._sink.close()
 
 
-def verify(files: list[Path], keys: PublicKeys | None, *, copy: bool = False) -> list[Finding]:
+def verify(
+    files: Sequence[Path | LogFile], keys: PublicKeys | None, *, copy: bool = False,
+    running: frozenset[str] = frozenset(),
+) -> list[Finding]:  # fmt: skip
     verifier = Verifier(keys, copy=copy)
     found: list[Finding] = []
-    for path in files:
-        for number, line in enumerate(lines(path), 1):
+    paths = [file.path if isinstance(file, LogFile) else file for file in files]
+    for path, file in zip(paths, files, strict=True):
+        for number, line in enumerate(lines(file), 1):
             found += verifier.take(path, number, line)
-    found += verifier.finish()
-    return sorted(found, key=lambda finding: (files.index(finding.place.path), finding.place.line))
+    found += verifier.finish(running)
+    return sorted(found, key=lambda finding: (paths.index(finding.place.path), finding.place.line))
 
 
 def kinds(findings: list[Finding]) -> list[Kind]:
@@ -379,6 +384,56 @@ def test_many_processes_write_one_log_and_rotate_it(keys: PublicKeys, tmp_path: 
     assert verify(files, keys) == []
     records = [json.loads(line) for file in files for line in lines(file)]
     assert sum(record["event.action"] == "dele" for record in records) == 4 * 400
+
+
+def test_rotation_while_the_log_is_read_is_not_taken_for_tampering(keys: PublicKeys, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    busy, idle = open_log(path), open_log(path)
+    some(busy, 5)
+    some(idle, 5)
+    rotations = 0
+
+    def rotate() -> None:
+        nonlocal rotations
+        rotations += 1
+        path.rename(tmp_path / f"audit.jsonl-20261123-00000{rotations}")
+        busy.reopen()
+        some(busy, 5)
+
+    def found() -> list[Path]:
+        files = log_files(path)
+        if rotations < 2:  # after the look, before the files are opened
+            rotate()
+        return files
+
+    with held(found, path) as files:
+        assert [file.path.name[-1] for file in files] == ["1", "2", "l"]
+        rotate()
+        older = path.with_name("audit.jsonl-20261123-000001")
+        older.with_name(f"{older.name}.gz").write_bytes(gzip.compress(older.read_bytes()))
+        older.unlink()
+        idle._sink._look_again = 0  # type: ignore[attr-defined]
+        some(idle, 5)  # not to the file that it has begun in, which is gone
+        running = frozenset({busy.segment, idle.segment})
+        assert kinds(verify(files, keys, running=running)) == [Kind.RUNNING] * 2, "others vouch for the idle one, too"
+        assert sum(1 for file in files for _ in lines(file)) == 13 + 7 + 6
+    for log in (busy, idle):
+        log.close()
+    with held(lambda: log_files(path), path) as files:
+        assert verify(files, keys) == []
+
+
+def test_a_copy_with_other_times_of_change_is_read_in_its_order(
+    base: list[Path], keys: PublicKeys, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    first, second = (file.read_bytes() for file in base)
+    (tmp_path / "audit.jsonl.2.gz").write_bytes(gzip.compress(first))
+    (tmp_path / "audit.jsonl.1").write_bytes(second)
+    path.touch()
+    os.utime(tmp_path / "audit.jsonl.1", (0, 0))
+    with held(lambda: log_files(path), path) as files:
+        assert verify(files, keys) == []
 
 
 def write_much(path: Path) -> None:
