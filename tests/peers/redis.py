@@ -1,4 +1,4 @@
-"""A real Redis, Debian's: one node, with a sentinel over it, or a cluster of one node, which knows slots."""
+"""A real Redis, Debian's: a node, with a sentinel over it, or one of a cluster, which knows slots."""
 
 from __future__ import annotations
 
@@ -19,40 +19,51 @@ class Redis:
     """Started and stopped at will. Unless `durable`, it has forgotten everything when it starts again."""
 
     def __init__(
-        self, *, cluster: bool = False, durable: bool = False, tls: bool = False, options: tuple[str, ...] = ()
-    ) -> None:
+        self, *, cluster: bool = False, alone: bool = True, durable: bool = False, tls: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        """`cluster`: as a node of one; it has all slots if it is `alone` there."""
         self._program = require("redis-server")
         self.directory = Path(tempfile.mkdtemp(prefix="popproxy-redis-"))
         self.directory.chmod(0o755)
         self.port = free_port()
         self.path = self.directory / "redis.sock"
         self._cluster = cluster
+        self._alone = alone
+        self._bus = free_port()
         self._options = [
             *(("--port", "0", "--tls-port") if tls else ("--port",)),
             *(str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
             *("--unixsocket", str(self.path), "--appendonly", "yes" if durable else "no", "--save", ""),
-            *(("--cluster-enabled", "yes", "--cluster-port", str(free_port())) if cluster else ()),
+            *(("--cluster-enabled", "yes", "--cluster-port", str(self._bus)) if cluster else ()),
             *options,
         ]
         self._process: Process | None = None
         self._sentinel: Process | None = None
+        self._sentinel_port = 0
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [self._program, *self._options]
         self._process = Process(f"redis {self.port}", command, self.directory / "log", self.directory)
         self._process.wait_for(self._answers, "redis answers")
-        if self._cluster:
+        if self._cluster and self._alone:
             with self.client() as client:
                 if client.execute_command("CLUSTER INFO")["cluster_slots_assigned"] != "16384":
-                    client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            self._process.wait_for(self._whole, "the cluster is whole")
+                    self.serve_slots(0, 16383)
+            self._process.wait_for(self.whole, "the cluster is whole")
 
-    def start_sentinel(self, primary: str) -> int:
-        """A sentinel that knows this node as `primary`. Returns its port."""
-        port = free_port()
+    def start_sentinel(self, primary: str, *, down_after: float = 30.0) -> int:
+        """A sentinel that knows this node as `primary`. Returns its port.
+
+        Once the node has not answered for `down_after` seconds a replica takes over, if there is one.
+        """
+        port = self._sentinel_port = free_port()
         file = self.directory / "sentinel.conf"
-        file.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor {primary} 127.0.0.1 {self.port} 1\n")
+        file.write_text(
+            f"port {port}\nbind 127.0.0.1\nsentinel monitor {primary} 127.0.0.1 {self.port} 1\n"
+            f"sentinel down-after-milliseconds {primary} {down_after * 1000:.0f}\n"
+        )
         command = [self._program, str(file), "--sentinel"]
         self._sentinel = Process(f"sentinel {port}", command, self.directory / "sentinel.log", self.directory)
 
@@ -63,6 +74,11 @@ class Redis:
 
         self._sentinel.wait_for(knows, "the sentinel knows its primary")
         return port
+
+    def kill(self) -> None:
+        """End it without a word."""
+        assert self._process is not None
+        self._process.signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """Stop it."""
@@ -96,7 +112,37 @@ class Redis:
             return bool(client.ping())
         return False
 
-    def _whole(self) -> bool:
+    def replicas_known(self, primary: str) -> int:
+        """How many replicas of `primary` its sentinel knows."""
+        with redis.Redis(port=self._sentinel_port, protocol=2) as client:
+            return len(client.execute_command("SENTINEL REPLICAS", primary))
+
+    # ---- as a node of a cluster ----
+
+    def serve_slots(self, first: int, last: int) -> None:
+        """Have these."""
+        with self.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+
+    def meet(self, other: Redis) -> None:
+        """Join the cluster that the other is in."""
+        with self.client() as client:
+            client.execute_command("CLUSTER MEET", "127.0.0.1", other.port, other._bus)
+
+    def knows(self) -> int:
+        """How many nodes there are, this one included."""
+        with self.client() as client:
+            return int(client.execute_command("CLUSTER INFO")["cluster_known_nodes"])
+
+    def replicate(self, primary: Redis) -> None:
+        """Follow a primary."""
+        with primary.client() as client:
+            name = client.execute_command("CLUSTER MYID")
+        with self.client() as client:
+            client.execute_command("CLUSTER REPLICATE", name)
+
+    def whole(self) -> bool:
+        """Are all slots served, as far as it knows?"""
         with self.client() as client:
             return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
 
