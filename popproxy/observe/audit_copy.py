@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
+import os
 import socket
+import sys
 from collections import deque
 from pathlib import Path
 
@@ -164,8 +168,26 @@ class JournalCopy(Copy):
         while self.lines:
             record = self.lines[0].removesuffix(b"\n")
             datagram = b"MESSAGE=%b\nPRIORITY=6\nSYSLOG_FACILITY=13\nSYSLOG_IDENTIFIER=popproxy-audit\n" % record
-            self._socket.sendto(datagram, self._path)
+            try:
+                self._socket.sendto(datagram, self._path)
+            except OSError as error:
+                if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                    raise
+                self._send_in_memory(datagram)  # or nothing behind it would ever get there
             self.sent()
+
+    def _send_in_memory(self, datagram: bytes) -> None:
+        """What is too long for a datagram goes in a sealed file without a name: systemd's JOURNAL_NATIVE_PROTOCOL."""
+        descriptor = os.memfd_create("popproxy-audit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(datagram)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, sys.byteorder))]
+            self._socket.sendmsg([], rights, 0, self._path)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """See Copy."""

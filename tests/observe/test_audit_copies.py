@@ -75,6 +75,22 @@ async def test_syslog_by_tls_and_the_journal_have_what_the_file_has(tmp_path: Pa
 
 
 @pytest.mark.real
+async def test_a_record_that_no_datagram_holds_gets_into_the_journal_and_so_do_later_ones(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    with journald() as journal:
+        log = make_log(tmp_path / "audit.jsonl", metrics, JournalCopy(metrics, journal.socket))
+        new_trail(log).update("committed", [(number, b"\x01" * 250) for number in range(500)])
+        some(log, 3)
+        log.close()
+        await log.settle()
+        expected = (tmp_path / "audit.jsonl").read_bytes().splitlines()
+        assert max(map(len, expected)) > 500_000
+        await until(lambda: len(journal.lines("popproxy-audit")) >= 6)
+        assert journal.lines("popproxy-audit") == expected
+
+
+@pytest.mark.real
 async def test_a_syslog_server_that_was_away_gets_what_it_missed(tmp_path: Path, metrics: Metrics) -> None:
     with rsyslog() as server:
         log = make_log(
