@@ -18,7 +18,7 @@ from popproxy.errors import RemoteProtocolError
 from popproxy.observe.logs import get_logger
 
 CONNECTIONS = 16
-"""Operators at a time; one more is turned away."""
+"""Operators at a time; one more is turned away. As many others may wait for a refusal, and take no place from them."""
 IDLE = 300.0
 """Seconds between two requests, and for taking an answer."""
 
@@ -51,7 +51,7 @@ class ControlServer:
         self._desk = desk
         self._allowed = allowed
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], bool] = {}  # may they give commands?
 
     async def start(self) -> None:
         """Take commands from now on."""
@@ -75,12 +75,14 @@ class ControlServer:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= CONNECTIONS:
+        sock: socket.socket = writer.get_extra_info("socket")
+        may = self._allowed.may(peer_of(sock))
+        if list(self._connections.values()).count(may) >= CONNECTIONS:
             writer.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = may
+        task.add_done_callback(self._connections.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sock: socket.socket = writer.get_extra_info("socket")

@@ -13,6 +13,8 @@ from popproxy.errors import RemoteProtocolError, Unavailable
 
 PATIENCE = 30.0
 """Seconds to wait for an answer."""
+LONG = {"reload": 150.0, "upgrade": 210.0}
+"""For what starts processes: app/child gives them two minutes, app/upgrade another one to be loaded."""
 
 
 def ask(path: Path, command: str, **arguments: object) -> object:
@@ -39,7 +41,8 @@ def follow(path: Path, command: str, **arguments: object) -> Iterator[object]:
 def _connected(path: Path, command: str, arguments: Mapping[str, object]) -> Iterator[socket.socket]:
     try:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
+            patience = LONG.get(command, PATIENCE)
+            sock.settimeout(patience)
             sock.connect(str(path))
             sock.sendall(encode({"command": command, "arguments": arguments}))
             yield sock
@@ -48,6 +51,9 @@ def _connected(path: Path, command: str, arguments: Mapping[str, object]) -> Ite
         raise CommandFailed(Reason.DENIED, text) from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise Unavailable(f"no popproxy answers at {path}; is it running, with this configuration?") from None
+    except TimeoutError:
+        text = f"no answer to {command} within {patience:g} s; it may be carried out yet: popproxy's log says more"
+        raise Unavailable(f"{path}: {text}") from None
     except (OSError, EOFError, RemoteProtocolError) as error:
         raise Unavailable(f"{path}: {error}") from None
 

@@ -150,10 +150,12 @@ def bind_control_as_planned(plan: Plan) -> ControlSocket | None:
 
 
 def allowed(plan: Plan) -> Allowed:
-    """Who may give commands."""
+    """Who may give commands.
+
+    Not process.user, whom workers become: one that strangers have taken over could have root reload, upgrade or drain.
+    """
     control = plan.control
-    groups = [*control.groups, *([control.group] if control.group else [])]
-    return Allowed.named([*control.users, *([plan.user] if plan.user else [])], groups)
+    return Allowed.named(control.users, [*control.groups, *([control.group] if control.group else [])])
 
 
 def cannot_listen(path: str, endpoint: Endpoint, error: OSError) -> Problem:

@@ -110,8 +110,8 @@ class Control(Model):
     """Its group, whose members may give commands; its mode is 0660. null: the group is that of process.group, and being
     in it is not enough."""
     users: list[str] = []
-    """Users who may give commands, besides root and the user that popproxy runs as. To connect they must be in the
-    socket's group."""
+    """Users who may give commands, besides root and the user that popproxy is started as. To connect they must be in
+    the socket's group."""
     groups: list[str] = []
     """More groups whose members may give commands. To connect they must be in the socket's group too."""
 

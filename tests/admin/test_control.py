@@ -22,6 +22,8 @@ from popproxy.admin.control import CONNECTIONS, Allowed, ControlServer
 from popproxy.admin.control_socket import ControlSocket, Peer, bind_control, peer_of
 from popproxy.admin.desk import Desk
 from popproxy.admin.frames import MAX_REQUEST, CommandFailed, Reason, encode
+from popproxy.app.plan import ControlPlan, Plan
+from popproxy.app.sockets import allowed
 from popproxy.errors import ConnectFailed, Unavailable
 from popproxy.observe.audit import AuditLog, FileSink
 from popproxy.observe.metrics import Metrics
@@ -225,6 +227,27 @@ async def test_somebody_else_is_refused_and_recorded(directory: Path, tmp_path: 
     assert (record["user.name"], record["popproxy.command"]) == ("nobody", "echo")
 
 
+async def test_who_may_not_takes_no_place_from_those_who_may(directory: Path, audit: AuditLog) -> None:
+    bound = bind_control(directory / "control.sock", None, None)
+    desk = Desk(commands(), audit, Metrics(["pop3"], []).operator_commands)
+    server = ControlServer(bound, desk, Allowed(frozenset(), frozenset()))
+    await server.start()
+    held = [await asyncio.open_unix_connection(bound.path) for _ in range(CONNECTIONS)]
+    reader, _ = await asyncio.open_unix_connection(bound.path)
+    assert await reader.read() == b"", "one more of them is turned away"
+    server.admit(Allowed(frozenset({os.geteuid()}), frozenset()))
+    assert await ask(bound.path, "echo", text="here") == {"said": "here"}
+    for _, writer in held:
+        writer.close()
+    await server.stop()
+
+
+def test_who_the_workers_become_may_not() -> None:
+    control = ControlPlan(None, chosen=False, group=None, users=("mail",), groups=("adm",))
+    plan = Plan("0", "file", (), None, control, None, "nobody", None, 1, 1.0, 1.0, "info", "json", "")
+    assert allowed(plan).users == {0, os.geteuid(), pwd.getpwnam("mail").pw_uid}
+
+
 async def test_members_of_a_named_group_may(directory: Path, audit: AuditLog) -> None:
     assert os.geteuid() == 0, "only root can become somebody else: run the tests as root"
     bound = bind_control(directory / "control.sock", None, "nogroup")
@@ -390,3 +413,13 @@ async def test_a_server_that_answers_nonsense_is_unavailable(directory: Path, an
 async def test_nobody_there_is_said_in_words(directory: Path) -> None:
     with pytest.raises(Unavailable, match="is it running"):
         await ask(directory / "none.sock", "echo")
+
+
+async def test_who_waits_in_vain_is_told_that_it_may_be_done_yet(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(control_client.LONG, "reload", 0.05)
+    bound = bind_control(directory / "control.sock", None, None)  # where nobody accepts
+    with pytest.raises(Unavailable, match=r"no answer to reload within 0.05 s; it may be carried out yet"):
+        await ask(bound.path, "reload")
+    bound.close()
