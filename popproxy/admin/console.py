@@ -27,6 +27,12 @@ from popproxy.observe.logs import get_logger
 from popproxy.types import Outcome, Secret
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+KEY_EXCHANGES = (
+    "mlkem768x25519-sha256", "sntrup761x25519-sha512@openssh.com", "curve25519-sha256", "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256", "ecdh-sha2-nistp384",
+)  # fmt: skip
+"""Those that cost a server little: the groups of old clients take up to 30 ms in which no session gets on, and a
+stranger may ask for them again and again."""
 LOGIN_SECONDS = 30
 """Until when a client must have proven who it is, as sshd's LoginGraceTime."""
 STRANGERS = 32
@@ -39,6 +45,7 @@ KEEPALIVE = 30.0
 """Seconds of silence after which the client is asked whether it is there."""
 
 log = get_logger("console")
+_KEY_EXCHANGES = [name for name in KEY_EXCHANGES if name.encode() in asyncssh.kex.get_kex_algs()]
 asyncssh.set_log_level("CRITICAL")  # it would tell each channel; what matters we say ourselves
 
 
@@ -109,6 +116,7 @@ class ConsoleServer:
             public_key_auth=True, process_factory=self._serve, allow_pty=True, line_editor=True, line_history=500,
             max_line_length=4096, sftp_factory=None, allow_scp=False, agent_forwarding=False, x11_forwarding=False,
             x509_trusted_certs=None, x509_trusted_cert_paths=[], encryption_algs=CIPHERS, compression_algs=None,
+            kex_algs=_KEY_EXCHANGES,
             server_version="popproxy", login_timeout=LOGIN_SECONDS, keepalive_interval=KEEPALIVE, errors="replace",
             **kerberos,
         )  # fmt: skip

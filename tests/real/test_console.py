@@ -125,6 +125,8 @@ async def test_there_is_no_other_way_in_and_nothing_but_commands(tmp_path: Path)
             ended = await clients.run(user, "who", key=key)
             assert (ended.status, ended.output) == (255, "")
             assert "Permission denied (publickey)" in ended.errors
+        costly = await clients.run("alice", "who", options=("-o", "KexAlgorithms=diffie-hellman-group18-sha512"))
+        assert (costly.status, "no matching key exchange method found" in costly.errors) == (255, True), costly.errors
         sftp = await clients.run("alice", "sftp", options=("-o", "SessionType=subsystem"))
         assert sftp.status != 0
         forwarding = await clients.run("alice", options=("-W", f"127.0.0.1:{rig.port()}"))
