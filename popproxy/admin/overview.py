@@ -45,7 +45,9 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=KEPT + 1)
 
     def take(self, sample: Sample) -> None:
-        """Keep it if it is time for one."""
+        """Keep it if it is time for one; what was before a clock that has been put back is forgotten."""
+        if self._samples and sample.at < self._samples[-1].at:
+            self._samples.clear()
         if not self._samples or sample.at - self._samples[-1].at >= self._interval * 0.9:
             self._samples.append(sample)
 

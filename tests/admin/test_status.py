@@ -221,4 +221,6 @@ def test_history_has_rates_and_forgets() -> None:
         sparse.take(Sample(second, second, second * 2, 0, 0))
     assert sparse.lines()["sessions"] == list(range(0, 301, 10))
     assert set(sparse.lines()["logins"]) == {2.0}
+    sparse.take(Sample(100, 7, 0, 0, 0))
+    assert sparse.lines()["sessions"] == [7], "the clock was put back"
     assert History(10).lines()["sessions"] == []
