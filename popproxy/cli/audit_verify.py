@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
@@ -101,13 +102,14 @@ def verify(
     tampering = sorted((one for one in found if one.kind in bad), key=lambda one: one.kind is Kind.UNSIGNED)
     incomplete = [finding for finding in found if finding.kind not in bad | NOTES]
     status = TAMPERED if tampering else INCOMPLETE if incomplete else 0
-    if as_json:
-        _print_json(status, paths, verifier, found, counts)
-    else:
-        notes = [finding for finding in found if finding.kind in NOTES]
-        for word, some in (("TAMPERED", tampering), ("missing", incomplete), ("note", notes)):
-            _print_findings(word, some)
-        _print_summary(status, paths, verifier, counts, next(iter(tampering or incomplete), None))
+    with contextlib.suppress(BrokenPipeError):  # the status is what counts, and 0 would say that all is well
+        if as_json:
+            _print_json(status, paths, verifier, found, counts)
+        else:
+            notes = [finding for finding in found if finding.kind in NOTES]
+            for word, some in (("TAMPERED", tampering), ("missing", incomplete), ("note", notes)):
+                _print_findings(word, some)
+            _print_summary(status, paths, verifier, counts, next(iter(tampering or incomplete), None))
     raise typer.Exit(status)
 
 

@@ -91,13 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
+    code: int = ExitCode.OK
     try:
         code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not stumble over it when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     return code
 
 

@@ -368,6 +368,19 @@ def test_verify_names_the_first_bad_record_and_tells_programs_by_its_status(tmp_
     assert popproxy("audit", "verify", "--no-key", str(path)).returncode == 3
 
 
+@pytest.mark.long
+def test_what_verify_has_found_is_told_also_if_nobody_reads_it(tmp_path: Path) -> None:
+    config, path = signed(tmp_path)
+    read, write = os.pipe()
+    os.close(read)
+    command = [*PROGRAM, "audit", "verify", "-c", str(config)]
+    for status in (0, 1):
+        ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert (ended.returncode, ended.stderr) == (status, b"")
+        path.write_bytes(path.read_bytes().replace(b'"u7"', b'"u8"'))
+    os.close(write)
+
+
 def test_a_log_without_signatures_or_records_is_not_what_a_key_vouches_for(tmp_path: Path) -> None:
     config, path = signed(tmp_path)
     path.write_bytes(b"")
