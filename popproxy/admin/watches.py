@@ -13,6 +13,8 @@ from popproxy.session.tracing import Trace, Tracing
 
 FORGOTTEN = 15.0
 """Seconds after which a trace ends that nobody has taken from."""
+MOST = 100
+"""Traces at a time: another worker may ask for them, and strangers may have taken that over."""
 
 
 def add_watches(
@@ -36,6 +38,8 @@ def add_watches(
         there = [session for session in sessions if session.user == name]
         watch = watches.get(key)
         if watch is None:
+            if len(watches) >= MOST:
+                raise CommandFailed(Reason.REFUSED, f"there are {MOST} traces already; wait, or end some")
             watch = watches[key] = _Watch(name, tracing.begin(name, there))
         else:
             watch.forgotten.cancel()

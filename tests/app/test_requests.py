@@ -10,9 +10,11 @@ import pytest
 from popproxy.admin.commands import Commands, Role
 from popproxy.admin.frames import MAX_REQUEST, CommandFailed, Reason
 from popproxy.admin.routing import Router
+from popproxy.admin.watches import MOST, add_watches
 from popproxy.app.child import Child
 from popproxy.app.requests import Requests
 from popproxy.app.strangers import AGE, Strangers
+from popproxy.session.tracing import Tracing
 from popproxy.types import Outcome
 
 
@@ -87,6 +89,18 @@ async def test_what_is_none_or_too_large_is_neither_carried_out_nor_written(
     with pytest.raises(CommandFailed):
         await rig.ask(name, **arguments)
     assert rig.records == []
+
+
+async def test_traces_that_a_worker_has_others_keep_are_bounded() -> None:
+    commands, tracing = Commands(), Tracing()
+    add_watches(commands, [], tracing, str)
+    for number in range(MOST):
+        await commands.execute("trace take", {"user": "alice", "key": str(number)})
+    with pytest.raises(CommandFailed, match="there are 100 traces already"):
+        await commands.execute("trace take", {"user": "bob", "key": "one more"})
+    for number in range(MOST):
+        await commands.execute("trace drop", {"key": str(number)})
+    assert not tracing.active
 
 
 def test_how_a_process_has_ended_is_not_said_of_a_later_one_with_its_number() -> None:
