@@ -117,7 +117,7 @@ def test_each_listener_lets_in_its_own_realms(home_realm: Realm, server_certific
             assert login(proxy, "inside", home_realm, mine, SERVICE) == "+OK Logged in"
             refused = login(proxy, "inside", home_realm, theirs, SERVICE)
             assert refused == "-ERR [AUTH] authentication failed"
-            proxy.settled()
+            wait_until(lambda: len(proxy.audit("auth")) == 3, "the records of all three")
             assert proxy.audit("auth")[-1]["event.reason"] == "not_mapped"
 
 
