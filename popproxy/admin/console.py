@@ -24,6 +24,7 @@ from popproxy.admin.failed_logins import ACTION, FailedLogins
 from popproxy.admin.places import Places
 from popproxy.config.model_console import Console
 from popproxy.observe.logs import get_logger
+from popproxy.state.shared import Lease, SharedState
 from popproxy.types import Outcome, Secret
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
@@ -78,12 +79,18 @@ def read_authorized_keys(path: os.PathLike[str]) -> asyncssh.SSHAuthorizedKeys:
         raise ValueError(f"{path}: is no text") from None
 
 
+_TOLD = 1.0  # seconds for whoever is one too many to be told so
+_TOO_MANY = "too many operators"
+_OPERATORS = "\1operators"  # who has the leases: no user has such a name
+
+
 class ConsoleServer:
     """Listens for operators, in the running loop."""
 
     def __init__(
-        self, config: Console, host_key: HostKey, sockets: Sequence[socket.socket], desk: Desk, recorder: Recorder
-    ) -> None:
+        self, config: Console, host_key: HostKey, sockets: Sequence[socket.socket], desk: Desk, recorder: Recorder,
+        state: SharedState,
+    ) -> None:  # fmt: skip
         self._config = config
         self._host_key = host_key
         self._sockets = sockets
@@ -91,7 +98,8 @@ class ConsoleServer:
         self._recorder = recorder
         self._failed = FailedLogins(recorder)
         self._strangers = Places(STRANGERS)
-        self._operators: set[_Connection] = set()
+        self._state = state
+        self._operators: dict[_Connection, Lease] = {}
         self._connections: set[_Connection] = set()
         self._acceptors: list[asyncssh.SSHAcceptor] = []
         self._empty = asyncio.Event()
@@ -146,12 +154,16 @@ class ConsoleServer:
         self._empty.clear()
         self._strangers.enter(connection, address)
 
-    def admit(self, connection: _Connection, operator: Operator) -> bool:
-        """It is an operator's. False if there are too many."""
+    async def admit(self, connection: _Connection, operator: Operator) -> bool:
+        """It is an operator's. False if there are too many, here and wherever the state is shared, or it has gone."""
         self._strangers.leave(connection)
-        if len(self._operators) >= self._config.connections:
+        taken = await self._state.acquire(_OPERATORS, (("", self._config.connections),))
+        if isinstance(taken, str):
             return False
-        self._operators.add(connection)
+        if connection not in self._connections:
+            taken.release()
+            return False
+        self._operators[connection] = taken
         self._recorder.event(ACTION, Outcome.SUCCESS, **{"event.category": ["authentication"]}, **operator.record)
         return True
 
@@ -163,7 +175,8 @@ class ConsoleServer:
     def leave(self, connection: _Connection) -> None:
         """It has gone."""
         self._strangers.leave(connection)
-        self._operators.discard(connection)
+        if (lease := self._operators.pop(connection, None)) is not None:
+            lease.release()
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
@@ -189,6 +202,7 @@ class _Connection(asyncssh.SSHServer):
         self._name = ""
         self._by = ""
         self._operator: Operator | None = None
+        self._admitted: asyncio.Task[bool] | None = None
         self._running = 0
         self._gone = False
         self._idle: asyncio.TimerHandle | None = None
@@ -239,14 +253,24 @@ class _Connection(asyncssh.SSHServer):
             "popproxy.operator_by": self._by,
         }  # fmt: skip
         self._operator = Operator(self._name, Role(config.role), who)
-        if not self._server.admit(self, self._operator):
-            self.send_away("too many operators")
-            return
-        log.info("an operator has logged in", operator=self._name, role=config.role, client=host, by=self._by)
+        self._admitted = asyncio.get_running_loop().create_task(self._admit(self._operator))
+
+    async def _admit(self, operator: Operator) -> bool:
+        if not await self._server.admit(self, operator):
+            asyncio.get_running_loop().call_later(_TOLD, self.send_away, _TOO_MANY)
+            return False
+        role = self._server.config.operators[self._name].role
+        log.info("an operator has logged in", operator=self._name, role=role, client=self._peer[0], by=self._by)
+        return True
 
     async def serve(self, process: asyncssh.SSHServerProcess[str], desk: Desk) -> None:
         """One command, or a console."""
         assert self._operator is not None
+        assert self._admitted is not None
+        if not await asyncio.shield(self._admitted):
+            process.stderr.write(f"popproxy: {_TOO_MANY}\n")
+            process.exit(os.EX_UNAVAILABLE)
+            return
         if process.subsystem is not None or self._running >= CHANNELS:
             process.stderr.write("popproxy: that is not to be had here\n")
             process.exit(os.EX_UNAVAILABLE)
@@ -260,7 +284,7 @@ class _Connection(asyncssh.SSHServer):
 
     def send_away(self, why: str) -> None:
         """End the connection."""
-        if self._connection is not None:
+        if self._connection is not None and not self._gone:
             self._connection.disconnect(asyncssh.DISC_BY_APPLICATION, why)
 
     def cut(self) -> None:

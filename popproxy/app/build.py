@@ -156,6 +156,8 @@ class Parts:
         self.router = Router(config, self._canonical)
         self._check_pool_tls()
         self.state = make_state(config, self.metrics, privileged.shared, supervisor)
+        for pool in self.pools.values():
+            pool.share(self.state)
         book = open_orders(config, self.state)
         self.holding = Holding(book, config.routing.hold_wait)
         self._tokens = TokenParts(

@@ -198,7 +198,7 @@ class Service:
             from popproxy.admin.console import ConsoleServer  # noqa: PLC0415 - an optional library
 
             key = self._secrets.host_key
-            self._console = ConsoleServer(config.console, key, sockets.console, desk, parts.audit)
+            self._console = ConsoleServer(config.console, key, sockets.console, desk, parts.audit, parts.state)
             await self._console.start()
         if self._bound_control is not None:
             plan = plan_of(self._loaded, __version__, 1, "")

@@ -76,7 +76,9 @@ def main(descriptor: int) -> int:
     shared = next(sock for name, sock in given if name == "state")
     # after a reload perhaps not as the file has it
     process = loaded.config.process.model_copy(update={"user": go["user"], "group": go["group"]})
-    loaded = replace(loaded, config=loaded.config.model_copy(update={"process": process}))
+    connections = share(loaded.config.limits.connections, go["name"], how_many(loaded.config))
+    limits = loaded.config.limits.model_copy(update={"connections": connections})
+    loaded = replace(loaded, config=loaded.config.model_copy(update={"process": process, "limits": limits}))
     logs.configure(loaded.config.logging.level, loaded.config.logging.format)
     if go["name"]:
         logs.bind(worker=go["name"])
@@ -98,8 +100,14 @@ def _changes(previous: bytes, loaded: Loaded) -> list[dict[str, object]] | None:
 
 
 def how_many(config: Config) -> int:
-    """Workers that the configuration asks for."""
-    return config.workers or len(os.sched_getaffinity(0))
+    """Workers that the configuration asks for; with ``auto`` no more than there may be connections."""
+    return config.workers or min(len(os.sched_getaffinity(0)), config.limits.connections)
+
+
+def share(limit: int, name: str, workers: int) -> int:
+    """Of a limit for all `workers`, what the one with this name has, GENERATION.NUMBER or "" for the only one."""
+    number = int(name.rpartition(".")[2] or 1)
+    return limit // workers + (number <= limit % workers)
 
 
 def _adopted(descriptor: int) -> socket.socket:

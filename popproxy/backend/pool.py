@@ -18,6 +18,7 @@ from popproxy.config.units import format_server
 from popproxy.errors import BackendError
 from popproxy.net.tls import client_context
 from popproxy.pop3 import capabilities
+from popproxy.state.shared import SharedState
 from popproxy.types import Address, Secret
 
 CAPA_MEMORY = 300.0
@@ -116,7 +117,8 @@ class Pool:
         choose = "weights" if config.srv is not None and balance.choose == "order" else balance.choose
         rules = Rules(choose, config.shared, balance.failures, balance.retry, balance.slow_start)
         self._balancer = Balancer([], rules, random.random)
-        self.places = None if balance.sessions is None else Places(balance.queue, balance.queue_wait)
+        self.places: Places | None = None
+        """Where the servers' places are limited; see `share`."""
         self.found = asyncio.Event()  # it is known which servers there are, or why not
         self._why_none = "the SRV records are not known yet"
         backends = []
@@ -125,6 +127,12 @@ class Pool:
             weight = balance.weights.get(format_server(server), 1)
             backends.append(self._backend(address, weight, config.server_name or ""))
         self._has(backends)
+
+    def share(self, state: SharedState) -> None:
+        """Limits of sessions are kept, together with all who share `state`."""
+        balance = self.config.balance
+        if balance.sessions is not None:
+            self.places = Places(self.name, balance.queue, balance.queue_wait, state)
 
     def _backend(self, address: Address, weight: float, name: str) -> Backend:
         member = Member(str(address), self._balancer.rules, weight, self.config.balance.sessions)
@@ -206,10 +214,10 @@ class Pool:
         """`candidates` where places are limited, and a place at the first of them. Raises BackendError."""
         assert self.places is not None
         choice = self._choose(user, server, now)
-        wanted = choice.well or choice.last
-        place = next(filter(None, map(self.places.take, wanted)), None) or await self.places.wait(user, wanted)
+        known = self._by_member  # SRV records may name others by then
+        place = await self.places.enter(user, choice.well or choice.last)
         others = (member for member in (*choice.well, *choice.last) if member is not place.member)
-        return [self._by_member[member] for member in (place.member, *others)], place
+        return [known[member] for member in (place.member, *others)], place
 
     # ---- what becomes of logins and probes ----
 
@@ -233,5 +241,3 @@ class Pool:
         if backend.member.order is not state:
             backend.member.order = state
             self.changed(self, backend, "ordered by an operator")
-            if state is State.UP and self.places is not None:
-                self.places.offer(backend.member)

@@ -142,7 +142,7 @@ class Search:
                 raise
             self._untried.extendleft((backend, other, None) for other in reversed(others))
         if self.pool.places is not None and place is None:
-            place = self.pool.places.take(backend.member)
+            place = await self.pool.places.take(backend.member)
             if place is None:
                 return None  # others have taken the last one meanwhile
         give_up = self.loop.time() + self._seconds

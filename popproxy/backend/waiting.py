@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from popproxy.backend.balancer import Member
 
+if TYPE_CHECKING:
+    from popproxy.backend.places import Place
+
 
 class Waiter:
-    """A login that waits for a place at one of the members in `wanted`; `granted` is told which, once."""
+    """A login that waits for a place at one of the members in `wanted`; `granted` gets it, once."""
 
     __slots__ = ("granted", "user", "wanted")
 
-    def __init__(self, user: str, wanted: Collection[Member], granted: Callable[[Member], None]) -> None:
+    def __init__(self, user: str, wanted: Collection[Member], granted: Callable[[Place], None]) -> None:
         self.user = user
         self.wanted = wanted
         self.granted = granted
@@ -44,17 +48,24 @@ class WaitingQueue:
         if mine is not None and waiter in mine:
             self._remove(waiter, mine)
 
-    def free(self, member: Member) -> bool:
-        """A place at `member` is free: give it to whose turn it is. False if nobody wants it."""
+    def wanted(self) -> list[Member]:
+        """The members that somebody waits for."""
+        return list(dict.fromkeys(member for mine in self._users.values() for one in mine for member in one.wanted))
+
+    def wants(self, member: Member) -> bool:
+        """Does somebody wait for it?"""
+        return any(member in one.wanted for mine in self._users.values() for one in mine)
+
+    def next(self, member: Member) -> Waiter | None:
+        """A place at `member` is free: whose turn it is. He waits no longer. None if nobody wants it."""
         for user, mine in self._users.items():
             waiter = next((one for one in mine if member in one.wanted), None)
             if waiter is not None:
                 self._remove(waiter, mine)
                 if user in self._users:
                     self._users.move_to_end(user)
-                waiter.granted(member)
-                return True
-        return False
+                return waiter
+        return None
 
     def _remove(self, waiter: Waiter, mine: deque[Waiter]) -> None:
         mine.remove(waiter)

@@ -72,8 +72,8 @@ class Limits(Model):
     """How much one client, and all of them, may use."""
 
     connections: int = Field(default=10000, ge=1)
-    """Connections in all, to each worker. If there are more, those who have waited longest without logging in make
-    room."""
+    """Connections in all; each worker has an equal share. If there are more, those who have waited longest without
+    logging in make room. After a reload those of the earlier configuration do not count."""
     connections_per_address: int = Field(default=100, ge=1)
     """Connections from one address (IPv6: from one /64), to all workers together. They tell each other once a second:
     in that time, and by a quarter for good, it may be more."""

@@ -30,8 +30,8 @@ class Balance(Model):
     """With shared maildrops: when a server has kept a login waiting so long, the next one is tried beside it, and the
     one that is ready first gets the password, alone. The same for several addresses of one name."""
     sessions: int | None = Field(default=None, ge=1)
-    """Connections that each server can take at a time from each worker; with several workers write what it can take in
-    all, divided by them. More logins wait, the users in turn. null: any number."""
+    """Connections that each server can take at a time from all workers together, and with shared_state from all
+    replicas. More logins wait, the users in turn. null: any number."""
     queue: int = Field(default=200, ge=0)
     """Logins that may wait in each worker; more are answered [SYS/TEMP]."""
     queue_wait: Duration = 20.0

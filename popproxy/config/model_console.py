@@ -40,7 +40,8 @@ class Console(Model):
     idle: Duration = 600.0
     """Who says nothing for so long is logged out."""
     connections: int = Field(default=8, ge=1, le=1000)
-    """Operators at a time, in each worker. Whoever has not yet logged in does not count."""
+    """Operators at a time, at all workers together, and with shared_state at all replicas. Whoever has not yet logged
+    in does not count."""
 
     @field_validator("idle")
     @classmethod

@@ -21,6 +21,13 @@ def _limits(config: Config) -> Iterator[Finding]:
             yield Finding(("limits", key), what, cure, warning=True, because=(("limits", whole),))
 
 
+def _workers(config: Config) -> Iterator[Finding]:
+    connections, workers = config.limits.connections, config.workers
+    if connections < workers:
+        cure, because = f"write {workers} or more, or fewer workers", (("workers",),)
+        yield Finding(("limits", "connections"), f"leaves none to some of {workers} workers", cure, because=because)
+
+
 def _penalties(config: Config) -> Iterator[Finding]:
     penalties = config.penalties
     for number, network in enumerate(penalties.allow):
@@ -51,4 +58,4 @@ def _http(config: Config) -> Iterator[Finding]:
         yield Finding(("http", "token"), "has no effect without listen", "remove it", warning=True, because=because)
 
 
-ABUSE_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_limits, _penalties, _control, _http)
+ABUSE_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_limits, _workers, _penalties, _control, _http)

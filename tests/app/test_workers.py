@@ -333,3 +333,82 @@ def state_of(pid: int) -> str:
 
 def runs(pid: int) -> bool:
     return state_of(pid) not in ("", "Z")
+
+
+# ---- limits of all workers together ----
+
+
+class OneAtATime:
+    """Lets only one of two workers take new clients: the other one stands still meanwhile."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    @contextlib.contextmanager
+    def only(self, pid: int) -> Iterator[None]:
+        """The one with this process id."""
+        others = [other for other in self._proxy.workers if other != pid]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+            wait_until(lambda other=other: state_of(other) == "T", "it to stand still")  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+
+
+def test_workers_have_their_shares_of_all_connections(start_proxy: StartProxy, backend: ScriptedBackend) -> None:
+    proxy = start_proxy(settings(backend.address, workers=2, limits={"connections": 5}))
+    turn, sessions = OneAtATime(proxy), list[LineClient]()
+    for pid in proxy.workers:
+        with turn.only(pid):
+            while greeting(proxy).startswith("+OK"):  # somebody who has not logged in yet would make room
+                sessions.append(logged_in(proxy, f"user{len(sessions)}"))
+    assert len(sessions) == 5
+    for session in sessions:
+        assert session.command("QUIT").startswith(b"+OK")
+    assert proxy.metrics()['popproxy_connections_refused_total{listener="pop3",reason="limit"}'] == 2
+
+
+def test_a_server_gets_no_more_sessions_than_it_can_take_from_all_workers_and_configurations_together(
+    start_proxy: StartProxy, backend: ScriptedBackend
+) -> None:
+    pool = {"balance": {"sessions": 2, "queue_wait": "60s"}}
+    proxy = start_proxy(settings(backend.address, workers=2, pool=pool))
+    turn, workers = OneAtATime(proxy), proxy.workers
+    inside: dict[int, LineClient] = {}
+    for pid in workers:
+        with turn.only(pid):
+            inside[pid] = logged_in(proxy, f"user{pid}")
+
+    def waiting(pid: int | None) -> LineClient:
+        """Somebody who waits in this worker."""
+        with contextlib.nullcontext() if pid is None else turn.only(pid):
+            client = LineClient(proxy.port(), seconds=60)
+            assert client.line().startswith(b"+OK")
+        assert client.command("USER waiting").startswith(b"+OK")
+        client.send(f"PASS {canary()}\r\n".encode())
+        wait_until(lambda: proxy.metrics()['popproxy_queue_waiting{pool="main"}'] == 1, "somebody to wait")
+        assert open_at(backend) == 2
+        return client
+
+    first, second = workers
+    client = waiting(first)
+    assert inside.pop(second).command("QUIT").startswith(b"+OK")
+    assert client.line().startswith(b"+OK"), "the place that another worker has given back"
+    again = waiting(second)
+    assert proxy.command("reload").returncode == 0
+    assert inside.pop(first).command("QUIT").startswith(b"+OK")
+    assert again.line().startswith(b"+OK")
+    wait_until(lambda: proxy.metrics()['popproxy_queue_waiting{pool="main"}'] == 0, "nobody to wait")
+    last = waiting(None)  # with the new configuration, while both places are taken with the earlier one
+    os.kill(first, signal.SIGKILL)
+    assert last.line().startswith(b"+OK"), "the place of a worker that has died"
+    assert client.rest() == b""
+    for session in (again, last):
+        assert session.command("QUIT").startswith(b"+OK")
+
+
+def open_at(backend: ScriptedBackend) -> int:
+    return sum(not session.ended for session in backend.sessions)

@@ -216,6 +216,7 @@ WRONG = {
     "a number that is too small": Wrong("authentication:\n  tries: 0\n", 2, "authentication.tries", "from 1 to 100"),
     "a number that is too large": Wrong("authentication:\n  tries: 101\n", 2, "authentication.tries", "from 1 to 100"),
     "a negative number": Wrong("limits:\n  connections: -1\n", 2, "limits.connections", "write 1 or more"),
+    "fewer connections than workers": Wrong("workers: 4\nlimits:\n  connections: 3\n", 3, "limits.connections", "write 4 or more, or fewer workers"),
     "neither true nor false": Wrong(pool("shared: maybe"), 4, "pools.main.shared", "write true or false (the default is false)"),
     "a boolean without a value": Wrong(pool("verify:"), 4, "pools.main.verify", "the default is true"),
     # words from a closed set

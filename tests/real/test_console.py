@@ -20,6 +20,7 @@ from popproxy.types import Outcome
 from tests.peers.console import ConsoleClients, Terminal
 from tests.peers.kdc import REALM, realm
 from tests.peers.process import public_directory
+from tests.peers.proxy import StartProxy, settings
 from tests.session.rig import Peer, Rig, running, until
 
 pytestmark = pytest.mark.real
@@ -143,7 +144,7 @@ async def test_there_is_no_other_way_in_and_nothing_but_commands(tmp_path: Path)
         waiting = [Terminal(clients.command(name, options=("-tt",))) for name in ROLES]
         for terminal in waiting:
             await terminal.sees("popproxy> ")
-        assert (await clients.run("alice", "who")).status == 255  # one too many
+        assert (await clients.run("alice", "who")).status == os.EX_UNAVAILABLE  # one too many
         for terminal in waiting:
             terminal.type("\x04")
             assert await terminal.ends() == 0
@@ -158,6 +159,23 @@ async def test_there_is_no_other_way_in_and_nothing_but_commands(tmp_path: Path)
         ]  # fmt: skip
         (first, *_) = (one for one in rig.audit("operator_login") if one["event.outcome"] == "success")
         assert (first["user.name"], first["popproxy.operator_by"]) == ("alice", "key")
+
+
+async def test_all_workers_together_take_so_many_operators(start_proxy: StartProxy) -> None:
+    with public_directory("console") as directory:
+        clients = ConsoleClients(directory, ROLES, connections=1)
+        configuration = settings("127.0.0.1:1", workers=2, console=clients.section)
+        await asyncio.to_thread(start_proxy, configuration)
+        terminal = Terminal(clients.command("alice", options=("-tt",)))
+        await terminal.sees("popproxy> ")
+        for _ in range(4):
+            ended = await clients.run("vera", "stats")
+            assert (ended.status, ended.errors) == (os.EX_UNAVAILABLE, "popproxy: too many operators\n")
+        terminal.type("\x04")
+        assert await terminal.ends() == 0
+        async with asyncio.timeout(60):
+            while (await clients.run("vera", "stats")).status:
+                pass
 
 
 async def test_whoever_only_connects_keeps_no_operator_out(tmp_path: Path) -> None:
