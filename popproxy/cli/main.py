@@ -88,6 +88,7 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (`sys.argv` by default) and return its exit code. Raises nothing."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -99,6 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not stumble over it when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _open_standard_streams() -> None:
+    """Those that are closed lead nowhere: else the first socket would be standard error, and be told what is wrong."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(opened, True)
+            setattr(sys, name, open(opened, "r" if descriptor == 0 else "w"))  # noqa: SIM115 - until the end
 
 
 def _run(arguments: list[str] | None) -> int:

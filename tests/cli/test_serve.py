@@ -89,3 +89,18 @@ def test_taken_port_is_78_and_one_line(tmp_path: Path) -> None:
     assert len(lines) == 1
     assert "listeners[0].listen[0]" in lines[0]
     assert os.strerror(98) in lines[0]
+
+
+def test_who_starts_it_without_any_standard_stream_gets_the_service_all_the_same(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PROGRAM, "serve", "-c", str(config_on(tmp_path, 0))]
+    server = subprocess.Popen(command)
+    try:
+        port = port_of(server)
+        with contextlib.closing(poplib.POP3("127.0.0.1", port, timeout=20)) as client:
+            assert client.getwelcome().startswith(b"+OK")
+        assert {os.readlink(f"/proc/{server.pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.wait()
