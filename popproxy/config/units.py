@@ -122,6 +122,8 @@ def parse_address(value: Any, default_port: int | None = None) -> Address:
                 f"{quote(text)} is a port without a colon; write ':{text}' for every address of the machine"
             )
         raise ValueError(f"{quote(host)} is not an IP address; write for example 192.0.2.1:110 or [2001:db8::1]:110")
+    if not _can_be_asked_for(host):
+        raise ValueError(f"{quote(host)} is not a name; between its dots stand 1 to 63 characters")
     if match["port"] is None and default_port is None:
         raise ValueError(f"{quote(text)} has no port; write for example {text}:110")
     port = int(match["port"]) if match["port"] else default_port or 0
@@ -134,6 +136,15 @@ def _is_ip(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
+        return False
+    return True
+
+
+def _can_be_asked_for(name: str) -> bool:
+    """Name servers are asked for no other names, and Python raises what nobody expects."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
         return False
     return True
 

@@ -252,6 +252,7 @@ WRONG = {
     "IPv6 without brackets": Wrong("listeners:\n  - {name: a, listen: ['2001:db8::1']}\n", 2, "listeners[0].listen[0]", "'[2001:db8::1]:110'"),
     "an asterisk for the host": Wrong("listeners:\n  - {name: a, listen: ['*:110']}\n", 2, "listeners[0].listen[0]", "':110'"),
     "a port too high": Wrong("listeners:\n  - {name: a, listen: [':99999']}\n", 2, "listeners[0].listen[0]", "from 1 to 65535"),
+    "two dots in a name": Wrong("listeners:\n  - {name: a, listen: ['pop..example.com:110']}\n", 2, "listeners[0].listen[0]", "between its dots stand 1 to 63 characters"),
     "not an IPv4 address": Wrong("listeners:\n  - {name: a, listen: ['300.1.1.1:110']}\n", 2, "listeners[0].listen[0]", "192.0.2.1:110"),
     "a server as a URL": Wrong("pools:\n  a:\n    servers:\n      - pop3://mail.example.com:110/\n", 4, "pools.a.servers[0]", "'mail.example.com:110'"),
     "a server with a password": Wrong("pools:\n  a: {servers: ['joe:pw@mail.example.com']}\n", 2, "pools.a.servers[0]", "'mail.example.com'"),
