@@ -62,11 +62,11 @@ def config_on(directory: Path, port: int) -> Path:
 
 def test_serves_until_sigterm(tmp_path: Path) -> None:
     with serving(tmp_path) as (server, port):
-        pop = poplib.POP3("127.0.0.1", port, timeout=10)
+        pop = poplib.POP3("127.0.0.1", port, timeout=60)
         assert "STLS" in pop.capa()
         pop.quit()
         server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=30)
+        _, errors = server.communicate(timeout=60)
     assert server.returncode == 0, errors
     assert b"Traceback" not in errors
     actions = [json.loads(line)["event.action"] for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()]
@@ -96,7 +96,7 @@ def test_who_starts_it_without_any_standard_stream_gets_the_service_all_the_same
     server = subprocess.Popen(command)
     try:
         port = port_of(server)
-        with contextlib.closing(poplib.POP3("127.0.0.1", port, timeout=20)) as client:
+        with contextlib.closing(poplib.POP3("127.0.0.1", port, timeout=60)) as client:
             assert client.getwelcome().startswith(b"+OK")
         assert {os.readlink(f"/proc/{server.pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
         server.terminate()
