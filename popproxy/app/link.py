@@ -191,7 +191,7 @@ class Link:
                 descriptors = ()
         if octets:
             # they may be closed by the time there is room
-            self._unsent.append((octets, [os.dup(descriptor) for descriptor in descriptors]))
+            self._unsent.append((octets, _copies(descriptors)))
             self._loop.add_writer(self._sock.fileno(), self._writable)
 
     def _send_some(self, octets: memoryview, descriptors: Sequence[int]) -> int:
@@ -300,6 +300,18 @@ class Link:
             if not waiting.done():
                 waiting.set_exception(CommandFailed(Reason.REFUSED, "the process has ended over the question"))
                 waiting.exception()  # nobody may be left to take it
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    """Raises OSError if there is no room for all."""
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))
+    except OSError:
+        _close(copies)
+        raise
+    return copies
 
 
 def _close(descriptors: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.app.test_workers import change, greeting, logged_in, refused, runs
 from tests.peers.holds import Steps, holds
-from tests.peers.process import free_port, wait_until
+from tests.peers.process import free_port, limit_with, wait_until
 from tests.peers.proxy import Proxy, StartProxy, settings
 from tests.peers.scripted import ScriptedBackend, in_thread
 
@@ -260,12 +260,3 @@ def test_who_has_too_few_descriptors_for_a_change_says_so_and_goes_on(
 def descriptors(proxy: Proxy) -> set[int]:
     """Those of the supervisor."""
     return set(map(int, os.listdir(f"/proc/{proxy.pid}/fd")))
-
-
-def limit_with(left: int, taken: set[int]) -> int:
-    """The limit under which so many descriptors are left."""
-    limit = 0
-    while limit in taken or left:
-        left -= limit not in taken
-        limit += 1
-    return limit

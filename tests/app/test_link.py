@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from popproxy.admin.frames import CommandFailed, Reason, encode
 from popproxy.app import link as links
 from popproxy.app.link import Link, UnderWay, receive_now
+from tests.peers.process import limit_with
 from tests.session.rig import until
 
 
@@ -33,6 +35,27 @@ async def test_descriptors_come_with_their_message_however_much_is_on_its_way_be
     assert os.read(passed, 1) == b""  # the pipe's end, and nobody else has it
     os.close(passed)
     first.close()
+
+
+async def test_where_there_is_no_room_for_all_descriptors_no_copy_is_left() -> None:
+    ours, theirs = socket.socketpair()
+    first = Link(ours, questions={}, tidings={}, lost=lambda: None)
+    first.tell("start", raw="x" * 3_000_000)
+    before, limits = taken(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit_with(2, before), limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            first.tell("go", [theirs.fileno()] * 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert taken() == before
+    first.close()
+    theirs.close()
+
+
+def taken() -> set[int]:
+    """The descriptors of this process, without that of the directory which tells them."""
+    return {number for number in map(int, os.listdir("/proc/self/fd")) if os.path.exists(f"/proc/self/fd/{number}")}
 
 
 def link(sock: socket.socket, under_way: UnderWay | None = None) -> Link:

@@ -79,6 +79,15 @@ def signal_all(pid: int, number: int) -> None:
             signal_all(int(child), number)
 
 
+def limit_with(left: int, taken: set[int]) -> int:
+    """The limit (RLIMIT_NOFILE) under which so many descriptors are left, where these are taken."""
+    limit = 0
+    while limit in taken or left:
+        left -= limit not in taken
+        limit += 1
+    return limit
+
+
 @contextlib.contextmanager
 def public_directory(name: str) -> Iterator[Path]:
     """A temporary directory that other users may enter, which the private ones of pytest do not allow."""

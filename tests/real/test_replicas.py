@@ -197,6 +197,29 @@ def test_a_login_costs_redis_one_call_and_its_end_another(server: Dovecot) -> No
     assert sum(spent.values()) <= 20 * logins + 15 * ticks
 
 
+def test_a_server_gets_no_more_sessions_than_it_can_take_from_all_replicas(server: Dovecot) -> None:
+    pool = {"balance": {"sessions": 1, "queue_wait": "60s"}}
+    with started() as (start, directory), Redis() as redis:
+        first, second = [start(configuration(server, redis, directory, pool=pool)) for _ in range(2)]
+
+        def enters(replica: Proxy, user: str) -> LineClient:
+            client = LineClient(replica.port(), seconds=60)
+            client.send(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n")
+            assert client.line().startswith(b"+OK")
+            client.command(f"USER {user}")
+            client.send(f"PASS {server.users[user]}\r\n".encode())
+            return client
+
+        inside = enters(first, "alice")
+        assert inside.line().startswith(b"+OK")
+        waits = enters(second, "bob")
+        wait_until(lambda: second.metrics()['popproxy_queue_waiting{pool="main"}'] == 1, "bob to wait")
+        assert not second.audit("login")
+        assert inside.command("QUIT").startswith(b"+OK")
+        assert waits.line().startswith(b"+OK")
+        assert waits.command("QUIT").startswith(b"+OK")
+
+
 # ---- tickets ----
 
 
