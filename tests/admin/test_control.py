@@ -281,7 +281,7 @@ def as_nobody(path: Path) -> subprocess.CompletedProcess[str]:
         "except CommandFailed as error: print(f'{error.reason}: {error}')\n"
     )
     command = [sys.executable, "-c", code, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=REPOSITORY, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY, check=False)
 
 
 def test_supplementary_groups_count() -> None:

@@ -82,7 +82,7 @@ def test_the_death_of_a_worker_costs_its_own_sessions_and_no_count(
         assert one.command("DELE 1").startswith(b"+OK")
     wait_until(lambda: len(proxy.audit("dele")) == 2, "the records of what is marked")
     os.kill(victim, signal.SIGKILL)
-    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=60) as client:
         assert client.recv(100).startswith(b"+OK")
     assert lost.rest() == b""
     assert kept.command("STAT").startswith(b"+OK")
@@ -167,7 +167,7 @@ def test_one_address_has_so_many_connections_to_all_workers_together(
         os.kill(other, signal.SIGSTOP)  # so that four are this one's, and four the other one's
         wait_until(lambda other=other: state_of(other) == "T", "it to stand still")  # type: ignore[misc]
         for _ in range(4):
-            clients.append(socket.create_connection(("127.0.0.1", proxy.port()), timeout=20))
+            clients.append(socket.create_connection(("127.0.0.1", proxy.port()), timeout=60))
             assert clients[-1].recv(200).startswith(b"+OK")
         os.kill(other, signal.SIGCONT)
 
@@ -312,7 +312,7 @@ def test_a_drain_lets_sessions_finish(start_proxy: StartProxy, backend: Scripted
 
 
 def greeting(proxy: Proxy) -> str:
-    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port()), timeout=60) as client:
         return client.recv(200).decode()
 
 

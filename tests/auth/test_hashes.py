@@ -23,7 +23,7 @@ PASSWORD = "tan staaf: ünï"
 def tool(*command: str) -> str:
     if shutil.which(command[0]) is None:
         pytest.fail(f"{command[0]} is not installed; run: make setup")
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 @pytest.mark.real
@@ -72,7 +72,7 @@ def test_doveadm_accepts_what_we_accept_and_refuses_what_we_refuse(scheme: str) 
     stored = tool("doveadm", "pw", "-s", scheme, "-p", PASSWORD) if scheme else "{ARGON2ID}" + hash_password(b"x")
     for password in (PASSWORD, "x", "wrong"):
         theirs = subprocess.run(
-            ["doveadm", "pw", "-t", stored, "-p", password], check=False, capture_output=True, timeout=30
+            ["doveadm", "pw", "-t", stored, "-p", password], check=False, capture_output=True, timeout=60
         )
         assert verify(password.encode(), stored) == (theirs.returncode == 0)
 

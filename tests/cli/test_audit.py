@@ -303,7 +303,7 @@ def test_follow_prints_at_once_and_ends_quietly(tmp_path: Path) -> None:
         with path.open("a") as file:
             wait_until(lambda: wrote(file) and bool(lines_), "a line", 60)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -33,7 +33,7 @@ async def backend(maildir: Path) -> AsyncIterator[Address]:
 
 async def client(address: Address, play: Callable[[poplib.POP3], T], login: bool = True) -> T:
     def run() -> T:
-        pop = poplib.POP3(address.host, address.port, timeout=10)
+        pop = poplib.POP3(address.host, address.port, timeout=60)
         try:
             if login:
                 pop.user("alice")
@@ -104,7 +104,7 @@ async def test_wrong_password_carries_auth_code(backend: Address) -> None:
 
 async def test_second_session_finds_the_maildrop_in_use(backend: Address) -> None:
     def play(pop: poplib.POP3) -> None:
-        other = poplib.POP3(backend.host, backend.port, timeout=10)
+        other = poplib.POP3(backend.host, backend.port, timeout=60)
         try:
             other.user("alice")
             with pytest.raises(poplib.error_proto, match=r"\[IN-USE\]"):

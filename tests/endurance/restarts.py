@@ -49,7 +49,7 @@ def client(port: int, tally: Tally, lock: threading.Lock, enough: threading.Even
     while not enough.is_set():
         began = time.monotonic()
         try:
-            sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+            sock = socket.create_connection(("127.0.0.1", port), timeout=60)
         except ConnectionRefusedError:
             with lock:
                 tally.refused += 1

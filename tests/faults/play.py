@@ -15,7 +15,7 @@ from tests.faults.server import Seen, Server
 from tests.peers.canaries import canary
 from tests.session.rig import Peer
 
-PATIENCE = 12.0
+PATIENCE = 30.0
 """Seconds beyond the deadline that should have ended a session, until it counts as hanging."""
 HEALTHY = healthy_replies()
 

@@ -216,7 +216,7 @@ async def site(
 
 
 async def _tunnel_up(proxy: Proxy) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await asyncio.to_thread(proxy.metrics))['popproxy_ssh_connections{state="up",tunnel="jump"}']:
             await asyncio.sleep(0.1)
 

@@ -183,7 +183,7 @@ def test_replay_in_another_process_is_refused(
 
     def there(token: bytes, directory: Path) -> str:
         command = [sys.executable, "-c", _OTHER_PROCESS, str(acceptor.keytab), str(directory), POP]
-        done = subprocess.run(command, input=token, cwd=REPOSITORY, capture_output=True, check=True, timeout=30)
+        done = subprocess.run(command, input=token, cwd=REPOSITORY, capture_output=True, check=True, timeout=60)
         return done.stdout.decode().strip()
 
     here_first, there_first = first_token(initiator(tickets)), first_token(initiator(tickets))

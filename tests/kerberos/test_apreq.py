@@ -93,7 +93,7 @@ except KerberosRefused as refused:
 
 def in_another_process(verifier: ApReqVerifier, ap_req: bytes, rcache_dir: Path) -> str:
     command = [sys.executable, "-c", _OTHER_PROCESS, str(verifier.keytab), str(rcache_dir), POP]
-    done = subprocess.run(command, input=ap_req, cwd=REPOSITORY, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(command, input=ap_req, cwd=REPOSITORY, capture_output=True, check=True, timeout=60)
     return done.stdout.decode().strip()
 
 

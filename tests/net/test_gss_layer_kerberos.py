@@ -77,7 +77,7 @@ async def test_a_megabyte_and_commands_through_a_channel(kerberos: Tickets, conf
     reactor = Reactor(asyncio.get_running_loop())
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    theirs.settimeout(20)
+    theirs.settimeout(60)
     ear = Ear()
     channel = Channel(reactor, ours, ear)
     channel.start_gss(layer)

@@ -216,7 +216,7 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
             for client in clients:
                 client.close()
             proxy.send_signal(signal.SIGTERM)
-            proxy.wait(20)
+            proxy.wait(60)
             errors.close()
     text = (tmp_path / "stderr").read_text()
     assert proxy.returncode == 0, text

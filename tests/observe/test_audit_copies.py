@@ -47,7 +47,7 @@ def some(log: AuditLog, count: int) -> None:
         new_trail(log).dele(number, b"u%d" % number)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)

@@ -22,7 +22,7 @@ from popproxy.observe.metrics import Metrics
 from popproxy.types import Outcome
 from tests.observe.conftest import MakeLog, new_trail, read_records
 
-SOON = 5.0  # seconds; what is waited for comes in milliseconds
+SOON = 60.0  # seconds; what is waited for comes in milliseconds
 
 
 class WatchedSink(FileSink):

@@ -29,7 +29,7 @@ class DeafKdc:
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self._udp.getsockname())
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         for sock in (self._udp, self._tcp, *self._taken):
             sock.close()

@@ -132,7 +132,7 @@ class HeimdalRealm:
     def _run(self, command: list[str], stdin: str, environment: dict[str, str]) -> str:
         whole = {"PATH": "/usr/bin:/bin", "HOME": str(self.directory), "LC_ALL": "C", **environment}
         done = subprocess.run(
-            command, input=stdin, env=whole, cwd=self.directory, capture_output=True, text=True, timeout=30, check=False
+            command, input=stdin, env=whole, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False
         )
         # Heimdal's kadmin ends with 0 after some failures, but then it has something to say
         failed = done.returncode != 0 or "kadmin:" in done.stderr

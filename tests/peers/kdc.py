@@ -185,7 +185,7 @@ class Realm:
     def _run(self, program: str, *arguments: str, stdin: str = "") -> str:
         command = [require(program), *arguments]
         done = subprocess.run(
-            command, input=stdin, env=self._whole_environment(), capture_output=True, text=True, timeout=30, check=False
+            command, input=stdin, env=self._whole_environment(), capture_output=True, text=True, timeout=60, check=False
         )
         # kadmin.local ends with 0 whatever happened before Kerberos 1.20; what it prints tells
         assert done.returncode == 0, f"{program} ended with {done.returncode}: {done.stdout}{done.stderr}"

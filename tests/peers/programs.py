@@ -17,7 +17,7 @@ class ClientFailedError(AssertionError):
     """The program ended with an error; the text has what it printed."""
 
 
-def run(command: list[str], directory: Path, seconds: float = 30) -> str:
+def run(command: list[str], directory: Path, seconds: float = 60) -> str:
     """Runs a program with `directory` as its home; ClientFailedError with its output unless it ends with 0."""
     done = subprocess.run(
         [require(command[0]), *command[1:]],
@@ -35,7 +35,7 @@ def run(command: list[str], directory: Path, seconds: float = 30) -> str:
     return output
 
 
-def run_on_terminal(command: list[str], directory: Path, seconds: float = 20) -> str:
+def run_on_terminal(command: list[str], directory: Path, seconds: float = 60) -> str:
     """Runs a full-screen program; returns what it showed. ClientFailedError unless it ends with 0, in time."""
     terminal, inside = os.openpty()
     process = subprocess.Popen(

@@ -145,7 +145,7 @@ class Proxy:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of an HTTP request."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._http}{path}", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._http}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -173,7 +173,7 @@ class Proxy:
         self._stopped = True
         with contextlib.suppress(OSError):
             WATCH.text(f"{self.directory}/metrics", self.get("/metrics")[1].encode())
-        ended_with = self._process.stop(20)
+        ended_with = self._process.stop(60)
         for path in (self.directory / "stderr.log", Path(self.configuration["audit"]["file"])):
             WATCH.file(path)
         assert ended_with == status, f"popproxy ended with {ended_with}:\n{self.log()}"

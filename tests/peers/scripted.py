@@ -165,12 +165,12 @@ def in_thread(backend: ScriptedBackend) -> Iterator[ScriptedBackend]:
     thread = threading.Thread(target=loop.run_forever, name="scripted backend", daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(backend.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(backend.__aenter__(), loop).result(60)
         yield backend
-        asyncio.run_coroutine_threadsafe(backend.__aexit__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(backend.__aexit__(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

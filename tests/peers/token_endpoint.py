@@ -151,4 +151,4 @@ def token_endpoint(certificate: CertificateFiles, ca: Path) -> Iterator[TokenEnd
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)

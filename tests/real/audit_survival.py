@@ -90,7 +90,7 @@ class Killed:
         for process in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def stop(self) -> None:
         """SIGTERM, an orderly end."""

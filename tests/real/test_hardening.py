@@ -33,7 +33,7 @@ def ordinary(pid: int) -> list[int]:
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
     setpriv = [str(shutil.which("setpriv")), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return subprocess.run([*setpriv, *command], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([*setpriv, *command], capture_output=True, text=True, timeout=60, check=False)
 
 
 def kept(pid: int) -> None:

@@ -101,7 +101,7 @@ def test_password_that_the_kdc_accepts(
     proxy: Proxy, home_realm: Realm, listener: str, user: str, expected: str
 ) -> None:
     address = ("127.0.0.1", proxy.port(listener))
-    with judged(proxy, expected), socket.create_connection(address, timeout=30) as sock, sock.makefile("rwb") as file:
+    with judged(proxy, expected), socket.create_connection(address, timeout=60) as sock, sock.makefile("rwb") as file:
         file.readline()
         file.write(f"USER {user}\r\nPASS {home_realm.passwords[user]}\r\n".encode())
         file.flush()

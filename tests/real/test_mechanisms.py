@@ -263,7 +263,7 @@ def cyrus(directory: Path, port: int, *options: str) -> str:
     libraries = {str(path.parent) for path in (ROOT / ".venv/peers/cyrus").rglob("*.so.*")}
     done = subprocess.run(
         [POP3TEST, "-p", str(port), *options, "localhost"], cwd=directory, input="STAT\r\nQUIT\r\n", text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
         env={"PATH": "/usr/bin:/bin", "HOME": str(directory), "LD_LIBRARY_PATH": ":".join(sorted(libraries))},
     )  # fmt: skip
     return done.stdout

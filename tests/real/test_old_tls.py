@@ -32,7 +32,7 @@ def speaks(port: int, version: str, configuration: Path) -> bool:
     """Will it do a handshake of this version with a client that takes anything?"""
     asked = subprocess.run(
         [require("openssl"), "s_client", f"-{version}", "-connect", f"127.0.0.1:{port}", "-cipher", "ALL:@SECLEVEL=0"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
         env={"OPENSSL_CONF": str(configuration), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     return "Cipher is (NONE)" not in asked.stdout and "New, " in asked.stdout

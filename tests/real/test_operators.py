@@ -66,7 +66,7 @@ def test_every_way_of_operators_shows_the_same_sessions(seat: Seat) -> None:
             f"http://{proxy.configuration['http']['listen']}/api/sessions",
             headers={"Authorization": f"Bearer {seat.token}"},
         )
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             assert {one["id"] for one in json.load(answer)["sessions"]} == here
         look = json.loads(proxy.command("top", "--json", "--times", "1").stdout)
         assert {one["id"] for one in look["sessions"]} == here

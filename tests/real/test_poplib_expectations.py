@@ -47,7 +47,7 @@ def client(account: Account) -> Iterator[poplib.POP3]:
 @contextlib.contextmanager
 def unknown(proxy: Proxy, listener: str = "pop3") -> Iterator[poplib.POP3]:
     """In AUTHORIZATION."""
-    session = poplib.POP3("127.0.0.1", proxy.port(listener), timeout=10)
+    session = poplib.POP3("127.0.0.1", proxy.port(listener), timeout=60)
     try:
         yield session
     finally:
@@ -220,7 +220,7 @@ def test_stls_context(dovecot_proxy: Proxy) -> None:
 
 def test_stls_under_tls_is_refused(dovecot_proxy: Proxy, authority: Authority) -> None:
     context = ssl.create_default_context(cafile=str(authority.ca))
-    session = poplib.POP3_SSL("127.0.0.1", dovecot_proxy.port("pop3s"), context=context, timeout=10)
+    session = poplib.POP3_SSL("127.0.0.1", dovecot_proxy.port("pop3s"), context=context, timeout=60)
     with contextlib.closing(session), pytest.raises(poplib.error_proto):
         session._shortcmd("STLS")  # type: ignore[attr-defined]
 
@@ -236,7 +236,7 @@ def test_stls_needs_a_certificate(start_proxy: StartProxy, dovecot_server: Dovec
 def test_pop3_ssl_with_alpn(dovecot_proxy: Proxy, authority: Authority, server_certificate: CertificateFiles) -> None:
     context = ssl.create_default_context(cafile=str(authority.ca))
     context.set_alpn_protocols(["pop3"])
-    session = poplib.POP3_SSL("localhost", dovecot_proxy.port("pop3s"), context=context, timeout=10)
+    session = poplib.POP3_SSL("localhost", dovecot_proxy.port("pop3s"), context=context, timeout=60)
     with contextlib.closing(session):
         assert isinstance(session.sock, ssl.SSLSocket)
         assert session.sock.selected_alpn_protocol() == "pop3"

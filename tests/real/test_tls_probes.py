@@ -100,7 +100,7 @@ def test_another_application_protocol_is_refused(
     server = ["-connect", f"127.0.0.1:{proxy.port('pop3s')}", "-CAfile", str(authority.ca)]
     run = subprocess.run(
         ["openssl", "s_client", *server, *arguments],
-        input="QUIT\r\n", capture_output=True, text=True, timeout=30, check=False,
+        input="QUIT\r\n", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if answer == "refused":
         assert "alert number 120" in run.stderr  # no_application_protocol

@@ -49,7 +49,7 @@ async def lost(proxy: Proxy) -> None:
 
 
 async def _shown(proxy: Proxy, sample: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await asyncio.to_thread(proxy.metrics))[sample]:
             await asyncio.sleep(0.02)
 

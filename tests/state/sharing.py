@@ -20,7 +20,7 @@ from tests.peers.redis import Redis
 
 LEAKS = {"address": Leak(0.001, 3600), "user": Leak(0.001, 3600)}
 LIFETIMES = {"known": 1000.0}
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that a test waits for what comes within one."""
 
 

@@ -45,12 +45,12 @@ class Server:
         self._thread.start()
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _serve(self) -> None:
         sock, _ = self._listener.accept()
-        sock.settimeout(20)
+        sock.settimeout(60)
         handshake = KpopHandshake()
         with sock, self._listener:
             while True:
@@ -67,7 +67,6 @@ class Server:
                     break
             if self.client:
                 sock.sendall(b"+OK ready\r\n")
-                sock.settimeout(0.2)
                 while not handshake.eof and not handshake.rest.endswith(b"\r\n"):
                     data = sock.recv(4096)
                     handshake.receive_data(data) if data else handshake.receive_eof()
