@@ -242,7 +242,7 @@ async def test_no_credential_over_a_link_that_is_not_verified(
         "self-signed": Authority(tmp_path, "another authority").server,
     }.get(fault, authority.server)()
     pool = {"tls": how, "ca": str(authority.ca), "allow_cleartext": False}
-    timeouts = {"handshake": "500ms", "backend_login": "1s"} if fault == "silent" else {}
+    timeouts = {"handshake": "500ms", "connect": "500ms", "backend_login": "1s"} if fault == "silent" else {}
     async with running(tmp_path, pool=pool, timeouts=timeouts) as rig:
         rig.expected_errors.append("TLS to a backend failed")
         _, answer = await log_in(rig)
