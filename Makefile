@@ -91,6 +91,6 @@ check: development
 test: setup
 	@tests/setup/check.sh
 	@rm -f .venv/secrets-found
-	@$(BIN)/pytest -q -n 4 --dist worksteal --timeout 300 --reruns 1 -rR -m "real or long" $(ARGS) || { [ ! -e .venv/secrets-found ] && \
+	@$(BIN)/pytest -q -n 4 --timeout 300 --reruns 1 -rR -m "real or long" $(ARGS) || { [ ! -e .venv/secrets-found ] && \
 	    echo "what has failed once more, with servers of its own:" && \
 	    $(BIN)/pytest -q -n 2 --last-failed --last-failed-no-failures none -m "real or long" $(ARGS); }

@@ -10,6 +10,6 @@ PATH=$PWD/.venv/bin:$PATH
 } >.venv/static.log 2>&1 &
 static=$!
 status=0
-pytest -q -n 4 --dist worksteal --reruns 1 -rR --ignore=tests/real --ignore=tests/fuzz -m "not real and not long" || status=$?
+pytest -q -n 4 --reruns 1 -rR --ignore=tests/real --ignore=tests/fuzz -m "not real and not long" || status=$?
 wait "$static" || { status=$?; cat .venv/static.log; }
 exit "$status"
