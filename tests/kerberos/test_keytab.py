@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popproxy.kerberos.keytab import Entry, NotAKeytab, belongs, entries, parse, serves, usable
-from tests.kerberos.conftest import POP
 from tests.peers.kdc import REALM, Realm
 from tests.peers.keytabs import RC4, keytab, record
 
@@ -77,10 +76,12 @@ def test_usable_as_long_as_there_is_a_key(tmp_path: Path) -> None:
 
 
 def test_a_real_keytab(kdc: Realm) -> None:
-    path = kdc.keytab("ftp/localhost", "pop/localhost")
-    kdc.rotate("pop/localhost")
-    kdc.add_to_keytab(path, "pop/localhost")
+    service = "pop/two-versions.test"  # of its own: others have tickets for the keys of theirs
+    kdc.service(service)
+    path = kdc.keytab("ftp/localhost", service)
+    kdc.rotate(service)
+    kdc.add_to_keytab(path, service)
     found = entries(path)
-    assert [entry.principal for entry in found] == [f"ftp/localhost@{REALM}", POP, POP]
+    assert [entry.principal for entry in found] == [f"{name}@{REALM}" for name in ("ftp/localhost", service, service)]
     assert found[2].version == found[1].version + 1
     assert {entry.encryption for entry in found} == {"aes256-cts-hmac-sha1-96"}
