@@ -39,12 +39,13 @@ class Guesser:
     answers: list[Answer] = field(default_factory=list)
     succeeded: int = 0
     """Guesses that were right, which none is."""
-    _started: float = 0.0
+    started: float = 0.0
+    """By time.monotonic()."""
     _names: Iterator[str] = field(default_factory=lambda: iter(()))
 
     async def run(self, seconds: float) -> None:
         """Guess for so long."""
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._names = itertools.cycle(self.users)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -73,7 +74,7 @@ class Guesser:
             writer.write(f"USER {next(self._names)}\r\nPASS {canary('guess')}\r\n".encode())
             await reader.readuntil(b"\r\n")
             reply = await reader.readuntil(b"\r\n")
-            self.answers.append(Answer(time.monotonic() - self._started, source, reply))
+            self.answers.append(Answer(time.monotonic() - self.started, source, reply))
             if reply.startswith(b"+OK"):
                 self.succeeded += 1
                 return
