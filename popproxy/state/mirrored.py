@@ -185,7 +185,12 @@ class MirroredState:
             return take
         future: asyncio.Future[Lease | str] = asyncio.get_running_loop().create_future()
         self._batches.submit(take, partial(self._acquired, owner, wanted, future))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not isinstance(taken := future.result(), str):
+                taken.release()  # granted in the very moment in which who asked gave up
+            raise
 
     def _acquired(
         self, owner: str, wanted: Sequence[Want], future: asyncio.Future[Lease | str], answer: int | None

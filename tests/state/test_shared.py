@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
+from popproxy.state.mirrored import MirroredState
 from popproxy.state.shared import Claim, Lease, SharedState
 from tests.state.sharing import Memory, OverRedis, Sharing, Workers, until
 
@@ -167,6 +169,27 @@ async def test_a_lease_holds_everywhere_until_it_is_given_back(among: Sharing) -
 
 async def not_full(state: SharedState) -> bool:
     return not await full(state)
+
+
+async def test_who_gives_up_in_the_moment_of_the_answer_keeps_nothing(
+    among: Sharing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await among.member()
+    await among.member()
+    assert isinstance(one, MirroredState)
+    answered = one._acquired
+
+    def and_gives_up(*arguments: Any) -> None:
+        answered(*arguments)
+        asking.cancel()
+
+    await take(one, "bob")  # that there is another member is known
+    monkeypatch.setattr(one, "_acquired", and_gives_up)
+    asking = asyncio.create_task(take(one, most=1))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    monkeypatch.undo()
+    await take(one, most=1)
 
 
 async def test_what_a_process_held_is_free_when_it_ends(among: Sharing) -> None:
